@@ -1,0 +1,1 @@
+"""One small file per contender; each offers `setup(workload, data, options) -> Contestant`."""

@@ -1,0 +1,56 @@
+"""Keras 3 on JAX: `Model.fit` on NumPy arrays.
+
+Options:
+    steps_per_execution: a number, or `all` for one epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+from keras import layers
+
+from benchmarks.workloads import CLASSES, Contestant, Images, Workload
+
+
+def setup(workload: Workload, data: Images, options: Mapping[str, str]) -> Contestant:
+    keras.utils.set_random_seed(0)
+    images = data.shaped(workload, scale=True)
+    steps = options["steps_per_execution"]
+    model = _model(workload)
+    model.compile(
+        optimizer={"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}[
+            workload.optimizer
+        ](workload.learning_rate),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        steps_per_execution=workload.steps if steps == "all" else int(steps),
+    )
+
+    def train(round_index: int) -> float:
+        history = model.fit(
+            images.inputs, images.labels, batch_size=workload.batch_size, epochs=1, verbose=0
+        )
+        return float(history.history["loss"][0])
+
+    def evaluate() -> float:
+        scores = model.evaluate(
+            images.test_inputs, images.test_labels, verbose=0, return_dict=True
+        )
+        return float(scores["accuracy"])
+
+    return Contestant(train, evaluate)
+
+
+def _model(workload: Workload) -> keras.Model:
+    stack: list[layers.Layer] = []
+    for index, channels in enumerate(workload.channels):
+        stack.append(layers.Conv2D(channels, 3, activation="relu"))
+        if index < len(workload.channels) - 1:
+            stack.append(layers.MaxPooling2D(2))
+    if workload.convolutional:
+        stack.append(layers.Flatten())
+    stack += [layers.Dense(width, activation="relu") for width in workload.hidden]
+    shape = (28, 28, 1) if workload.convolutional else (784,)
+    return keras.Sequential([keras.Input(shape), *stack, layers.Dense(CLASSES)])

@@ -1,0 +1,238 @@
+"""The best loops that one can write by hand in JAX: plain dicts of parameters, no module system.
+
+Options:
+    loop: `step` one donated step per dispatch, batches gathered by NumPy;
+        `device_step` the same with the batch gathered inside the step from data on the device;
+        `chunk` 32 steps a dispatch in a scan; `scan` the whole epoch over gathered data;
+        `gather_scan` the whole epoch, each batch gathered inside; `fori` a loop whose number of
+        steps is an argument, each batch gathered inside, losses written to a buffer.
+    data: `float32` or `uint8` on the device (converted after the gather).
+    form: for convolutions `plain` XLA's own operations, `slices` max-pooling by slices,
+        `im2col` that and convolution as one matrix product over patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from benchmarks.workloads import CLASSES, Contestant, Images, Workload
+
+Params = dict[str, dict[str, jax.Array]]
+State = tuple[Params, optax.OptState]
+Sums = tuple[jax.Array, jax.Array]
+
+CHUNK = 32
+
+
+def setup(workload: Workload, data: Images, options: Mapping[str, str]) -> Contestant:
+    images = data.shaped(workload, scale=options.get("data", "float32") == "float32")
+    forward = partial(_forward, form=options.get("form", "plain"))
+    optimizer = {"adam": optax.adam, "rmsprop": optax.rmsprop}[workload.optimizer](
+        workload.learning_rate
+    )
+    params = _init(workload, jax.random.key(0))
+    state = (params, optimizer.init(params))
+    run_epoch = _LOOPS[options["loop"]](partial(_step, forward, optimizer), images, workload)
+
+    def train(round_index: int) -> float:
+        nonlocal state
+        order = np.random.default_rng(round_index).permutation(workload.examples)
+        state, loss = run_epoch(state, order.astype(np.int32))
+        return float(loss) / workload.examples
+
+    def evaluate() -> float:
+        logits = jax.jit(forward)(state[0], jnp.asarray(images.test_inputs))
+        return float(np.mean(np.argmax(logits, -1) == images.test_labels))
+
+    return Contestant(train, evaluate)
+
+
+# --- the network ---------------------------------------------------------------------------------
+
+
+def _init(workload: Workload, key: jax.Array) -> Params:
+    shapes: list[tuple[int, ...]] = []
+    features = 28 * 28
+    if workload.convolutional:
+        fan = 1
+        for channels in workload.channels:
+            shapes.append((3, 3, fan, channels))
+            fan = channels
+        features = 3 * 3 * fan
+    for width in (*workload.hidden, CLASSES):
+        shapes.append((features, width))
+        features = width
+    glorot = jax.nn.initializers.glorot_uniform()
+    keys = jax.random.split(key, len(shapes))
+    return {
+        f"layer{index}": {"kernel": glorot(keys[index], shape), "bias": jnp.zeros(shape[-1])}
+        for index, shape in enumerate(shapes)
+    }
+
+
+def _forward(params: Params, inputs: jax.Array, form: str) -> jax.Array:
+    hidden = inputs.astype(jnp.float32)
+    if inputs.dtype == jnp.uint8:
+        hidden = hidden / 255.0
+    layers = [params[f"layer{index}"] for index in range(len(params))]
+    kernels = [layer for layer in layers if layer["kernel"].ndim == 4]
+    convolve = _im2col if form == "im2col" else _convolve
+    pool = _pool_plain if form == "plain" else _pool_slices
+    for index, layer in enumerate(kernels):
+        hidden = jax.nn.relu(convolve(hidden, layer["kernel"]) + layer["bias"])
+        if index < len(kernels) - 1:
+            hidden = pool(hidden)
+    hidden = hidden.reshape(hidden.shape[0], -1)
+    *dense, head = layers[len(kernels) :]
+    for layer in dense:
+        hidden = jax.nn.relu(hidden @ layer["kernel"] + layer["bias"])
+    return hidden @ head["kernel"] + head["bias"]
+
+
+def _convolve(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(
+        inputs, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _im2col(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+    rows, columns = inputs.shape[1] - 2, inputs.shape[2] - 2
+    patches = jnp.concatenate(
+        [inputs[:, i : i + rows, j : j + columns] for i in range(3) for j in range(3)], axis=-1
+    )
+    return patches @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def _pool_plain(inputs: jax.Array) -> jax.Array:
+    return lax.reduce_window(inputs, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+
+def _pool_slices(inputs: jax.Array) -> jax.Array:
+    rows, columns = inputs.shape[1] // 2 * 2, inputs.shape[2] // 2 * 2
+    corners = [inputs[:, i:rows:2, j:columns:2] for i in range(2) for j in range(2)]
+    return jnp.maximum(jnp.maximum(corners[0], corners[1]), jnp.maximum(corners[2], corners[3]))
+
+
+# --- one step ------------------------------------------------------------------------------------
+
+
+def _step(
+    forward: Callable[[Params, jax.Array], jax.Array],
+    optimizer: optax.GradientTransformation,
+    state: State,
+    inputs: jax.Array,
+    labels: jax.Array,
+) -> tuple[State, Sums]:
+    params, opt_state = state
+
+    def objective(params: Params) -> tuple[jax.Array, Sums]:
+        logits = forward(params, inputs)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        correct = jnp.sum(jnp.argmax(logits, -1) == labels)
+        return jnp.mean(losses), (jnp.sum(losses), correct)
+
+    grads, sums = jax.grad(objective, has_aux=True)(params)
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return (optax.apply_updates(params, updates), opt_state), sums  # pyright: ignore
+
+
+# --- loops over an epoch; each returns run_epoch(state, order) -> (state, summed loss) -----------
+
+Step = Callable[[State, jax.Array, jax.Array], tuple[State, Sums]]
+RunEpoch = Callable[[State, np.ndarray], tuple[State, jax.Array | float]]
+
+
+def _host_step(step: Step, images: Images, workload: Workload) -> RunEpoch:
+    jitted = jax.jit(step, donate_argnums=0)
+
+    def run_epoch(state: State, order: np.ndarray) -> tuple[State, float]:
+        sums = []
+        for start in range(0, len(order), workload.batch_size):
+            index = order[start : start + workload.batch_size]
+            state, step_sums = jitted(state, images.inputs[index], images.labels[index])
+            sums.append(step_sums[0])
+        return state, float(np.sum(jax.device_get(sums)))
+
+    return run_epoch
+
+
+def _device_step(step: Step, images: Images, workload: Workload) -> RunEpoch:
+    inputs, labels = jnp.asarray(images.inputs), jnp.asarray(images.labels)
+
+    @partial(jax.jit, donate_argnums=0)
+    def jitted(state: State, inputs: jax.Array, labels: jax.Array, index: jax.Array):
+        return step(state, _rows(inputs, index), _rows(labels, index))
+
+    def run_epoch(state: State, order: np.ndarray) -> tuple[State, float]:
+        sums = []
+        for start in range(0, len(order), workload.batch_size):
+            index = order[start : start + workload.batch_size]
+            state, step_sums = jitted(state, inputs, labels, index)
+            sums.append(step_sums[0])
+        return state, float(np.sum(jax.device_get(sums)))
+
+    return run_epoch
+
+
+def _loop(step: Step, images: Images, workload: Workload, kind: str) -> RunEpoch:
+    """All whole batches in device loops, then the last, smaller batch in a call of its own."""
+    inputs, labels = jnp.asarray(images.inputs), jnp.asarray(images.labels)
+    many = jax.jit(partial(_MANY[kind], step), donate_argnums=0)
+    length = CHUNK if kind == "chunk" else workload.steps
+
+    def run_epoch(state: State, order: np.ndarray) -> tuple[State, float]:
+        size = workload.batch_size
+        whole = len(order) // size
+        batches = order[: whole * size].reshape(whole, size)
+        totals = []
+        for start in range(0, whole, length):
+            state, total = many(state, inputs, labels, batches[start : start + length],*([np.int32(whole)] if kind=='fori' else []))
+            totals.append(total)
+        if len(order) % size:
+            state, total = many(state, inputs, labels, order[None, whole * size :],*([np.int32(1)] if kind=='fori' else []))
+            totals.append(total)
+        return state, float(np.sum(jax.device_get(totals)))
+
+    return run_epoch
+
+
+def _rows(values: jax.Array, index: jax.Array) -> jax.Array:
+    return values.at[index].get(mode="promise_in_bounds")
+
+
+def _many_scan(step: Step, state: State, inputs: jax.Array, labels: jax.Array, order: jax.Array):
+    state, sums = lax.scan(
+        lambda state, batch: step(state, *batch), state, (_rows(inputs, order), labels[order])
+    )
+    return state, jnp.sum(sums[0])
+
+
+def _many_gather(step: Step, state: State, inputs: jax.Array, labels: jax.Array, order: jax.Array):
+    state, sums = lax.scan(
+        lambda state, index: step(state, _rows(inputs, index), _rows(labels, index)), state, order
+    )
+    return state, jnp.sum(sums[0])
+
+
+def _many_fori(step: Step, state: State, inputs: jax.Array, labels: jax.Array, order: jax.Array, count):
+    def body(index, carry):
+        state, losses = carry
+        batch = order[index]
+        state, sums = step(state, _rows(inputs, batch), _rows(labels, batch))
+        return state, losses.at[index].set(sums[0])
+
+    state, losses = lax.fori_loop(0, count, body, (state, jnp.zeros(len(order))))
+    return state, jnp.sum(losses)
+
+
+_MANY = {"scan": _many_scan, "gather_scan": _many_gather, "chunk": _many_gather, "fori": _many_fori}
+_LOOPS = {"step": _host_step, "device_step": _device_step} | {
+    kind: partial(_loop, kind=kind) for kind in _MANY
+}

@@ -1,0 +1,81 @@
+"""PyTorch on the CPU: a plain loop that indexes tensors by a permutation (no DataLoader).
+
+Options:
+    optimizer: `fused` or `foreach`, the optimizer's implementation.
+    layout: `channels_last` or `contiguous`, for convolutions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from benchmarks.workloads import CLASSES, PIXELS, Contestant, Images, Workload
+
+
+def setup(workload: Workload, data: Images, options: Mapping[str, str]) -> Contestant:
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.manual_seed(0)
+    images = data.shaped(workload, scale=True)
+    inputs, test_inputs = _tensor(images.inputs), _tensor(images.test_inputs)
+    labels, test_labels = torch.tensor(images.labels).long(), torch.tensor(images.test_labels)
+    model = _model(workload)
+    if options.get("layout") == "channels_last":
+        model = model.to(memory_format=torch.channels_last)  # pyright: ignore
+        inputs = inputs.to(memory_format=torch.channels_last)
+    optimizer = _optimizer(workload, model, **{options["optimizer"]: True})
+    cross_entropy = nn.CrossEntropyLoss()
+
+    def train(round_index: int) -> float:
+        generator = torch.Generator().manual_seed(round_index)
+        order = torch.randperm(workload.examples, generator=generator)
+        total, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+        for index in order.split(workload.batch_size):
+            batch = labels[index]
+            logits = model(inputs[index])
+            loss = cross_entropy(logits, batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total += loss.detach() * len(batch)
+            correct += (logits.detach().argmax(-1) == batch).sum()
+        return float(total) / workload.examples
+
+    @torch.no_grad()
+    def evaluate() -> float:
+        return float((model(test_inputs).argmax(-1) == test_labels).float().mean())
+
+    return Contestant(train, evaluate)
+
+
+def _tensor(images) -> torch.Tensor:
+    """PyTorch's layout: (N, 784), or (N, 1, 28, 28) for a cnn."""
+    tensor = torch.from_numpy(images)
+    return tensor if tensor.ndim == 2 else tensor.permute(0, 3, 1, 2).contiguous()
+
+
+def _model(workload: Workload) -> nn.Module:
+    layers: list[nn.Module] = []
+    features = PIXELS * PIXELS
+    if workload.convolutional:
+        widths = (1, *workload.channels)
+        for index, (fan, channels) in enumerate(pairwise(widths)):
+            layers += [nn.Conv2d(fan, channels, 3), nn.ReLU()]
+            if index < len(workload.channels) - 1:
+                layers.append(nn.MaxPool2d(2))
+        layers.append(nn.Flatten())
+        features = 3 * 3 * widths[-1]
+    for width in workload.hidden:
+        layers += [nn.Linear(features, width), nn.ReLU()]
+        features = width
+    return nn.Sequential(*layers, nn.Linear(features, CLASSES))
+
+
+def _optimizer(workload: Workload, model: nn.Module, **options: bool) -> torch.optim.Optimizer:
+    if workload.optimizer == "rmsprop":
+        return torch.optim.RMSprop(model.parameters(), workload.learning_rate, 0.9, **options)
+    return torch.optim.Adam(model.parameters(), workload.learning_rate, **options)

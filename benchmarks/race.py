@@ -1,0 +1,213 @@
+"""An interleaved race between processes: A B C A B C ..., so that a drifting machine hits all alike.
+
+Each contender lives in a process of its own, with its own environment and thread pools. It is
+started once, warms up with a whole round (compilation and first allocations stay out of the
+figures), and is then told through a pipe when to run. Between its turns it is stopped by signal:
+some thread pools spin while they wait for work and would slow down the next contender.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.workloads import Workload
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What to run, in which environment, and the modules that it cannot do without."""
+
+    name: str
+    library: str
+    module: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    requires: tuple[str, ...] = ()
+
+    def missing(self) -> str | None:
+        """The first required module that is not installed."""
+        return next((name for name in self.requires if importlib.util.find_spec(name) is None), None)
+
+
+@dataclass(frozen=True)
+class Lap:
+    """One timed round; `foreign_cores` is how many cores everything else on the machine kept busy."""
+
+    seconds: float
+    loss: float
+    foreign_cores: float | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contender's rounds, the seconds of its first round (with compilation), its test accuracy."""
+
+    contender: Contender
+    first_seconds: float
+    laps: tuple[Lap, ...]
+    accuracy: float
+
+    @property
+    def seconds(self) -> tuple[float, ...]:
+        return tuple(lap.seconds for lap in self.laps)
+
+    @property
+    def median(self) -> float:
+        return median(self.seconds)
+
+    def ratios(self, reference: Entry) -> tuple[float, ...]:
+        """Round by round, how many times longer this contender took than the reference."""
+        return tuple(a / b for a, b in zip(self.seconds, reference.seconds, strict=True))
+
+
+@dataclass(frozen=True)
+class Race:
+    """All entries of one workload, the images they trained on, and who was skipped and why."""
+
+    workload: Workload
+    source: str
+    entries: tuple[Entry, ...]
+    skipped: Mapping[str, str]
+
+    def best(self, library: str) -> Entry | None:
+        """The library's fastest setting by its median round."""
+        entries = [entry for entry in self.entries if entry.contender.library == library]
+        return min(entries, key=lambda entry: entry.median, default=None)
+
+
+def run(
+    workload: Workload,
+    contenders: Sequence[Contender],
+    rounds: int,
+    data_dir: Path | None = None,
+    synthetic: tuple[int, int] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Race:
+    """Race the contenders over `rounds` interleaved epochs of the workload.
+
+    Args:
+        workload: the network and the length of an epoch.
+        contenders: those whose library is absent are skipped.
+        rounds: epochs that count; one more comes before them as warm-up.
+        data_dir: folder that holds `mnist/`; by default JAXNET_DATA_DIR or ../shared/data.
+        synthetic: numbers of synthetic training and test images to use in MNIST's place.
+        say: called with a line of progress.
+
+    Raises:
+        RuntimeError: a contender failed; the message ends with what it printed.
+    """
+    skipped = {
+        contender.name: f"needs {missing}: pip install 'jaxnet[bench]'"
+        for contender in contenders
+        if (missing := contender.missing())
+    }
+    racers = [contender for contender in contenders if contender.name not in skipped]
+    job = {
+        "workload": dataclasses.asdict(workload),
+        "data_dir": str(data_dir) if data_dir else None,
+        "synthetic": synthetic,
+    }
+    with ExitStack() as stack:
+        processes = []
+        for contender in racers:
+            process = _Process(contender, job)
+            stack.callback(process.close)
+            say(f"{workload.name}: {contender.name}: warmed up in {process.first_seconds:.2f} s")
+            processes.append(process)
+        laps: list[list[Lap]] = [[] for _ in processes]
+        for number in range(1, rounds + 1):
+            for process, done in zip(processes, laps, strict=True):
+                done.append(process.lap(number))
+            say(f"{workload.name}: round {number} of {rounds} done")
+        entries = tuple(
+            Entry(process.contender, process.first_seconds, tuple(done), process.accuracy())
+            for process, done in zip(processes, laps, strict=True)
+        )
+    source = processes[0].source if processes else ""
+    return Race(workload, source, entries, skipped)
+
+
+class _Process:
+    """A contender's process; it is stopped whenever no call of this class is under way."""
+
+    def __init__(self, contender: Contender, job: Mapping[str, Any]) -> None:
+        self.contender = contender
+        self._errors = tempfile.TemporaryFile("w+")
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **contender.environment},
+        )
+        self.pid = self._popen.pid
+        ready = self._ask({**job, "module": contender.module, "options": dict(contender.options)})
+        self.first_seconds: float = ready["first_seconds"]
+        self.source: str = ready["source"]
+
+    def lap(self, number: int) -> Lap:
+        before = _busy_seconds(self.pid)
+        start = time.perf_counter()
+        reply = self._ask({"do": "train", "round": number})
+        elapsed = time.perf_counter() - start
+        after = _busy_seconds(self.pid)
+        foreign = None if before is None or after is None else (after - before) / elapsed
+        return Lap(reply["seconds"], reply["loss"], foreign)
+
+    def accuracy(self) -> float:
+        return self._ask({"do": "evaluate"})["accuracy"]
+
+    def close(self) -> None:
+        self._popen.kill()
+        self._popen.communicate()
+        self._errors.close()
+
+    def _ask(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        assert self._popen.stdin and self._popen.stdout
+        os.kill(self.pid, signal.SIGCONT)
+        try:
+            self._popen.stdin.write(json.dumps(message) + "\n")
+            self._popen.stdin.flush()
+            reply = self._popen.stdout.readline()
+        except BrokenPipeError:
+            reply = ""
+        if not reply:
+            raise RuntimeError(f"{self.contender.name} failed:\n{self._last_words()}")
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitpid(self.pid, os.WUNTRACED)
+        return json.loads(reply)
+
+    def _last_words(self) -> str:
+        self._popen.wait()
+        self._errors.seek(0)
+        return "".join(self._errors.readlines()[-20:])
+
+
+def _busy_seconds(pid: int) -> float | None:
+    """Processor seconds that all but process `pid` used since boot; None where /proc is absent."""
+    try:
+        machine = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+        process = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return None
+    user, nice, system, _, _, irq, softirq, steal = map(int, machine[:8])
+    own = int(process[11]) + int(process[12])
+    return (user + nice + system + irq + softirq + steal - own) / os.sysconf("SC_CLK_TCK")

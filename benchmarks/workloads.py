@@ -1,0 +1,125 @@
+"""The networks that the contenders train, and the images that they train on."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+CLASSES = 10
+PIXELS = 28
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A network, its optimizer and the number of images in an epoch.
+
+    `hidden` are the widths of the hidden Dense layers. A convolutional one has three 3x3 VALID
+    convolutions with relu before them, the first two followed by 2x2 max-pooling.
+    """
+
+    name: str
+    hidden: tuple[int, ...]
+    optimizer: Literal["adam", "rmsprop"]
+    batch_size: int
+    examples: int = 60_000
+    channels: tuple[int, ...] = ()
+    learning_rate: float = 1e-3
+
+    @property
+    def convolutional(self) -> bool:
+        return bool(self.channels)
+
+    @property
+    def steps(self) -> int:
+        """Steps in a round, which is one epoch; the last batch may be smaller."""
+        return -(-self.examples // self.batch_size)
+
+
+# The cnn's epoch is shortened to 300 steps so that a race of a dozen contenders ends in minutes.
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload("mlp512", (512,), "rmsprop", 128),
+        Workload("mlp300", (300, 100), "adam", 128),
+        Workload("mlp300_b32", (300, 100), "adam", 32),
+        Workload("cnn", (64,), "adam", 64, examples=300 * 64, channels=(32, 64, 64)),
+    )
+}
+
+
+class Images(NamedTuple):
+    """uint8 images (N, 28, 28) and int32 labels (N,), for training and for the test."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    test_inputs: np.ndarray
+    test_labels: np.ndarray
+    source: str
+
+    def shaped(self, workload: Workload, scale: bool) -> Images:
+        """The workload's share of the images in its layout: (N, 784), or (N, 28, 28, 1) for a cnn.
+
+        With `scale` they are float32 in [0, 1], otherwise they stay uint8.
+        """
+        tail = (PIXELS, PIXELS, 1) if workload.convolutional else (PIXELS * PIXELS,)
+
+        def prepare(images: np.ndarray) -> np.ndarray:
+            images = images.reshape(-1, *tail)
+            return images.astype(np.float32) / np.float32(255) if scale else images
+
+        return self._replace(
+            inputs=prepare(self.inputs[: workload.examples]),
+            labels=self.labels[: workload.examples],
+            test_inputs=prepare(self.test_inputs),
+        )
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """What a contender's `setup` returns.
+
+    `train(round)` trains one shuffled epoch to its very end and returns the mean training loss;
+    `evaluate()` returns the accuracy on the test images. Both raise what they cannot do.
+    """
+
+    train: Callable[[int], float]
+    evaluate: Callable[[], float]
+
+
+def load_images(data_dir: Path | None) -> Images:
+    """MNIST from `data_dir`, JAXNET_DATA_DIR or ../shared/data; synthetic images if it is absent."""
+    root = data_dir or Path(
+        os.environ.get("JAXNET_DATA_DIR", Path(__file__).parents[2] / "shared" / "data")
+    )
+    folder = root / "mnist"
+    if not (folder / "train-images-idx3-ubyte.gz").exists():
+        return synthetic_images(60_000, 10_000)
+    return Images(
+        inputs=_idx(folder / "train-images-idx3-ubyte.gz", 16).reshape(-1, PIXELS, PIXELS),
+        labels=_idx(folder / "train-labels-idx1-ubyte.gz", 8).astype(np.int32),
+        test_inputs=_idx(folder / "t10k-images-idx3-ubyte.gz", 16).reshape(-1, PIXELS, PIXELS),
+        test_labels=_idx(folder / "t10k-labels-idx1-ubyte.gz", 8).astype(np.int32),
+        source="MNIST",
+    )
+
+
+def synthetic_images(train: int, test: int) -> Images:
+    """Noisy copies of ten random patterns: MNIST's shape, and as learnable."""
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(0, 128, (CLASSES, PIXELS, PIXELS), dtype=np.uint8)
+    labels = rng.integers(0, CLASSES, train + test, dtype=np.int32)
+    noise = rng.integers(0, 128, (train + test, PIXELS, PIXELS), dtype=np.uint8)
+    images = patterns[labels] + noise
+    return Images(
+        images[:train], labels[:train], images[train:], labels[train:], "synthetic (no MNIST found)"
+    )
+
+
+def _idx(path: Path, header: int) -> np.ndarray:
+    return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)

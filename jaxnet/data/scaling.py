@@ -1,0 +1,157 @@
+"""Input normalisation, fitted on the training part only and kept as plain numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from jaxnet.data.arrays import Arrays
+from jaxnet.errors import InputError
+
+if TYPE_CHECKING:
+    import jax
+
+ArrayT = TypeVar("ArrayT", np.ndarray, "jax.Array")
+
+_ROWS_AT_ONCE = 1024
+_TINY = float(np.finfo(np.float32).tiny)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """The pure function `(inputs - shift) * scale`, in float32.
+
+    It can be hashed, written to JSON, compiled into a network and applied to NumPy arrays.
+
+    Attributes:
+        shift: one number, or one for each feature (the last axis of the inputs).
+        scale: likewise; not zero.
+
+    Raises:
+        InputError: a number is not finite in float32, `scale` holds a zero, or the two differ in
+            length.
+
+    Example:
+        >>> Scale(shift=0.0, scale=1 / 255)(np.array([[0, 51, 255]], np.uint8)).round(3).tolist()
+        [[0.0, 0.20000000298023224, 1.0]]
+    """
+
+    shift: float | tuple[float, ...] = 0.0
+    scale: float | tuple[float, ...] = 1.0
+
+    def __post_init__(self) -> None:
+        for field in ("shift", "scale"):
+            object.__setattr__(self, field, _plain(getattr(self, field), field))
+        if np.min(np.abs(self.scale)) < _TINY:
+            raise InputError(f"scale must not be zero in float32, got {self.scale}")
+        lengths = [len(value) for value in (self.shift, self.scale) if isinstance(value, tuple)]
+        if len(set(lengths)) > 1:
+            raise InputError(
+                "shift and scale must have one number a feature each, got "
+                f"{lengths[0]} and {lengths[1]}"
+            )
+
+    def __call__(self, inputs: ArrayT) -> ArrayT:
+        """Scale `inputs` (..., features), of any numeric type.
+
+        Returns:
+            float32 of the same shape; NumPy for NumPy, JAX for JAX.
+
+        Raises:
+            InputError: the last axis has another number of features.
+        """
+        shift = _against(self.shift, inputs.shape)
+        scale = _against(self.scale, inputs.shape)
+        return (inputs.astype(np.float32) - shift) * scale
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as JSON knows them; `from_dict` is the way back."""
+        return {
+            field: list(value) if isinstance(value, tuple) else value
+            for field, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Scale:
+        """The scale that `to_dict` wrote down.
+
+        Raises:
+            InputError: a key other than shift and scale, or one of them missing.
+
+        Example:
+            >>> Scale.from_dict({"shift": [1.0, 2.0], "scale": 0.5})
+            Scale(shift=(1.0, 2.0), scale=0.5)
+        """
+        if set(values) != {"shift", "scale"}:
+            raise InputError(f"a Scale is made of shift and scale, got {sorted(values)}")
+        return cls(**values)
+
+
+def fit_standard(train: Arrays, per_feature: bool = False) -> Scale:
+    """The scale that gives the training inputs mean 0 and standard deviation 1.
+
+    Args:
+        train: the training part and nothing else: what validation and test data look like is not
+            known when a network is trained.
+        per_feature: one mean and deviation for each entry of the last axis (columns of a table,
+            channels of an image) instead of one for all.
+
+    Returns:
+        A scale in which a constant feature becomes 0: its own scale is 1.
+
+    Example:
+        >>> fit_standard(Arrays(np.array([[1.0], [3.0]]), np.array([0, 1])))
+        Scale(shift=2.0, scale=1.0)
+    """
+    inputs = train.inputs
+    axes = tuple(range(inputs.ndim - 1 if per_feature and inputs.ndim > 1 else inputs.ndim))
+    mean = inputs.mean(axis=axes, dtype=np.float64)
+    # In blocks: the squares of all inputs at once would take eight times MNIST's memory.
+    blocks = range(0, len(inputs), _ROWS_AT_ONCE)
+    squares = sum(np.square(inputs[i : i + _ROWS_AT_ONCE] - mean).sum(axis=axes) for i in blocks)
+    deviation = np.sqrt(squares / (inputs.size / mean.size))
+    # A constant deviates by exactly 0: float64 holds the sum of 2^29 equal float32 values exactly.
+    return Scale(mean.tolist(), (1 / np.where(deviation > _TINY, deviation, 1.0)).tolist())
+
+
+def fit_range(train: Arrays) -> Scale:
+    """The scale that brings the training inputs into [0, 1] and, without negative ones, keeps 0.
+
+    Args:
+        train: the training part and nothing else.
+
+    Example:
+        >>> fit_range(Arrays(np.array([[0, 5], [2, 4]]), np.array([0, 1])))
+        Scale(shift=0.0, scale=0.2)
+    """
+    shift = min(0.0, float(train.inputs.min()))
+    extent = float(train.inputs.max()) - shift
+    return Scale(shift, 1 / extent if extent > _TINY else 1.0)
+
+
+def _plain(value: Any, field: str) -> float | tuple[float, ...]:
+    """A number, or a tuple of them, of Python's own type."""
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{field}: expected a number or one a feature, got {value!r}") from error
+    if array.ndim > 1 or array.size == 0:
+        raise InputError(f"{field}: expected a number or one a feature, got shape {array.shape}")
+    if not (np.abs(array) <= np.finfo(np.float32).max).all():
+        raise InputError(f"{field}: expected numbers that are finite in float32, got {value!r}")
+    return tuple(array.tolist()) if array.ndim else float(array)
+
+
+def _against(value: float | tuple[float, ...], shape: tuple[int, ...]) -> Any:
+    """`value` in float32, with as many axes as the inputs where it is one a feature."""
+    if not isinstance(value, tuple):
+        return np.float32(value)
+    if not shape or shape[-1] != len(value):
+        raise InputError(
+            f"this scale was fitted on {len(value)} features, got inputs of shape {shape}; "
+            "expected that many on the last axis"
+        )
+    return np.asarray(value, np.float32).reshape((1,) * (len(shape) - 1) + (-1,))

@@ -1,0 +1,344 @@
+"""Checkpoints: the only file that knows Orbax.
+
+A checkpoint is all that a resume needs: the state, and the loop's progress (position in the data,
+history, early stopping). Each step is saved once, asynchronously and atomically; `last` is the
+newest step and `best` the one that early stopping holds for the best. Both are kept whatever the
+keep policy says.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+from jaxnet import trees
+from jaxnet.errors import CheckpointError, UsageError
+from jaxnet.files import write_json
+from jaxnet.training.programs import copy
+
+PyTree = Any
+Slot = Literal["best", "last"]
+
+log = logging.getLogger("jaxnet")
+
+
+class Restored(NamedTuple):
+    """What a checkpoint holds."""
+
+    step: int
+    state: PyTree
+    progress: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where and how often to save.
+
+    Attributes:
+        folder: a folder of its own for one run's checkpoints, a sub-folder for each step.
+        keep: how many of the newest steps to keep, besides the best one.
+        every_steps: save this often within an epoch too; the end of an epoch is always saved.
+
+    Raises:
+        UsageError: an impossible value.
+    """
+
+    folder: Path
+    keep: int = 2
+    every_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise UsageError(f"checkpoints: expected to keep at least 1, got {self.keep}")
+        if self.every_steps is not None and self.every_steps < 1:
+            raise UsageError(f"checkpoints: expected every_steps >= 1, got {self.every_steps}")
+
+    def open(self) -> CheckpointStore:
+        """The store in this folder, which is made if it isn't there.
+
+        Raises:
+            CheckpointError: the folder can't be written.
+        """
+        folder = Path(self.folder).absolute()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / ".probe"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise CheckpointError(
+                f"{folder}: checkpoints can't be written here: {error.strerror or error}. "
+                "Choose a folder that you may write, on a disk with space."
+            ) from error
+        return CheckpointStore(folder, self.keep)
+
+
+@dataclass
+class CheckpointStore:
+    """The checkpoints of one run."""
+
+    folder: Path
+    keep: int
+    _saving: int | None = field(default=None, init=False)
+    _best: int = field(default=-1, init=False)
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that are saved, oldest first."""
+        # Orbax writes under a temporary name, which isn't a number, and renames at the end.
+        names = [entry.name for entry in self.folder.iterdir() if entry.is_dir()]
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def save(self, step: int, state: PyTree, progress: Mapping[str, Any], best_step: int) -> None:
+        """Save in the background; a save still under way is finished first.
+
+        Args:
+            step: the name of the checkpoint. One that is there already is left as it is, because
+                a step's state is determined by the run.
+            state: copied at once, so that the caller may donate it.
+            progress: what else to keep, as JSON values.
+            best_step: the step that must stay, or -1.
+
+        Raises:
+            CheckpointError: this or the previous checkpoint can't be written.
+        """
+        import orbax.checkpoint as ocp
+
+        self.finish()
+        self._best = best_step
+        if step in self.steps:
+            self._drop_old()
+            return
+        # A copy, because the loop donates the state while Orbax still reads.
+        plain = _plain(copy(state))
+        described = {"tree": _describe(plain), "progress": progress}
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(plain), progress=ocp.args.JsonSave(described)
+        )
+        try:
+            self._manager.save(step, args=items)
+        except Exception as error:
+            raise self._cant_write(step, error) from error
+        self._saving = step
+
+    def finish(self) -> None:
+        """Wait until the save under way is on disk.
+
+        Raises:
+            CheckpointError: it can't be written.
+        """
+        step, self._saving = self._saving, None
+        if step is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+            self._write_inventory(step)
+        except Exception as error:
+            raise self._cant_write(step, error) from error
+        self._drop_old()
+
+    def restore(self, slot: Slot | int, like: PyTree) -> Restored | None:
+        """The newest readable checkpoint for `"last"`, or a certain step; None if there is none.
+
+        Args:
+            slot: `"last"`, `"best"`, or a step.
+            like: the state to restore, as arrays or `jax.ShapeDtypeStruct`s.
+
+        Raises:
+            CheckpointError: the checkpoint is of another model, or none can be read.
+        """
+        steps = self.steps
+        if slot == "best":
+            last = self.restore("last", like)
+            best = -1 if last is None else int(last.progress["stopping"]["best_step"])
+            return last if last is None or best in (-1, last.step) else self.restore(best, like)
+        if slot != "last":
+            return self._read(slot, like)
+        problems: list[str] = []
+        for step in reversed(steps):
+            try:
+                restored = self._read(step, like)
+            except _Unreadable as error:
+                problems.append(str(error))
+                continue
+            for problem in problems:
+                log.warning("%s. Using the newest good checkpoint, step %d.", problem, step)
+            return restored
+        if problems:
+            raise CheckpointError(
+                "; ".join(problems) + f". No other checkpoint is left in {self.folder}: start "
+                "again with --no-resume (resume=False), or put the file back."
+            )
+        return None
+
+    def drop_after(self, step: int) -> None:
+        """Forget the checkpoints newer than `step`, which could not be read or aren't wanted."""
+        for newer in [s for s in self.steps if s > step]:
+            self._delete(newer)
+
+    def close(self) -> None:
+        """Finish what is under way and let Orbax's threads go."""
+        self.finish()
+        if "_manager" in self.__dict__:
+            self._manager.close()
+            del self.__dict__["_manager"]
+
+    @cached_property
+    def _manager(self) -> Any:
+        import orbax.checkpoint as ocp
+
+        # Orbax reports each save and its environment at length; errors reach us as exceptions.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None, cleanup_tmp_directories=True, create=True
+        )
+        return ocp.CheckpointManager(self.folder, options=options)
+
+    def _read(self, step: int, like: PyTree) -> Restored:
+        import orbax.checkpoint as ocp
+
+        self._check_inventory(step)
+        folder = self.folder / str(step)
+        try:
+            progress = json.loads((folder / "progress" / "metadata").read_text())
+            saved = _from_description(progress["tree"])
+        except (OSError, ValueError, KeyError) as error:
+            raise _Unreadable(f"{folder / 'progress' / 'metadata'}: {error}") from error
+        target = _abstract(like)
+        differences = trees.differences(_from_description(_describe(target)), saved)
+        if differences:
+            raise CheckpointError(
+                f"{folder} is a checkpoint of another model or optimizer:\n  "
+                + "\n  ".join(differences)
+                + "\nUse the configuration that it was made with, another folder, or --no-resume "
+                "(resume=False)."
+            )
+        try:
+            items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+            state = self._manager.restore(step, args=items)["state"]
+        except Exception as error:
+            raise _Unreadable(f"{_file_in(str(error), folder)}: {_brief(error)}") from error
+        return Restored(step, _typed(state, like), progress["progress"])
+
+    def _inventory(self, step: int) -> Path:
+        return self.folder / f".files-{step}.json"
+
+    def _write_inventory(self, step: int) -> None:
+        """Note length and checksum of each file, so that damage is found and named."""
+        folder = self.folder / str(step)
+        files = {str(f.relative_to(folder)): _fingerprint(f) for f in sorted(_files(folder))}
+        write_json(self._inventory(step), files)
+
+    def _check_inventory(self, step: int) -> None:
+        # A run that was killed right after a save has no inventory for it; then Orbax's own checks
+        # have to do.
+        try:
+            expected = json.loads(self._inventory(step).read_text())
+        except (OSError, ValueError):
+            return
+        folder = self.folder / str(step)
+        for name, fingerprint in expected.items():
+            file = folder / name
+            if not file.exists():
+                raise _Unreadable(f"{file} is missing")
+            size, checksum = _fingerprint(file)
+            if size != fingerprint[0]:
+                raise _Unreadable(f"{file} has {size} bytes instead of {fingerprint[0]}")
+            if checksum != fingerprint[1]:
+                raise _Unreadable(f"{file} was changed: its checksum is wrong")
+
+    def _drop_old(self) -> None:
+        """Keep the newest few and the best."""
+        steps = self.steps
+        for step in steps[: -self.keep]:
+            if step != self._best:
+                self._delete(step)
+
+    def _delete(self, step: int) -> None:
+        self._manager.delete(step)
+        self._inventory(step).unlink(missing_ok=True)
+
+    def _cant_write(self, step: int, error: Exception) -> CheckpointError:
+        good = [s for s in self.steps if s != step]
+        left = f"the newest good one is step {good[-1]}" if good else "there is no earlier one"
+        where = _file_in(str(error), self.folder / str(step))
+        return CheckpointError(
+            f"{where}: the checkpoint of step {step} can't be written: {_brief(error)}. Nothing "
+            f"else is lost: {left}. Make room or choose another folder, and run again to resume."
+        )
+
+
+class _Unreadable(Exception):
+    """A checkpoint that is damaged; the message names the file."""
+
+
+def _plain(state: PyTree) -> PyTree:
+    """The state with random keys as the integers they are made of, which is what files hold."""
+    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, state)
+
+
+def _typed(plain: PyTree, like: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda x, k: jax.random.wrap_key_data(x) if _is_key(k) else x, plain, like
+    )
+
+
+def _abstract(like: PyTree) -> PyTree:
+    """Shapes, types and places of a state as it is on file, for the devices at hand."""
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = getattr(leaf, "sharding", None) or here
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(abstract, jax.eval_shape(_plain, like))
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _describe(tree: PyTree) -> dict[str, list[Any]]:
+    named = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): [leaf.dtype.name, list(leaf.shape)]
+        for path, leaf in named
+    }
+
+
+def _from_description(described: Mapping[str, list[Any]]) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+        path: jax.ShapeDtypeStruct(tuple(shape), jax.numpy.dtype(dtype))
+        for path, (dtype, shape) in described.items()
+    }
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+def _fingerprint(file: Path) -> list[int]:
+    content = file.read_bytes()
+    return [len(content), zlib.crc32(content)]
+
+
+def _file_in(message: str, folder: Path) -> str:
+    """The file inside `folder` that an error message speaks of, or the folder."""
+    start = message.find(str(folder))
+    if start < 0:
+        return str(folder)
+    return message[start:].split('"')[0].split("'")[0].split("\n")[0].rstrip(":., ")
+
+
+def _brief(error: Exception) -> str:
+    """The first line of an error, without tensorstore's specification."""
+    return str(error).split(" [")[0].splitlines()[0].rstrip(". ")[:300]

@@ -1,0 +1,134 @@
+"""Early stopping and the best step: a small value that goes from evaluation to evaluation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from jaxnet.errors import UsageError
+
+Mode = Literal["auto", "min", "max"]
+
+# What grows when things get better; every other metric is taken to shrink.
+_GROWING = ("accuracy", "precision", "recall", "specificity", "f1", "auc", "kappa", "r2", "bleu")
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """What early stopping remembers. It is part of every checkpoint.
+
+    Attributes:
+        best: the best value of the monitored metric so far; None before the first.
+        best_step: the step at which it was measured; -1 before the first.
+        waited: evaluations since the last improvement.
+        reason: why training should stop, or None.
+    """
+
+    best: float | None = None
+    best_step: int = -1
+    waited: int = 0
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """When to stop, and which step is the best one.
+
+    The weights of the best step are restored whatever ends the run. Patience is counted in
+    evaluations, of which there is one an epoch.
+
+    Attributes:
+        monitor: the metric to watch: a column of the history, such as `"val_loss"`; `"val/loss"`
+            is understood too. The default is `val_loss` with validation data and `loss` without.
+        patience: stop after this many evaluations in a row without an improvement (0 means 1, as
+            in Keras); None never stops.
+        min_delta: an improvement has to be larger than this.
+        mode: whether smaller (`"min"`) or larger (`"max"`) is better; `"auto"` goes by the name.
+        baseline: a value that has to be beaten within `patience` evaluations.
+        start_epoch: evaluations of earlier epochs (counted from 1) neither wait nor stop.
+        divergence: stop at once when the metric is worse than this.
+        check_finite: stop at once when the metric is NaN or infinite. If False, such a value is
+            merely no improvement.
+
+    Raises:
+        UsageError: an impossible value.
+
+    Example:
+        >>> rule = EarlyStopping("val_loss", patience=2)
+        >>> memory = Stopping()
+        >>> for epoch, loss in enumerate([0.9, 0.5, 0.6, 0.7], start=1):
+        ...     memory = rule.update(memory, loss, step=10 * epoch, epoch=epoch)
+        >>> memory.best_step, memory.reason
+        (20, 'early_stopping')
+    """
+
+    monitor: str | None = None
+    patience: int | None = None
+    min_delta: float = 0.0
+    mode: Mode = "auto"
+    baseline: float | None = None
+    start_epoch: int = 1
+    divergence: float | None = None
+    check_finite: bool = True
+
+    def __post_init__(self) -> None:
+        if self.patience is not None and self.patience < 0:
+            raise UsageError(
+                f"early stopping: expected a patience of 0 or more evaluations, got "
+                f"{self.patience}. Leave it out (None) to never stop early."
+            )
+        if not (self.min_delta >= 0 and math.isfinite(self.min_delta)):
+            raise UsageError(
+                f"early stopping: expected a min_delta of 0 or more, got {self.min_delta}"
+            )
+        if self.mode not in ("auto", "min", "max"):
+            raise UsageError(
+                f"early stopping: expected mode 'auto', 'min' or 'max', got {self.mode!r}"
+            )
+
+    def key(self, columns: list[str]) -> str:
+        """The column of the history to watch.
+
+        Raises:
+            UsageError: the history has no such column.
+        """
+        default = "val_loss" if "val_loss" in columns else "loss"
+        monitor = (self.monitor or default).replace("/", "_").removeprefix("train_")
+        if monitor not in columns:
+            raise UsageError(
+                f"early stopping watches {self.monitor!r}, but this run measures only "
+                f"{', '.join(columns)}. Choose one of these as monitor, or add the metric to the "
+                "task; metrics that begin with val_ need validation data."
+            )
+        return monitor
+
+    def sign(self, monitor: str) -> int:
+        """1 where larger is better, -1 where smaller is."""
+        if self.mode == "auto":
+            return 1 if any(name in monitor for name in _GROWING) else -1
+        return 1 if self.mode == "max" else -1
+
+    def update(
+        self, memory: Stopping, value: float, step: int, epoch: int, monitor: str = "loss"
+    ) -> Stopping:
+        """What to remember after the evaluation at `step`, at the end of epoch `epoch` (from 1)."""
+        sign = self.sign(monitor)
+        if not math.isfinite(value):
+            reason = "nonfinite_metric" if self.check_finite else None
+            return self._no_better(memory, epoch, reason)
+        if self.divergence is not None and sign * value < sign * self.divergence:
+            return self._no_better(memory, epoch, "diverged")
+        if memory.best is None or sign * (value - memory.best) > self.min_delta:
+            beaten = self.baseline is None or sign * (value - self.baseline) > 0
+            better = replace(memory, best=value, best_step=step, waited=0)
+            return better if beaten else self._no_better(replace(better, waited=memory.waited), epoch)
+        return self._no_better(memory, epoch)
+
+    def _no_better(self, memory: Stopping, epoch: int, reason: str | None = None) -> Stopping:
+        if epoch < self.start_epoch:
+            return replace(memory, reason=reason)
+        waited = memory.waited + 1
+        if reason is None and self.patience is not None and waited >= max(self.patience, 1):
+            reason = "early_stopping"
+        return replace(memory, waited=waited, reason=reason)

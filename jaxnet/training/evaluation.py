@@ -1,0 +1,111 @@
+"""Evaluation and prediction: a state and data in, numbers out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnet.data.arrays import Arrays
+from jaxnet.data.pipeline import RESIDENT_BYTES, ArrayPipeline, Pipeline, Stretch
+from jaxnet.errors import InputError
+from jaxnet.training.history import add_steps, computed
+from jaxnet.training.programs import Programs
+
+PyTree = Any
+Data = Arrays | tuple[Any, Any] | Pipeline
+
+# Data is evaluated in stacks of this many batches, so that sets of all sizes share one program.
+CAPACITY = 16
+
+
+@dataclass(frozen=True)
+class Again:
+    """The stretches of a pipeline, made anew each time they are asked for."""
+
+    data: Pipeline
+
+    def __iter__(self) -> Iterator[Stretch]:
+        return iter(self.data.stretches(0, 0, 0, lambda _: CAPACITY))
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Measures and predicts with a task's compiled programs.
+
+    Attributes:
+        programs: the compiled task.
+        batch_size: examples a batch.
+        like: what the first data looked like, which all other data has to look like.
+    """
+
+    programs: Programs
+    batch_size: int
+    like: dict[str, jax.ShapeDtypeStruct] = field(default_factory=dict)
+
+    def check(self, data: Pipeline, state: PyTree) -> None:
+        """Raise `InputError` where data isn't like the data before it, or not for the task.
+
+        Args:
+            data: what is going to be used.
+            state: arrays or their shapes.
+        """
+        spec = {
+            name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+            for name, leaf in data.spec().items()
+        }
+        for name, got in spec.items():
+            expected = self.like.setdefault(name, got)
+            if (expected.shape, expected.dtype) != (got.shape, got.dtype):
+                raise InputError(
+                    f"{data.name}: expected {name} of shape {expected.shape} and type "
+                    f"{expected.dtype} for each example, as in the data before, got {got.shape} "
+                    f"and {got.dtype}. Prepare all data in the same way."
+                )
+        check = getattr(self.programs.task, "check", None)
+        if check and isinstance(data, ArrayPipeline) and "labels" in data.columns:
+            check(state, data.columns, data.name)
+
+    def hold(self, data: Data, state: PyTree) -> Iterable[Stretch]:
+        """Labelled data in stretches, as often as asked for; kept on the device if it is small."""
+        if isinstance(data, tuple):
+            data = Arrays(*data)
+        if isinstance(data, Arrays):
+            data = self._pipeline(data.columns(), data.name)
+        self.check(data, state)
+        again = Again(data)
+        small = isinstance(data, ArrayPipeline) and data.bytes <= RESIDENT_BYTES
+        return list(again) if small else again
+
+    def evaluate(
+        self, state: PyTree, stretches: Iterable[Stretch], prefix: str = ""
+    ) -> dict[str, Any]:
+        """The metrics over all stretches, their names with `prefix` before them."""
+        total, structure = None, None
+        for feed, count in stretches:
+            sums = self.programs.evaluate(state, feed, count)
+            structure = jax.tree.structure(sums)
+            leaves = jax.device_get(jax.tree.leaves(sums))
+            total = add_steps(total, [leaf[None] for leaf in leaves])
+        return {} if structure is None else computed(jax.tree.unflatten(structure, total), prefix)
+
+    def predict(self, state: PyTree, inputs: Any) -> PyTree:
+        """The outputs for `inputs` (n, ...), as numpy arrays with n rows."""
+        rows = np.asarray(inputs)
+        # Labels that nobody looks at: the inputs are then checked as all data is.
+        checked = Arrays(rows, np.zeros(len(rows) if rows.ndim else 1, np.int32), name="inputs")
+        data = self._pipeline({"inputs": checked.inputs}, "inputs")
+        self.check(data, state)
+        parts = []
+        for feed, count in Again(data):
+            outputs = jax.device_get(self.programs.predict(state, feed, count))
+            parts.append(jax.tree.map(lambda o: o[:count].reshape(-1, *o.shape[2:]), outputs))
+        return jax.tree.map(lambda *pieces: np.concatenate(pieces)[: len(rows)], *parts)
+
+    def _pipeline(self, columns: Mapping[str, np.ndarray], name: str) -> ArrayPipeline:
+        return ArrayPipeline(
+            columns, name, self.batch_size, shuffle=False, resident=False, capacity=CAPACITY
+        )

@@ -1,0 +1,103 @@
+"""The history of a run: one row of numbers an epoch."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnet.files import write_atomically
+
+PyTree = Any
+Row = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class History:
+    """What was measured, epoch by epoch.
+
+    Attributes:
+        rows: `{"epoch": 1, "step": 15, "loss": ..., "val_loss": ..., ...}` for each epoch.
+
+    Example:
+        >>> history = History(({"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}))
+        >>> history["loss"]
+        [0.5, 0.25]
+    """
+
+    rows: tuple[Row, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, column: str) -> list[float]:
+        """A column, such as `"val_loss"`; NaN where a row lacks it."""
+        if not any(column in row for row in self.rows):
+            raise KeyError(f"no column {column!r}; this history has {', '.join(self.columns)}")
+        return [row.get(column, float("nan")) for row in self.rows]
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def add(self, row: Row) -> History:
+        """The history with one more row."""
+        return History((*self.rows, row))
+
+    def write_csv(self, path: Path) -> None:
+        """Write the rows to a CSV file, atomically; numbers read back exactly."""
+        with write_atomically(path) as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def plot(self, path: Path, best_step: int | None = None) -> None:
+        """Draw the learning curves into a picture; see `jaxnet.training.plots`."""
+        from jaxnet.training.plots import plot_curves
+
+        plot_curves(self, path, best_step)
+
+
+Leaves = Sequence[np.ndarray]
+
+
+def add_steps(total: Leaves | None, steps: Leaves) -> Leaves:
+    """Add what each of some steps measured to running sums, in float64.
+
+    The sums are taken strictly step by step, so that they don't depend on where stretches end.
+
+    Args:
+        total: the sums so far, one array for each leaf of the metrics; None is zero.
+        steps: the same leaves with the step as leading axis.
+    """
+    leaves = [np.asarray(leaf, np.float64) for leaf in steps]
+    total = [np.zeros(leaf.shape[1:]) for leaf in leaves] if total is None else total
+    return [
+        np.add.accumulate(np.concatenate([sum_[None], leaf]), axis=0)[-1]
+        for sum_, leaf in zip(total, leaves, strict=True)
+    ]
+
+
+def computed(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The value of each metric: what its sums come to, as a float or an array."""
+    return {
+        prefix + name: value.compute() if hasattr(value, "compute") else _plain(value)
+        for name, value in metrics.items()
+    }
+
+
+def scalars(values: Mapping[str, Any]) -> dict[str, float]:
+    """The values that fit into a row of the history: those that are numbers."""
+    return {name: float(v) for name, v in values.items() if np.ndim(v) == 0}
+
+
+def _plain(value: Any) -> Any:
+    array = np.asarray(value)
+    return float(array) if array.ndim == 0 else array
+

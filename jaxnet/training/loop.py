@@ -1,0 +1,263 @@
+"""The training loop, on a page.
+
+Its order is deliberate:
+
+1. dispatch a stretch of steps, and only then fetch what the stretch before it measured, so that
+   the device never waits for the host;
+2. save between stretches, so that a checkpoint is one moment of the run;
+3. at the end of an epoch evaluate, let early stopping judge, save, and tell the callbacks last, so
+   that what they report is on its way to the disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+
+from jaxnet.data.pipeline import Pipeline, Stretch
+from jaxnet.training.callbacks import Callback, Plan
+from jaxnet.training.checkpoints import CheckpointStore
+from jaxnet.training.early_stopping import EarlyStopping
+from jaxnet.training.history import add_steps, computed, scalars
+from jaxnet.training.preemption import Preemption
+from jaxnet.training.programs import HALT, Log, Programs, copy, halt_reason
+from jaxnet.training.progress import Progress
+
+PyTree = Any
+
+# A dispatch should last no longer than this, so that a signal is answered and the screen moves.
+DISPATCH_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Halt:
+    """A step that ended training.
+
+    Attributes:
+        reason: the metric `halt/REASON` that the step reported.
+        step: the number of good steps before it; the state is the one after them.
+        batch: the batch that the step was given.
+    """
+
+    reason: str
+    step: int
+    batch: dict[str, Any]
+
+
+@dataclass
+class Clock:
+    """Where the time of this process goes.
+
+    Attributes:
+        begun: when it began, in seconds of `time.perf_counter`.
+        compiling: seconds until the first stretch was done, which compiles; None before.
+        training: seconds of taking steps after that.
+        waiting: seconds of these that were spent waiting for data.
+        steps: the steps taken in them.
+        pace: seconds a step, lately; None before it is known.
+    """
+
+    begun: float = field(default_factory=time.perf_counter)
+    compiling: float | None = None
+    training: float = 0.0
+    waiting: float = 0.0
+    steps: int = 0
+    pace: float | None = None
+    _since: float = field(default_factory=time.perf_counter)
+
+    def seconds(self) -> float:
+        """Seconds since this clock began."""
+        return time.perf_counter() - self.begun
+
+    def restart(self) -> None:
+        """What went before was no training."""
+        self._since = time.perf_counter()
+
+    def done(self, steps: int) -> None:
+        """So many steps are known to be done."""
+        elapsed, self._since = time.perf_counter() - self._since, time.perf_counter()
+        if self.compiling is None:
+            self.compiling = self.seconds()
+            self.waiting = 0.0
+            return
+        self.training += elapsed
+        self.steps += steps
+        self.pace = elapsed / max(steps, 1)
+
+    def timed(self, stretches: Iterator[Stretch]) -> Iterator[Stretch]:
+        """The stretches, with the time that each takes to come counted as waiting."""
+        while True:
+            before = time.perf_counter()
+            stretch = next(stretches, None)
+            self.waiting += time.perf_counter() - before
+            if stretch is None:
+                return
+            yield stretch
+
+
+@dataclass
+class Loop:
+    """One call of `Trainer.fit`.
+
+    Attributes:
+        programs: the compiled task.
+        train: what to learn from.
+        evaluate: the validation metrics of a state; none without validation data.
+        metrics: a training step's metrics, as shapes.
+        early_stopping: when to stop.
+        monitor: the column of the history that early stopping watches.
+        store: where to save, if anywhere.
+        save_every: save after so many steps, and not only after epochs.
+        callbacks: whom to tell.
+        steps: the number of steps in all.
+        end: the reason to report when they are done.
+    """
+
+    programs: Programs
+    train: Pipeline
+    evaluate: Callable[[PyTree], dict[str, Any]]
+    metrics: PyTree
+    early_stopping: EarlyStopping
+    monitor: str
+    store: CheckpointStore | None
+    save_every: int | None
+    callbacks: Sequence[Callback]
+    steps: int
+    end: str
+    clock: Clock = field(default_factory=Clock)
+    preemption: Preemption = field(default_factory=Preemption)
+    best_state: PyTree = None
+    halt: Halt | None = None
+    _earlier_seconds: float = 0.0
+
+    def run(self, state: PyTree, progress: Progress) -> tuple[PyTree, Progress, str]:
+        """Train from here on. Returns the last state and progress, and why training ended."""
+        self._earlier_seconds = progress.seconds
+        epochs = -(-self.steps // self.train.steps)
+        plan = Plan(epochs, self.train.steps, self.steps, progress.step, progress.history)
+        for callback in self.callbacks:
+            callback.on_start(plan)
+        reason = self._finished(progress)
+        try:
+            with self.preemption:
+                while reason is None:
+                    state, progress, reason = self._train(state, progress)
+                    if reason is None:
+                        progress = self._judge(state, progress)
+                        reason = self._finished(progress)
+                        for callback in self.callbacks:
+                            callback.on_epoch(progress.history.rows[-1], state)
+                    self._save(state, progress)
+                if self.store:
+                    self.store.finish()
+        finally:
+            for callback in self.callbacks:
+                callback.on_stop(progress.history, reason or "error")
+        return state, progress, reason
+
+    def _train(self, state: PyTree, progress: Progress) -> tuple[PyTree, Progress, str | None]:
+        """The steps that are left of the epoch, up to its end, a halt or a signal."""
+        stretches = self.train.stretches(
+            progress.seed, progress.epoch, progress.position, self._wanted(progress)
+        )
+        sees_halts = any(name.startswith(HALT) for name in self.metrics)
+        per_epoch = self.train.steps  # the end of an epoch is saved when it is judged
+        step = progress.step
+        in_flight = None
+        self.clock.restart()
+        for feed, count in self.clock.timed(stretches):
+            state, log = self.programs.train(progress.form, state, feed, count)
+            progress = self._collect(in_flight, progress)
+            in_flight = (feed, log)
+            step += count
+            save = bool(self.save_every) and step % self.save_every == 0 and step % per_epoch
+            preempted = self.preemption.requested is not None
+            if not (save or preempted or sees_halts or self.clock.pace is None):
+                continue
+            progress, in_flight = self._collect(in_flight, progress), None
+            if self.halt:
+                return state, progress, self.halt.reason
+            if preempted:
+                return state, progress, "preempted"
+            if save:
+                self._save(state, progress)
+                self.clock.restart()
+        return state, self._collect(in_flight, progress), None
+
+    def _collect(self, in_flight: tuple[Any, Log] | None, progress: Progress) -> Progress:
+        """Wait for what a stretch measured, and count its steps as done."""
+        if in_flight is None:
+            return progress
+        feed, log = in_flight
+        metrics = log.fetch()
+        reason = halt_reason(metrics)
+        taken = len(jax.tree.leaves(metrics)[0]) - (reason is not None)
+        if reason:
+            self.halt = Halt(reason, progress.step + taken, jax.device_get(feed.batch(taken)))
+        self.clock.done(taken)
+        progress = replace(
+            progress,
+            position=progress.position + taken,
+            step=progress.step + taken,
+            sums=add_steps(progress.sums, [leaf[:taken] for leaf in jax.tree.leaves(metrics)]),
+        )
+        for callback in self.callbacks:
+            callback.on_stretch(progress.step, self._measured(progress).get("loss"))
+        return progress
+
+    def _judge(self, state: PyTree, progress: Progress) -> Progress:
+        """The end of an epoch: evaluate, and let early stopping judge."""
+        row = {
+            "epoch": progress.epoch + 1,
+            "step": progress.step,
+            **self._measured(progress),
+            **scalars(self.evaluate(state)),
+        }
+        stopping = self.early_stopping.update(
+            progress.stopping, row[self.monitor], row["step"], row["epoch"], self.monitor
+        )
+        if stopping.best_step == progress.step:
+            self.best_state = copy(state)
+        progress = replace(progress, history=progress.history.add(row), stopping=stopping)
+        if progress.position < self.train.steps:  # the run ends within an epoch
+            return progress
+        return replace(progress, epoch=progress.epoch + 1, position=0, sums=None)
+
+    def _finished(self, progress: Progress) -> str | None:
+        """Why there is nothing left to do, if that is so."""
+        if progress.stopping.reason:
+            return progress.stopping.reason
+        rows = progress.history.rows
+        judged = bool(rows) and rows[-1]["step"] == progress.step
+        return self.end if progress.step >= self.steps and judged else None
+
+    def _wanted(self, progress: Progress) -> Callable[[int], int]:
+        """How many steps the next dispatch should take, by the position in the epoch."""
+        offset = progress.step - progress.position
+
+        def size(position: int) -> int:
+            left = self.steps - offset - position
+            # The first dispatch compiles and the second is timed: one step each.
+            in_time = int(DISPATCH_SECONDS / self.clock.pace) if self.clock.pace else 1
+            if self.save_every:
+                left = min(left, self.save_every - (offset + position) % self.save_every)
+            return min(left, max(1, min(in_time, self.programs.capacity)))
+
+        return size
+
+    def _measured(self, progress: Progress) -> dict[str, float]:
+        """The means over the epoch so far."""
+        if progress.sums is None:
+            return {}
+        metrics = jax.tree.unflatten(jax.tree.structure(self.metrics), progress.sums)
+        return scalars(computed(metrics))
+
+    def _save(self, state: PyTree, progress: Progress) -> None:
+        if self.store:
+            seconds = self._earlier_seconds + self.clock.seconds()
+            values = replace(progress, seconds=seconds).to_json()
+            self.store.save(progress.step, state, values, progress.stopping.best_step)

@@ -1,0 +1,103 @@
+"""The one adapter between model libraries and the rest: a pair of pure functions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+PyTree = Any
+Variables = Mapping[str, PyTree]
+
+
+def no_layers(variables: Variables, inputs: jax.Array, key: jax.Array) -> list[tuple[str, Any]]:
+    """The layer outputs of a network that can't tell its layers apart: none."""
+    return []
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model as pure functions over pytrees.
+
+    Attributes:
+        init: `(key, inputs) -> variables`, a mapping with `"params"` and perhaps other collections.
+        apply: `(variables, inputs, train, key) -> (outputs, collections)`, where `collections`
+            are the updated variables other than `"params"`; in evaluation `key` is None.
+        layers: `(variables, inputs, key) -> [(path, output), ...]` in the order in which the
+            layers ran, to find the one that produced the first NaN.
+    """
+
+    init: Callable[[jax.Array, jax.Array], Variables]
+    apply: Callable[[Variables, jax.Array, bool, jax.Array | None], tuple[PyTree, Variables]]
+    layers: Callable[[Variables, jax.Array, jax.Array], list[tuple[str, Any]]] = no_layers
+
+
+def as_network(model: nn.Module | Network) -> Network:
+    """A Linen module, or a `Network` of your own, as a `Network`.
+
+    Args:
+        model: a Linen module whose `__call__` takes `(inputs)` or `(inputs, train=...)`.
+
+    Raises:
+        TypeError: the model is neither.
+
+    Example:
+        >>> network = as_network(nn.Dense(3))
+        >>> variables = network.init(jax.random.key(0), jax.numpy.ones((2, 4)))
+        >>> network.apply(variables, jax.numpy.ones((2, 4)), False, None)[0].shape
+        (2, 3)
+    """
+    if isinstance(model, Network):
+        return model
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"expected a flax.linen.Module or a jaxnet Network, got {type(model).__name__}. "
+            "Wrap plain functions: Network(init, apply)."
+        )
+    return _from_linen(model)
+
+
+def _from_linen(module: nn.Module) -> Network:
+    takes_train = "train" in inspect.signature(type(module).__call__).parameters
+
+    def options(train: bool) -> dict[str, bool]:
+        return {"train": train} if takes_train else {}
+
+    def init(key: jax.Array, inputs: jax.Array) -> Variables:
+        return module.init({"params": key}, inputs, **options(False))
+
+    def apply(
+        variables: Variables, inputs: jax.Array, train: bool, key: jax.Array | None
+    ) -> tuple[PyTree, Variables]:
+        if not train:
+            return module.apply(variables, inputs, **options(False)), _others(variables)
+        mutable = list(_others(variables))
+        outputs, collections = module.apply(
+            variables, inputs, **options(True), rngs={"dropout": key}, mutable=mutable
+        )
+        return outputs, collections
+
+    def layers(
+        variables: Variables, inputs: jax.Array, key: jax.Array
+    ) -> list[tuple[str, Any]]:
+        seen: list[tuple[str, Any]] = []
+
+        def record(call, args, kwargs, context):
+            output = call(*args, **kwargs)
+            if context.method_name == "__call__":
+                seen.append(("/".join(context.module.path) or "the network", output))
+            return output
+
+        with nn.intercept_methods(record):
+            apply(variables, inputs, True, key)
+        return seen
+
+    return Network(init, apply, layers)
+
+
+def _others(variables: Variables) -> Variables:
+    return {name: value for name, value in variables.items() if name != "params"}

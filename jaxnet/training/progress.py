@@ -1,0 +1,62 @@
+"""How far a run has come: what a checkpoint holds besides the state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxnet.training.early_stopping import Stopping
+from jaxnet.training.history import History
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The loop's own state, as values that JSON can hold.
+
+    Attributes:
+        seed: the seed of the run.
+        batch_size: examples a batch, which with `examples` and the seed decides the order of data.
+        examples: examples an epoch.
+        form: how training is compiled (`Programs.form`), so that a resume uses the same.
+        epoch: whole epochs done.
+        position: steps done in the epoch under way.
+        step: steps done in all.
+        sums: the sums of the metrics over the epoch under way, a nested list a leaf.
+        history: the epochs so far.
+        stopping: what early stopping remembers.
+        seconds: the time spent, over all resumes.
+    """
+
+    seed: int
+    batch_size: int
+    examples: int
+    form: str
+    epoch: int = 0
+    position: int = 0
+    step: int = 0
+    sums: Sequence[Any] | None = None
+    history: History = History()
+    stopping: Stopping = Stopping()
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The values as JSON can hold them; floats survive exactly."""
+        sums = None if self.sums is None else [np.asarray(s).tolist() for s in self.sums]
+        plain = {"sums": sums, "history": [dict(row) for row in self.history.rows]}
+        return {**self.__dict__, **plain, "stopping": asdict(self.stopping)}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> Progress:
+        """The inverse of `to_json`."""
+        sums = values["sums"]
+        return Progress(
+            **{
+                **values,
+                "sums": None if sums is None else [np.asarray(s, np.float64) for s in sums],
+                "history": History(tuple(values["history"])),
+                "stopping": Stopping(**values["stopping"]),
+            }
+        )

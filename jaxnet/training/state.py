@@ -1,0 +1,53 @@
+"""What training changes, in one pytree, and the random streams that are derived from it."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import jax
+from flax import struct
+
+PyTree = Any
+
+
+@struct.dataclass
+class TrainState:
+    """All that a task changes while it learns.
+
+    Attributes:
+        step: int32 scalar, the number of steps taken.
+        params: the trainable parameters.
+        collections: the model's other variables, such as `batch_stats`.
+        opt_state: the optimizer's state.
+        key: the root key of all randomness. It never changes: see `stream`.
+        memory: what techniques around the task remember, by the technique's name.
+    """
+
+    step: jax.Array
+    params: PyTree
+    collections: dict[str, PyTree]
+    opt_state: PyTree
+    key: jax.Array
+    memory: dict[str, PyTree]
+
+
+def stream(key: jax.Array, name: str, step: jax.Array | int = 0) -> jax.Array:
+    """The key of one random stream at one step: derived, never stored.
+
+    Because it is a pure function of (root, name, step), a resumed run draws what the
+    uninterrupted one would have drawn.
+
+    Args:
+        key: the root key.
+        name: the stream, such as `"dropout"`; a stable hash of it is folded in.
+        step: the step at which to draw.
+
+    Example:
+        >>> root = jax.random.key(0)
+        >>> bool((stream(root, "dropout", 3) == stream(root, "dropout", 3)).all())
+        True
+        >>> bool((stream(root, "dropout", 3) == stream(root, "dropout", 4)).all())
+        False
+    """
+    return jax.random.fold_in(jax.random.fold_in(key, zlib.crc32(name.encode())), step)

@@ -1,0 +1,304 @@
+"""Training as a value: what a task is, and the ordinary task of learning from labelled examples.
+
+A task is a small immutable object with four pure functions over pytrees:
+
+    init(key, batch)          -> state
+    train_step(state, batch)  -> (state, metrics)
+    eval_step(state, batch)   -> metrics
+    predict_step(state, batch) -> outputs
+
+`state` owns all that changes and has a `step`. `metrics` are mergeable sums, never means.
+The loop (`Trainer`) knows nothing else of a task, so a GAN is a task like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol, TypeVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from jaxnet.errors import InputError
+from jaxnet.metrics import Mean, weighted_mean
+from jaxnet.training.network import Network, as_network
+from jaxnet.training.nonfinite import first_nonfinite
+from jaxnet.training.state import PyTree, TrainState, stream
+
+Batch = Mapping[str, jax.Array]
+Metrics = Mapping[str, PyTree]
+Loss = Callable[[Any, jax.Array], jax.Array]
+Metric = Callable[[Any, jax.Array, jax.Array], PyTree]
+Optimizer = optax.GradientTransformation
+S = TypeVar("S")
+
+
+class Task(Protocol[S]):
+    """What can be trained: four pure functions. `S` is a pytree with an int32 `step`."""
+
+    def init(self, key: jax.Array, batch: Batch) -> S:
+        """The state before the first step; of `batch` only shapes and types matter."""
+        ...
+
+    def train_step(self, state: S, batch: Batch) -> tuple[S, Metrics]:
+        """One step of learning. The new state's `step` is one more.
+
+        A metric called `halt/REASON` that is not 0 ends training with that reason; the state
+        that comes with it is the one to keep.
+        """
+        ...
+
+    def eval_step(self, state: S, batch: Batch) -> Metrics:
+        """The metrics of a batch, as sums over its unmasked examples."""
+        ...
+
+    def predict_step(self, state: S, batch: Batch) -> PyTree:
+        """The outputs for a batch, with the batch as leading axis."""
+        ...
+
+
+@struct.dataclass
+class Aux:
+    """What the objective reports beside the loss.
+
+    Attributes:
+        weight: float32 scalar, the sum of the example weights behind the mean loss. It makes the
+            gradients of parts of a batch add up to the gradient of the whole.
+        collections: the model's other variables after the forward pass.
+        metrics: mergeable sums.
+    """
+
+    weight: jax.Array
+    collections: dict[str, PyTree]
+    metrics: dict[str, PyTree]
+
+
+Objective = Callable[[PyTree, dict[str, PyTree], Batch, jax.Array], tuple[jax.Array, Aux]]
+
+
+class GradientTask:
+    """A task that learns by gradient descent: its step is two functions in a row.
+
+    Techniques (`jaxnet.training.transforms`) step in at the level where they belong: the
+    objective, the gradients, or the update.
+    """
+
+    def init(self, key: jax.Array, batch: Batch) -> TrainState:
+        """The state before the first step."""
+        raise NotImplementedError
+
+    def objective(
+        self, params: PyTree, collections: dict[str, PyTree], batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, Aux]:
+        """The scalar loss to minimise: the mean over the weighted examples, plus penalties."""
+        raise NotImplementedError
+
+    def gradients(
+        self, objective: Objective, state: TrainState, batch: Batch
+    ) -> tuple[PyTree, Aux]:
+        """The gradient of `objective` by the parameters.
+
+        The objective comes as an argument so that an outer technique's reaches the innermost task.
+        """
+        raise NotImplementedError
+
+    def apply_gradients(self, state: TrainState, grads: PyTree, aux: Aux) -> TrainState:
+        """The state after one update."""
+        raise NotImplementedError
+
+    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """One step of gradient descent."""
+        grads, aux = self.gradients(self.objective, state, batch)
+        return self.apply_gradients(state, grads, aux), aux.metrics
+
+    def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
+        """The metrics of a batch, without dropout and with running statistics."""
+        raise NotImplementedError
+
+    def predict_step(self, state: TrainState, batch: Batch) -> PyTree:
+        """The outputs for a batch."""
+        raise NotImplementedError
+
+    def map_optimizer(self, change: Callable[[Optimizer], Optimizer]) -> GradientTask:
+        """The same task with `change(optimizer)` in place of its optimizer."""
+        raise NotImplementedError
+
+    def map_network(self, change: Callable[[Network], Network]) -> GradientTask:
+        """The same task with `change(network)` in place of its network."""
+        raise NotImplementedError
+
+    def check(self, state: TrainState, columns: Mapping[str, Any], name: str) -> None:
+        """Raise `InputError` where data can't be for this task; called before compiling."""
+
+    def diagnose(self, state: TrainState, batch: Batch) -> str:
+        """Where the first NaN or infinity of a step comes from, in words."""
+        return "this task can't tell its layers apart"
+
+
+def example_weights(batch: Batch) -> jax.Array:
+    """float32 (B,): the weight of each example, 0 where the row is padding.
+
+    Example:
+        >>> batch = {"inputs": jnp.ones((3, 2)), "mask": jnp.array([True, True, False])}
+        >>> example_weights(batch)
+        Array([1., 1., 0.], dtype=float32)
+    """
+    mask = batch["mask"]
+    if "weights" not in batch:
+        return mask.astype(jnp.float32)
+    return jnp.where(mask, batch["weights"].astype(jnp.float32), jnp.zeros((), jnp.float32))
+
+
+def identity(inputs: jax.Array) -> jax.Array:
+    """The inputs as they are."""
+    return inputs
+
+
+@dataclass(frozen=True)
+class Supervised(GradientTask):
+    """Learn outputs from labelled examples.
+
+    A batch is a dict: `inputs` (B, ...), `labels` (B, ...), `mask` (B,) and perhaps `weights` (B,).
+
+    Attributes:
+        model: a Linen module, or a `Network`.
+        loss: `(outputs, labels) -> (B,)`, one float32 loss an example (`jaxnet.losses`).
+        optimizer: an Optax transformation (`jaxnet.optimizers`).
+        metrics: name -> `(outputs, labels, weights) -> sums` (`jaxnet.metrics`), reported in
+            training and evaluation.
+        eval_metrics: further metrics, in evaluation only.
+        preprocess: a pure function on the inputs, run inside the compiled step, so that data may
+            stay small (uint8) on the device.
+
+    Example:
+        >>> from jaxnet import losses
+        >>> task = Supervised(nn.Dense(3), losses.cross_entropy, optax.sgd(0.1))
+        >>> batch = {"inputs": jnp.ones((2, 4)), "labels": jnp.array([0, 2]),
+        ...          "mask": jnp.array([True, True])}
+        >>> state = task.init(jax.random.key(0), batch)
+        >>> state, metrics = task.train_step(state, batch)
+        >>> int(state.step), sorted(metrics)
+        (1, ['loss'])
+    """
+
+    model: nn.Module | Network
+    loss: Loss
+    optimizer: Optimizer
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    eval_metrics: Mapping[str, Metric] = field(default_factory=dict)
+    preprocess: Callable[[Any], Any] = identity
+
+    @cached_property
+    def network(self) -> Network:
+        """The model as pure functions."""
+        return as_network(self.model)
+
+    def init(self, key: jax.Array, batch: Batch) -> TrainState:
+        """The state before the first step; shapes come from `batch["inputs"]`."""
+        variables = dict(self.network.init(stream(key, "params"), self.preprocess(batch["inputs"])))
+        params = variables.pop("params", {})
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            collections=variables,
+            opt_state=self.optimizer.init(params),
+            key=key,
+            memory={},
+        )
+
+    def objective(
+        self, params: PyTree, collections: dict[str, PyTree], batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, Aux]:
+        """The weighted mean of the examples' losses."""
+        outputs, collections = self._forward(params, collections, batch, True, key)
+        weights = example_weights(batch)
+        losses = self.loss(outputs, batch["labels"])
+        metrics = self._metrics(self.metrics, losses, outputs, batch["labels"], weights)
+        return weighted_mean(losses, weights), Aux(weights.sum(), collections, metrics)
+
+    def gradients(
+        self, objective: Objective, state: TrainState, batch: Batch
+    ) -> tuple[PyTree, Aux]:
+        """The gradient of `objective` by the parameters."""
+        key = stream(state.key, "objective", state.step)
+        differentiate = jax.value_and_grad(objective, has_aux=True)
+        (_, aux), grads = differentiate(state.params, state.collections, batch, key)
+        return grads, aux
+
+    def apply_gradients(self, state: TrainState, grads: PyTree, aux: Aux) -> TrainState:
+        """One Optax update."""
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        return state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            collections=aux.collections,
+        )
+
+    def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
+        """`loss`, `metrics` and `eval_metrics` of a batch."""
+        outputs = self.predict_step(state, batch)
+        losses = self.loss(outputs, batch["labels"])
+        metrics = {**self.metrics, **self.eval_metrics}
+        return self._metrics(metrics, losses, outputs, batch["labels"], example_weights(batch))
+
+    def predict_step(self, state: TrainState, batch: Batch) -> PyTree:
+        """The model's outputs, (B, ...)."""
+        return self._forward(state.params, state.collections, batch, False, None)[0]
+
+    def map_optimizer(self, change: Callable[[Optimizer], Optimizer]) -> Supervised:
+        """The same task with `change(optimizer)` in place of its optimizer."""
+        return replace(self, optimizer=change(self.optimizer))
+
+    def map_network(self, change: Callable[[Network], Network]) -> Supervised:
+        """The same task with `change(network)` in place of its network."""
+        return replace(self, model=change(self.network))
+
+    def check(self, state: TrainState, columns: Mapping[str, Any], name: str) -> None:
+        """Raise `InputError` where labels and outputs can't belong together.
+
+        Args:
+            state: arrays or their shapes.
+            columns: the data's arrays, with the example as leading axis.
+            name: the data's name, for the message.
+        """
+        batch = {k: jax.ShapeDtypeStruct((1, *v.shape[1:]), v.dtype) for k, v in columns.items()}
+        outputs = jax.eval_shape(self.predict_step, state, batch)
+        labels = columns["labels"]
+        integer = jnp.issubdtype(labels.dtype, jnp.integer)
+        if not hasattr(outputs, "shape") or not integer or outputs.ndim != labels.ndim + 1:
+            return
+        wrong = (labels < 0) | (labels >= outputs.shape[-1])
+        if wrong.any():
+            row = int(wrong.reshape(len(labels), -1).any(axis=1).argmax())
+            raise InputError(
+                f"{name}: expected labels from 0 to {outputs.shape[-1] - 1}, because the model has "
+                f"{outputs.shape[-1]} outputs; got {labels[row]} in row {row}. "
+                "Give the model as many outputs as there are classes, or repair the labels."
+            )
+
+    def diagnose(self, state: TrainState, batch: Batch) -> str:
+        """The first layer, or the first gradient, that isn't finite when `batch` is replayed."""
+        key = stream(state.key, "objective", state.step)
+        inputs = self.preprocess(batch["inputs"])
+        variables = {"params": state.params, **state.collections}
+        layers = self.network.layers(variables, inputs, key)
+        loss, _ = self.objective(state.params, state.collections, batch, key)
+        grads, _ = self.gradients(self.objective, state, batch)
+        return first_nonfinite(
+            [("the inputs", inputs), ("the parameters", state.params), *layers, ("the loss", loss)],
+            grads,
+        )
+
+    def _forward(self, params, collections, batch, train, key):
+        variables = {"params": params, **collections}
+        return self.network.apply(variables, self.preprocess(batch["inputs"]), train, key)
+
+    def _metrics(self, metrics, losses, outputs, labels, weights):
+        reported = {name: metric(outputs, labels, weights) for name, metric in metrics.items()}
+        return {"loss": Mean.of(losses, weights), **reported}

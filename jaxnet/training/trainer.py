@@ -1,0 +1,331 @@
+"""The trainer: it owns what isn't pure (time, devices, files, the screen) and knows no technique."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.data.pipeline import Pipeline, Placement, pipeline
+from jaxnet.errors import NonFiniteError, UsageError
+from jaxnet.files import write_atomically
+from jaxnet.training.callbacks import Callback, ProgressBar
+from jaxnet.training.checkpoints import Checkpoints, CheckpointStore
+from jaxnet.training.early_stopping import EarlyStopping
+from jaxnet.training.evaluation import Data, Evaluator
+from jaxnet.training.history import History, computed, scalars
+from jaxnet.training.loop import Halt, Loop
+from jaxnet.training.programs import Programs, StepsPerDispatch
+from jaxnet.training.progress import Progress
+from jaxnet.training.task import Task
+
+PyTree = Any
+
+log = logging.getLogger("jaxnet")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, ready for use.
+
+    Attributes:
+        trainer: how it was trained.
+        state: the best state.
+        inputs: shape and type of an example's inputs.
+    """
+
+    trainer: Trainer
+    state: PyTree
+    inputs: jax.ShapeDtypeStruct
+
+    def predict(self, inputs: Any) -> Any:
+        """The outputs for `inputs` (n, ...), as numpy arrays with n rows."""
+        return self.trainer.predict(self.state, inputs)
+
+    def evaluate(self, data: Data) -> dict[str, Any]:
+        """The metrics of labelled data."""
+        return self.trainer.evaluate(self.state, data)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a run came to.
+
+    Attributes:
+        state: the state of the best step.
+        model: the trained network with that state.
+        history: the epochs.
+        stop_reason: `"epochs"`, `"steps"`, `"early_stopping"`, `"diverged"`, `"nonfinite_metric"`,
+            `"nonfinite"`, or `"preempted"`.
+        best_step: the step whose state this is.
+        best: the value of the monitored metric there.
+        last_step: the last step that was taken.
+        halt: the step that ended training before its time, if one did, with its batch.
+        seconds: the time spent, over all resumes.
+        samples_per_second: training examples a second in this process, without compiling.
+        data_wait_share: the share of the training time spent waiting for data, from 0 to 1.
+        seconds_to_first_step: from the call of `fit` to the end of the first step.
+    """
+
+    state: PyTree
+    model: Trained
+    history: History
+    stop_reason: str
+    best_step: int
+    best: float | None
+    last_step: int
+    halt: Halt | None
+    seconds: float
+    samples_per_second: float
+    data_wait_share: float
+    seconds_to_first_step: float
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Trains a task, with early stopping and checkpoints.
+
+    Attributes:
+        task: what to train; see `jaxnet.training.Supervised`.
+        early_stopping: when to stop, and which metric decides what the best step is.
+        checkpoints: where to save; None saves nothing.
+        callbacks: what watches the run.
+        progress: whether to show a progress bar; None shows it where the screen is a terminal.
+        eval_batch_size: examples a batch in evaluation and prediction; it changes only the speed.
+        steps_per_dispatch: how many steps one call of the compiled program takes, at most; the
+            result is the same for all values.
+        placement: whether arrays live on the device; see `jaxnet.data.pipeline`.
+
+    Example:
+        >>> import flax.linen as nn, optax
+        >>> from jaxnet import losses
+        >>> from jaxnet.training import Supervised
+        >>> inputs = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
+        >>> task = Supervised(nn.Dense(1), losses.squared_error, optax.sgd(0.3))
+        >>> result = Trainer(task).fit((inputs, 3 * inputs), epochs=20, batch_size=16)
+        >>> round(float(result.state.params["kernel"][0, 0]), 2)
+        3.0
+    """
+
+    task: Task[Any]
+    early_stopping: EarlyStopping = EarlyStopping()
+    checkpoints: Checkpoints | None = None
+    callbacks: Sequence[Callback] = ()
+    progress: bool | None = None
+    eval_batch_size: int = 256
+    steps_per_dispatch: StepsPerDispatch = "auto"
+    placement: Placement = "auto"
+
+    @cached_property
+    def programs(self) -> Programs:
+        """The compiled programs; they serve every call of this trainer."""
+        return Programs(self.task, self.steps_per_dispatch)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """Evaluation and prediction with these programs."""
+        return Evaluator(self.programs, self.eval_batch_size)
+
+    def fit(
+        self,
+        train: Data,
+        valid: Data | None = None,
+        *,
+        epochs: int | None = None,
+        steps: int | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
+        resume: bool = True,
+    ) -> FitResult:
+        """Train until `epochs` or `steps` are done, or there is another reason to stop.
+
+        Args:
+            train: what to learn from: `Arrays`, a pair `(inputs, labels)`, or a `Pipeline`.
+            valid: what to evaluate after each epoch.
+            epochs: how often to go through the data.
+            steps: how many batches to learn from, instead of or besides `epochs`.
+            batch_size: examples a batch.
+            seed: of the initial parameters, the order of the data and all else that is random.
+            resume: go on from the newest checkpoint, if there is one; otherwise they are dropped.
+
+        Raises:
+            InputError: the data can't be for this task, or a checkpoint can't be used.
+            NonFiniteError: a step wasn't finite, under `guard_nonfinite(task, "raise")`.
+        """
+        train = pipeline(
+            train,
+            batch_size,
+            shuffle=True,
+            placement=self.placement,
+            capacity=self.programs.capacity,
+        )
+        wanted, end = _planned_steps(train, epochs, steps)
+        key, batch = jax.random.key(seed), _zeros(train.spec())
+        shapes = jax.eval_shape(self.task.init, key, batch)
+        self.evaluator.check(train, shapes)
+        held = [] if valid is None else self.evaluator.hold(valid, shapes)
+        metrics = jax.eval_shape(self.task.train_step, shapes, batch)[1]
+        start = Progress(seed, batch_size, train.examples, form="loop")
+        store = self.checkpoints.open() if self.checkpoints else None
+        try:
+            first = _resumed(store, shapes, start, resume)
+            if first is None:
+                form = self.programs.form(shapes, batch)
+                first = self.programs.init(key, batch), replace(start, form=form)
+            loop = Loop(
+                programs=self.programs,
+                train=train,
+                evaluate=lambda state: self.evaluator.evaluate(state, held, "val_"),
+                metrics=metrics,
+                early_stopping=self.early_stopping,
+                monitor=self._monitor(shapes, batch, metrics, valid is not None),
+                store=store,
+                save_every=self.checkpoints.every_steps if self.checkpoints else None,
+                callbacks=self._watchers(),
+                steps=wanted,
+                end=end,
+            )
+            state, progress, reason = loop.run(*first)
+            if loop.halt:
+                self._explain(loop.halt, state)
+            state = _best(loop, state, progress, store)
+        finally:
+            if store:
+                store.close()
+        for line in self.programs.compiles.repeated():
+            log.warning("%s. Each compile costs seconds: keep shapes and types the same.", line)
+        return self._result(loop, state, progress, reason)
+
+    def evaluate(self, state: PyTree, data: Data) -> dict[str, Any]:
+        """The metrics of `data`, each computed from sums over all examples.
+
+        Args:
+            state: the task's state.
+            data: labelled data.
+
+        Returns:
+            Floats, and arrays for metrics such as the confusion matrix.
+
+        Raises:
+            InputError: the data isn't like what the task was trained on.
+        """
+        return self.evaluator.evaluate(state, self.evaluator.hold(data, state))
+
+    def predict(self, state: PyTree, inputs: Any) -> PyTree:
+        """The outputs for `inputs` (n, ...), as numpy arrays with n rows.
+
+        Args:
+            state: the task's state.
+            inputs: like those that the task was trained on.
+
+        Raises:
+            InputError: the inputs have another shape or type.
+        """
+        return self.evaluator.predict(state, inputs)
+
+    def _monitor(self, shapes: PyTree, batch: PyTree, metrics: PyTree, validates: bool) -> str:
+        columns = _columns(metrics)
+        if validates:
+            columns += _columns(jax.eval_shape(self.task.eval_step, shapes, batch), "val_")
+        return self.early_stopping.key(columns)
+
+    def _watchers(self) -> list[Callback]:
+        shown = sys.stderr.isatty() if self.progress is None else self.progress
+        return [*self.callbacks, *([ProgressBar()] if shown else [])]
+
+    def _explain(self, halt: Halt, state: PyTree) -> None:
+        """Say what went wrong in the step that ended training, and keep its batch."""
+        diagnose = getattr(self.task, "diagnose", None)
+        message = f"training ended before step {halt.step + 1}: {halt.reason}"
+        if diagnose:
+            message += f", {diagnose(state, halt.batch)}"
+        if self.checkpoints:
+            file = Path(self.checkpoints.folder).parent / f"halted_step_{halt.step + 1}.npz"
+            with write_atomically(file, "wb") as opened:
+                np.savez(opened, **halt.batch)
+            message += f". The batch is kept in {file}, the state before it in the last checkpoint"
+        if halt.reason == "nonfinite_error":
+            raise NonFiniteError(message)
+        log.warning("%s.", message)
+
+    def _result(self, loop: Loop, state: PyTree, progress: Progress, reason: str) -> FitResult:
+        spec, clock = loop.train.spec()["inputs"], loop.clock
+        examples = clock.steps * loop.train.examples / loop.train.steps
+        return FitResult(
+            state=state,
+            model=Trained(self, state, jax.ShapeDtypeStruct(spec.shape[1:], spec.dtype)),
+            history=progress.history,
+            stop_reason=reason,
+            best_step=progress.stopping.best_step,
+            best=progress.stopping.best,
+            last_step=progress.step,
+            halt=loop.halt,
+            seconds=progress.seconds + clock.seconds(),
+            samples_per_second=examples / clock.training if clock.training else 0.0,
+            data_wait_share=clock.waiting / clock.training if clock.training else 0.0,
+            seconds_to_first_step=clock.compiling or 0.0,
+        )
+
+
+def _planned_steps(train: Pipeline, epochs: int | None, steps: int | None) -> tuple[int, str]:
+    """The number of steps in all, and the reason for which they end."""
+    if epochs is None and steps is None:
+        raise UsageError("fit: say how long to train, with epochs=... or steps=...")
+    for name, value in (("epochs", epochs), ("steps", steps)):
+        if value is not None and value < 1:
+            raise UsageError(f"fit: expected {name} of at least 1, got {value}")
+    by_epochs = None if epochs is None else epochs * train.steps
+    if by_epochs is None or (steps is not None and steps < by_epochs):
+        return steps or 0, "steps"
+    return by_epochs, "epochs"
+
+
+def _zeros(spec: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    return {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in spec.items()}
+
+
+def _columns(metrics: PyTree, prefix: str = "") -> list[str]:
+    """The names of the metrics that are numbers, from their shapes."""
+    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape), metrics)
+    return list(scalars(computed(ones, prefix)))
+
+
+def _resumed(
+    store: CheckpointStore | None, shapes: PyTree, start: Progress, resume: bool
+) -> tuple[PyTree, Progress] | None:
+    """State and progress of the newest good checkpoint, if there is one to go on from."""
+    if store is None:
+        return None
+    restored = store.restore("last", shapes) if resume else None
+    store.drop_after(-1 if restored is None else restored.step)
+    if restored is None:
+        return None
+    progress = Progress.from_json(restored.progress)
+    for name in ("seed", "batch_size", "examples"):
+        before, now = getattr(progress, name), getattr(start, name)
+        if before != now:
+            raise UsageError(
+                f"{store.folder}: this run was begun with {name} {before}, and now it is {now}. "
+                "Exact resume needs the same; take another folder, or resume=False (--no-resume)."
+            )
+    log.info("going on from step %d", progress.step)
+    return restored.state, progress
+
+
+def _best(loop: Loop, state: PyTree, progress: Progress, store: CheckpointStore | None) -> PyTree:
+    """The state of the best step, whatever ended the run."""
+    best_step = progress.stopping.best_step
+    if best_step in (-1, progress.step):
+        return state
+    if loop.best_state is not None:
+        return loop.best_state
+    restored = store.restore(best_step, state) if store else None
+    return state if restored is None else restored.state

@@ -1,0 +1,433 @@
+"""Techniques: functions from task to task, which compose as Optax's transformations do.
+
+    task = Supervised(model, losses.cross_entropy, optax.adam(1e-3))
+    task = guard_nonfinite(with_ema(accumulate(clip(task, 1.0), 4), 0.999), "skip")
+
+Each acts at the level where it belongs: the network (`mixed_precision`), the objective (`remat`),
+the gradients (`accumulate`), the update (`clip`, `freeze`, `with_ema`) or the whole step (`guard_nonfinite`).
+A technique that a task can't take is refused, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxnet import trees
+from jaxnet.errors import UsageError
+from jaxnet.training.network import Network
+from jaxnet.training.nonfinite import all_finite
+from jaxnet.training.state import PyTree, TrainState
+from jaxnet.training.task import Aux, Batch, GradientTask, Metrics, Objective, Optimizer, Task
+
+
+@dataclass(frozen=True)
+class Technique(GradientTask):
+    """A task around another one, which hands on all that it doesn't change."""
+
+    task: GradientTask
+
+    def init(self, key: jax.Array, batch: Batch) -> TrainState:
+        """See `GradientTask`."""
+        return self.task.init(key, batch)
+
+    def objective(
+        self, params: PyTree, collections: dict[str, PyTree], batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, Aux]:
+        """See `GradientTask`."""
+        return self.task.objective(params, collections, batch, key)
+
+    def gradients(
+        self, objective: Objective, state: TrainState, batch: Batch
+    ) -> tuple[PyTree, Aux]:
+        """See `GradientTask`."""
+        return self.task.gradients(objective, state, batch)
+
+    def apply_gradients(self, state: TrainState, grads: PyTree, aux: Aux) -> TrainState:
+        """See `GradientTask`."""
+        return self.task.apply_gradients(state, grads, aux)
+
+    def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
+        """See `GradientTask`."""
+        return self.task.eval_step(state, batch)
+
+    def predict_step(self, state: TrainState, batch: Batch) -> PyTree:
+        """See `GradientTask`."""
+        return self.task.predict_step(state, batch)
+
+    def map_optimizer(self, change: Callable[[Optimizer], Optimizer]) -> GradientTask:
+        """See `GradientTask`."""
+        return replace(self, task=self.task.map_optimizer(change))
+
+    def map_network(self, change: Callable[[Network], Network]) -> GradientTask:
+        """See `GradientTask`."""
+        return replace(self, task=self.task.map_network(change))
+
+    def check(self, state: TrainState, columns: Any, name: str) -> None:
+        """See `GradientTask`."""
+        self.task.check(state, columns, name)
+
+    def diagnose(self, state: TrainState, batch: Batch) -> str:
+        """See `GradientTask`."""
+        return self.task.diagnose(state, batch)
+
+
+# --- the update ---------------------------------------------------------------------------------
+
+
+def clip(task: GradientTask, max_norm: float) -> GradientTask:
+    """Scale the gradient down to the global norm `max_norm` where it is longer.
+
+    Pascanu, Mikolov, Bengio (2013), "On the difficulty of training recurrent neural networks",
+    algorithm 1.
+
+    Raises:
+        UsageError: `max_norm` isn't positive, or the task doesn't learn by gradient descent.
+    """
+    _require_gradients(task, "clip")
+    if not max_norm > 0:
+        raise UsageError(f"clip: expected a positive max_norm, got {max_norm}")
+    return task.map_optimizer(lambda inner: optax.chain(optax.clip_by_global_norm(max_norm), inner))
+
+
+def freeze(task: GradientTask, *patterns: str) -> GradientTask:
+    """Keep the parameters whose path matches a pattern bit for bit as they are.
+
+    The optimizer never sees them: they take no part in clipping or weight decay, and no memory for
+    moments. Patterns are those of `jaxnet.trees`: `"Dense_0/**"`, `"**/bias"`.
+
+    Raises:
+        InputError: a pattern matches no parameter (when the state is initialised).
+        UsageError: the task doesn't learn by gradient descent.
+    """
+    return _train_only(task, "freeze", lambda params: _negated(trees.mask(params, *patterns)))
+
+
+def freeze_except(task: GradientTask, *patterns: str) -> GradientTask:
+    """Train only the parameters whose path matches a pattern; see `freeze`."""
+    return _train_only(task, "freeze_except", lambda params: trees.mask(params, *patterns))
+
+
+def _train_only(task: GradientTask, name: str, trained: Callable[[PyTree], PyTree]) -> GradientTask:
+    _require_gradients(task, name)
+
+    def labels(params: PyTree) -> PyTree:
+        return jax.tree.map(lambda train: "train" if train else "frozen", trained(params))
+
+    def partition(inner: Optimizer) -> Optimizer:
+        return optax.partition({"train": inner, "frozen": optax.set_to_zero()}, labels)
+
+    return task.map_optimizer(partition)
+
+
+def _negated(mask: PyTree) -> PyTree:
+    return jax.tree.map(lambda matched: not matched, mask)
+
+
+@dataclass(frozen=True)
+class _Ema(Technique):
+    decay: float
+
+    def init(self, key, batch):
+        state = self.task.init(key, batch)
+        # A copy, because one buffer can't be donated twice.
+        return _remember(state, ema=jax.tree.map(jnp.copy, state.params))
+
+    def apply_gradients(self, state, grads, aux):
+        new = self.task.apply_gradients(state, grads, aux)
+        ema = optax.incremental_update(new.params, state.memory["ema"], 1 - self.decay)
+        return _remember(new, ema=ema)
+
+    def eval_step(self, state, batch):
+        return self.task.eval_step(state.replace(params=state.memory["ema"]), batch)
+
+    def predict_step(self, state, batch):
+        return self.task.predict_step(state.replace(params=state.memory["ema"]), batch)
+
+
+def with_ema(task: GradientTask, decay: float) -> GradientTask:
+    """Evaluate and predict with an exponential moving average of the parameters.
+
+    `ema <- decay * ema + (1 - decay) * params` after each update, from the initial parameters on
+    (Polyak and Juditsky 1992 averaged uniformly; this form is the usual one since).
+
+    Raises:
+        UsageError: `decay` isn't in [0, 1), or the task doesn't learn by gradient descent.
+    """
+    _require_gradients(task, "with_ema")
+    if not 0 <= decay < 1:
+        raise UsageError(f"with_ema: expected a decay in [0, 1), got {decay}")
+    return _Ema(task, decay)
+
+
+# --- the gradients ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Accumulate(Technique):
+    parts: int
+
+    def gradients(self, objective, state, batch):
+        rows = len(batch["mask"])
+        if rows % self.parts:
+            raise UsageError(
+                f"accumulate: a batch of {rows} can't be cut into {self.parts} equal parts. "
+                f"Choose a batch size that {self.parts} divides."
+            )
+        cut = jax.tree.map(
+            lambda x: x.reshape(self.parts, rows // self.parts, *x.shape[1:]), dict(batch)
+        )
+
+        def part(collections, item):
+            index, micro_batch = item
+            # Each part draws its own dropout.
+            key = jax.random.fold_in(state.key, index)
+            micro_state = state.replace(collections=collections, key=key)
+            grads, aux = self.task.gradients(objective, micro_state, micro_batch)
+            grads = jax.tree.map(lambda g: g.astype(jnp.float32) * aux.weight, grads)
+            return aux.collections, (grads, aux.weight, aux.metrics)
+
+        collections, (grads, weights, metrics) = _scan_sum(
+            part, state.collections, (jnp.arange(self.parts), cut)
+        )
+        # An all-masked batch has no gradient, and 0/0 would make it NaN.
+        total = jnp.where(weights > 0, weights, jnp.ones_like(weights))
+        grads = jax.tree.map(lambda g, p: (g / total).astype(p.dtype), grads, state.params)
+        return grads, Aux(weights, collections, metrics)
+
+
+def _scan_sum(body, carry, items):
+    """`lax.scan`, but with the outputs summed as they come, so that only one is held."""
+    shapes = jax.eval_shape(lambda: body(carry, jax.tree.map(lambda x: x[0], items))[1])
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    def step(carry_and_sum, item):
+        carry, total = carry_and_sum
+        carry, output = body(carry, item)
+        return (carry, jax.tree.map(jnp.add, total, output)), None
+
+    (carry, total), _ = jax.lax.scan(step, (carry, zeros), items)
+    return carry, total
+
+
+def accumulate(task: GradientTask, parts: int) -> GradientTask:
+    """Compute the gradient of each batch in `parts` equal pieces, one after the other.
+
+    The result is the gradient of the whole batch, also where the pieces have different numbers of
+    unmasked examples or different weights: each counts by its weight. Only the memory differs.
+    Batch normalisation sees the pieces, not the whole, and dropout draws anew for each.
+
+    Raises:
+        UsageError: `parts` isn't positive or doesn't divide the batch, or the task doesn't learn by
+            gradient descent.
+    """
+    _require_gradients(task, "accumulate")
+    if parts < 1:
+        raise UsageError(f"accumulate: expected a positive number of parts, got {parts}")
+    return _Accumulate(task, parts) if parts > 1 else task
+
+
+# --- the objective ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Remat(Technique):
+    def objective(self, params, collections, batch, key):
+        return jax.checkpoint(self.task.objective)(params, collections, batch, key)
+
+
+def remat(task: GradientTask) -> GradientTask:
+    """Keep no activations for the backward pass and compute them again there.
+
+    Chen et al. (2016), "Training deep nets with sublinear memory cost".
+    """
+    _require_gradients(task, "remat")
+    return _Remat(task)
+
+
+def _compute_in(network: Network, dtype: Any) -> Network:
+    """The network with parameters and inputs cast to `dtype`, and what comes out cast back."""
+
+    def apply(variables, inputs, train, key):
+        # Running statistics stay as they are: a moving average in 8 bits of mantissa stands still.
+        cast = {**variables, "params": _cast_floating(variables["params"], dtype)}
+        outputs, collections = network.apply(cast, _cast_floating(inputs, dtype), train, key)
+        others = {name: variables[name] for name in collections}
+        kept = jax.tree.map(lambda new, old: new.astype(old.dtype), dict(collections), others)
+        return _cast_floating(outputs, jnp.float32), kept
+
+    return replace(network, apply=apply)
+
+
+@dataclass(frozen=True)
+class _LossScaling(Technique):
+    """Multiplies the loss so that small float16 gradients don't vanish, and divides again."""
+
+    initial: float = 2.0**15
+    period: int = 2000
+
+    def init(self, key, batch):
+        scale = {"scale": jnp.float32(self.initial), "good_steps": jnp.zeros((), jnp.int32)}
+        return _remember(self.task.init(key, batch), loss_scale=scale)
+
+    def gradients(self, objective, state, batch):
+        scale = state.memory["loss_scale"]["scale"]
+
+        def scaled(params, collections, batch, key):
+            loss, aux = objective(params, collections, batch, key)
+            return loss * scale, aux
+
+        grads, aux = self.task.gradients(scaled, state, batch)
+        return jax.tree.map(lambda g: g / scale.astype(g.dtype), grads), aux
+
+    def apply_gradients(self, state, grads, aux):
+        finite = all_finite(grads)
+        new = self.task.apply_gradients(state, grads, aux)
+        new = _select(finite, new, state.replace(step=new.step))
+        scale, good = (state.memory["loss_scale"][name] for name in ("scale", "good_steps"))
+        good = jnp.where(finite, good + 1, 0)
+        grown = jnp.where(good >= self.period, scale * 2, scale)
+        scale = jnp.where(finite, grown, jnp.maximum(scale / 2, 1.0))
+        return _remember(new, loss_scale={"scale": scale, "good_steps": good % self.period})
+
+
+Precision = Literal["float32", "bf16", "fp16"]
+
+
+def mixed_precision(task: GradientTask, precision: Precision) -> GradientTask:
+    """Compute the network in bfloat16 or float16; parameters, loss and update stay float32.
+
+    float16 scales the loss (Micikevicius et al. 2018, "Mixed precision training", section 3.2):
+    the scale doubles after 2,000 good steps, halves at an overflow, and such a step is skipped.
+
+    Raises:
+        UsageError: an unknown precision, or the task doesn't learn by gradient descent.
+    """
+    _require_gradients(task, "mixed_precision")
+    if precision not in get_args(Precision):
+        raise UsageError(
+            f"mixed_precision: expected one of {', '.join(get_args(Precision))}, got {precision!r}"
+        )
+    if precision == "float32":
+        return task
+    if precision == "bf16":
+        return task.map_network(lambda network: _compute_in(network, jnp.bfloat16))
+    return _LossScaling(task.map_network(lambda network: _compute_in(network, jnp.float16)))
+
+
+# --- the whole step -----------------------------------------------------------------------------
+
+NonfinitePolicy = Literal["stop", "skip", "raise"]
+
+
+@dataclass(frozen=True)
+class _Guard:
+    task: Task[Any]
+    policy: NonfinitePolicy
+
+    def init(self, key, batch):
+        return self.task.init(key, batch)
+
+    def train_step(self, state, batch):
+        new, metrics = self.task.train_step(state, batch)
+        finite = all_finite(metrics) & _still_finite(new, state)
+        metrics = jax.tree.map(lambda m: jnp.where(finite, m, jnp.zeros_like(m)), metrics)
+        if self.policy == "skip":
+            kept = _select(finite, new, state.replace(step=new.step))
+            return kept, {**metrics, "skipped_steps": 1 - finite.astype(jnp.int32)}
+        reason = "halt/nonfinite" if self.policy == "stop" else "halt/nonfinite_error"
+        return _select(finite, new, state), {**metrics, reason: 1 - finite.astype(jnp.int32)}
+
+    def eval_step(self, state, batch):
+        return self.task.eval_step(state, batch)
+
+    def predict_step(self, state, batch):
+        return self.task.predict_step(state, batch)
+
+    def __getattr__(self, name: str) -> Any:
+        # `check` and `diagnose`, where the task has them.
+        if name in ("check", "diagnose"):
+            return getattr(self.task, name)
+        raise AttributeError(name)
+
+
+def guard_nonfinite(task: Task[Any], policy: NonfinitePolicy) -> Task[Any]:
+    """Keep a step that gives a NaN or an infinity from spoiling the state.
+
+    Policies:
+        `"skip"`: the step counts but changes nothing; `skipped_steps` in the history counts them.
+        `"stop"`: training ends with the state before the step, `stop_reason` is `"nonfinite"`, and
+            the batch and that state are kept for a replay that names the first bad layer.
+        `"raise"`: the same, but `fit` raises `NonFiniteError`.
+
+    It takes any task, and has to be the outermost technique.
+    """
+    if policy not in get_args(NonfinitePolicy):
+        raise UsageError(
+            f"guard_nonfinite: expected one of {', '.join(get_args(NonfinitePolicy))}, "
+            f"got {policy!r}"
+        )
+    return _Guard(task, policy)
+
+
+def _still_finite(new: PyTree, old: PyTree) -> jax.Array:
+    """No leaf has become non-finite; Optax keeps an infinity in some states on purpose."""
+
+    def check(new_leaf, old_leaf):
+        if not jnp.issubdtype(new_leaf.dtype, jnp.inexact):
+            return jnp.ones((), bool)
+        return (jnp.isfinite(new_leaf) | ~jnp.isfinite(old_leaf)).all()
+
+    return jnp.stack(jax.tree.leaves(jax.tree.map(check, new, old))).all()
+
+
+# --- shared -------------------------------------------------------------------------------------
+
+
+def _select(condition: jax.Array, yes: PyTree, no: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def _remember(state: TrainState, **memory: PyTree) -> TrainState:
+    return state.replace(memory={**state.memory, **memory})
+
+
+def _cast_floating(tree: PyTree, dtype: Any) -> PyTree:
+    return jax.tree.map(
+        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
+
+
+def _require_gradients(task: Any, technique: str) -> None:
+    if isinstance(task, GradientTask):
+        return
+    if isinstance(task, _Guard):
+        raise UsageError(
+            f"{technique} acts on gradients or their update, and guard_nonfinite on the whole step:"
+            f" put the guard outside, guard_nonfinite({technique}(task, ...), ...)"
+        )
+    raise UsageError(
+        f"{technique} needs a task that learns by gradient descent on one objective "
+        f"(a GradientTask, such as Supervised); {type(task).__name__} has a step of its own. "
+        "Apply it inside that task's train_step."
+    )
+
+
+__all__ = [
+    "NonfinitePolicy",
+    "Precision",
+    "Technique",
+    "accumulate",
+    "clip",
+    "freeze",
+    "freeze_except",
+    "guard_nonfinite",
+    "mixed_precision",
+    "remat",
+    "with_ema",
+]

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet.errors import InputError
+from jaxnet.layers.initializers import INITIALIZERS, uniform
+
+FAN_IN, FAN_OUT = 400, 200
+LIMITS = {
+    "glorot_uniform": np.sqrt(6 / (FAN_IN + FAN_OUT)),
+    "xavier_uniform": np.sqrt(6 / (FAN_IN + FAN_OUT)),
+    "he_uniform": np.sqrt(6 / FAN_IN),
+    "lecun_uniform": np.sqrt(3 / FAN_IN),
+    "uniform": 0.5,
+}
+DEVIATIONS = {
+    "glorot_normal": np.sqrt(2 / (FAN_IN + FAN_OUT)),
+    "xavier_normal": np.sqrt(2 / (FAN_IN + FAN_OUT)),
+    "he_normal": np.sqrt(2 / FAN_IN),
+    "lecun_normal": np.sqrt(1 / FAN_IN),
+    "normal": 0.05,
+}
+
+
+def draw(name: str, shape: tuple[int, ...] = (FAN_IN, FAN_OUT)) -> np.ndarray:
+    return np.asarray(INITIALIZERS[name](jax.random.key(0), shape, jnp.float32), np.float64)
+
+
+def test_every_initializer_is_tested():
+    assert set(LIMITS) | set(DEVIATIONS) | {"zeros", "orthogonal"} == set(INITIALIZERS)
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_uniform_initializer_fills_its_range_evenly(name: str):
+    weights, limit = draw(name), LIMITS[name]
+    assert np.abs(weights).max() <= limit * (1 + 1e-6)
+    # 80 000 draws reach within 0.1 % of both ends, and fill ten bins alike.
+    assert weights.max() > 0.999 * limit and weights.min() < -0.999 * limit
+    counts, _ = np.histogram(weights, bins=10, range=(-limit, limit))
+    np.testing.assert_allclose(counts, weights.size / 10, rtol=0.06)
+
+
+@pytest.mark.parametrize("name", DEVIATIONS)
+def test_a_normal_initializer_has_its_deviation(name: str):
+    weights, deviation = draw(name), DEVIATIONS[name]
+    assert weights.std() == pytest.approx(deviation, rel=0.02)
+    assert weights.mean() == pytest.approx(0, abs=0.02 * deviation)
+
+
+@pytest.mark.parametrize("name", ["he_normal", "glorot_normal", "lecun_normal"])
+def test_the_scaled_normals_are_cut(name: str):
+    assert np.abs(draw(name)).max() < 2.3 * DEVIATIONS[name]
+
+
+def test_the_fan_of_a_convolution_counts_its_window():
+    weights = draw("he_uniform", (3, 5, 40, 20))
+    limit = np.sqrt(6 / (3 * 5 * 40))
+    assert 0.99 * limit < np.abs(weights).max() <= limit * (1 + 1e-6)
+
+
+def test_orthogonal_columns_or_rows_are_orthonormal():
+    tall, wide = draw("orthogonal"), draw("orthogonal", (20, 50))
+    np.testing.assert_allclose(tall.T @ tall, np.eye(FAN_OUT), atol=1e-5)
+    np.testing.assert_allclose(wide @ wide.T, np.eye(20), atol=1e-5)
+
+
+def test_zeros():
+    assert not draw("zeros").any()
+
+
+@pytest.mark.parametrize("name", INITIALIZERS)
+def test_the_type_is_the_one_asked_for(name: str):
+    weights = INITIALIZERS[name](jax.random.key(0), (4, 3), jnp.bfloat16)
+    assert weights.dtype == jnp.bfloat16
+
+
+def test_uniform_takes_other_bounds():
+    weights = uniform(2.0, 3.0)(jax.random.key(1), (1000,), jnp.float32)
+    assert 2.0 <= weights.min() < 2.01 and 2.99 < weights.max() <= 3.0
+    with pytest.raises(InputError, match="low=1"):
+        uniform(1.0, 1.0)

@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnet import optimizers, trees
+from jaxnet.errors import UsageError
+
+RNG = np.random.default_rng(0)
+CURVATURE = np.diag([3.0, 1.0, 0.3, 0.1, 0.03]) + 0.05
+START = RNG.normal(size=5)
+RATE = 0.05
+STEPS = 20
+
+
+def gradient(weights: Any) -> Any:
+    """Of a quadratic bowl, in NumPy, JAX or PyTorch: by rows, since strict types forbid mixing."""
+    return sum(weights[i] * row for i, row in enumerate(rows_like(weights)))
+
+
+def rows_like(weights: Any) -> list[Any]:
+    if isinstance(weights, np.ndarray):
+        return list(CURVATURE)
+    if isinstance(weights, jax.Array):
+        return list(jnp.asarray(CURVATURE, weights.dtype))
+    return list(weights.new_tensor(CURVATURE))
+
+
+def by_jaxnet(name: str, learning_rate: float = RATE, **options: Any) -> np.ndarray:
+    optimizer = optimizers.by_name(name, learning_rate, **options)
+
+    @jax.jit
+    def train_step(weights, state):
+        updates, state = optimizer.update(gradient(weights), state, weights)
+        return optax.apply_updates(weights, updates), state
+
+    weights = jnp.asarray(START, jnp.float32)
+    state = optimizer.init(weights)
+    for _ in range(STEPS):
+        weights, state = train_step(weights, state)
+    return np.asarray(weights)
+
+
+def by_torch(name: str, lr: float = RATE, **options: Any) -> np.ndarray:
+    torch = pytest.importorskip("torch", reason="needs the extra [parity]")
+    weights = torch.nn.Parameter(torch.tensor(START, dtype=torch.float32))
+    optimizer = getattr(torch.optim, name)([weights], lr=lr, **options)
+    for _ in range(STEPS):
+        weights.grad = gradient(weights.detach())
+        optimizer.step()
+    return weights.detach().numpy()
+
+
+def by_formula(update: Callable[..., np.ndarray]) -> np.ndarray:
+    weights, memory = START.copy(), {}
+    for t in range(1, STEPS + 1):
+        weights = weights + update(gradient(weights), weights, memory, t)
+    return weights
+
+
+def assert_same_way(got: np.ndarray, expected: np.ndarray):
+    """To 1e-5 of the way gone: Adam's `1 - b2**t` is good to 6e-5 in float32 at t=1."""
+    way = np.abs(expected - START).max()
+    assert way > 0.1
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * way)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "torch_name", "torch_options"),
+    [
+        ("sgd", {}, "SGD", {}),
+        ("sgd", {"momentum": 0.8}, "SGD", {"momentum": 0.8}),
+        ("momentum", {}, "SGD", {"momentum": 0.9}),
+        ("nesterov", {}, "SGD", {"momentum": 0.9, "nesterov": True}),
+        ("adadelta", {"learning_rate": 10.0}, "Adadelta", {"lr": 10.0}),
+        ("rmsprop", {"decay": 0.99, "eps_in_sqrt": False}, "RMSprop", {}),
+        (
+            "rmsprop",
+            {"decay": 0.99, "eps_in_sqrt": False, "momentum": 0.9},
+            "RMSprop",
+            {"momentum": 0.9},
+        ),
+        ("adam", {}, "Adam", {}),
+        ("adam", {"b1": 0.8, "b2": 0.9, "eps": 1e-3}, "Adam", {"betas": (0.8, 0.9), "eps": 1e-3}),
+        ("adamw", {"weight_decay": 0.1}, "AdamW", {"weight_decay": 0.1}),
+        ("adamax", {}, "Adamax", {}),
+    ],
+)
+def test_equals_pytorch(name: str, options: dict, torch_name: str, torch_options: dict):
+    assert_same_way(by_jaxnet(name, **options), by_torch(torch_name, **torch_options))
+
+
+def adagrad(g, w, memory, t):
+    """Duchi et al. 2011, the diagonal form; Keras's start 0.1 and eps inside the root."""
+    memory["v"] = memory.get("v", 0.1) + g**2
+    return -RATE * g / np.sqrt(memory["v"] + 1e-7)
+
+
+def rmsprop(g, w, memory, t):
+    """Tieleman and Hinton 2012, lecture 6e, with eps inside the root."""
+    memory["v"] = 0.9 * memory.get("v", 0.0) + 0.1 * g**2
+    return -RATE * g / np.sqrt(memory["v"] + 1e-8)
+
+
+def keras_rmsprop(g, w, memory, t):
+    memory["v"] = 0.9 * memory.get("v", 0.0) + 0.1 * g**2
+    return -RATE * g / np.sqrt(memory["v"] + 1e-7)
+
+
+def adam_moments(g, memory, t, b1=0.9, b2=0.999):
+    memory["m"] = b1 * memory.get("m", 0.0) + (1 - b1) * g
+    memory["v"] = b2 * memory.get("v", 0.0) + (1 - b2) * g**2
+    return memory["m"] / (1 - b1**t), memory["v"] / (1 - b2**t)
+
+
+def nadam(g, w, memory, t):
+    """Dozat 2016, algorithm 2, with a constant b1 and without its second b2."""
+    _, v = adam_moments(g, memory, t)
+    m = 0.9 * memory["m"] / (1 - 0.9 ** (t + 1)) + 0.1 * g / (1 - 0.9**t)
+    return -RATE * m / (np.sqrt(v) + 1e-8)
+
+
+def lamb(g, w, memory, t):
+    """You et al. 2020, algorithm 2, with weight decay 0.01 and phi the identity."""
+    m, v = adam_moments(g, memory, t)
+    direction = m / (np.sqrt(v) + 1e-6) + 0.01 * w
+    return -RATE * direction * np.linalg.norm(w) / np.linalg.norm(direction)
+
+
+def lion(g, w, memory, t):
+    """Chen et al. 2023, algorithm 2."""
+    m = memory.get("m", 0.0)
+    memory["m"] = 0.99 * m + 0.01 * g
+    return -RATE * (np.sign(0.9 * m + 0.1 * g) + 1e-3 * w)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "formula"),
+    [
+        ("adagrad", {}, adagrad),
+        ("rmsprop", {}, rmsprop),
+        ("rmsprop", {"eps": 1e-7}, keras_rmsprop),
+        ("nadam", {}, nadam),
+        ("lamb", {"weight_decay": 0.01}, lamb),
+        ("lion", {}, lion),
+    ],
+)
+def test_equals_the_papers_formula_in_float64(name: str, options: dict, formula: Callable):
+    assert_same_way(by_jaxnet(name, **options), by_formula(formula))
+
+
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_half_precision_parameters_stay_so(name: str):
+    params = {"w": jnp.ones(3, jnp.bfloat16)}
+    optimizer = optimizers.by_name(name, 0.1)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert updates["w"].dtype == jnp.bfloat16 and bool((updates["w"] < 0).all())
+
+
+def test_weight_decay_can_leave_out_leaves_by_path():
+    params = {"Dense_0": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}}
+    optimizer = optimizers.by_name(
+        "adamw", 0.1, weight_decay=0.5, mask=lambda p: trees.mask(p, "**/kernel")
+    )
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["Dense_0"]["kernel"], -0.05)
+    np.testing.assert_array_equal(updates["Dense_0"]["bias"], 0)
+
+
+def test_a_schedule_is_a_learning_rate():
+    optimizer = optimizers.by_name("sgd", optimizers.schedule("cosine", 1.0, 4))
+    state, rates = optimizer.init(jnp.zeros(())), []
+    for _ in range(5):
+        update, state = optimizer.update(jnp.ones(()), state)
+        rates.append(-float(update))
+    np.testing.assert_allclose(rates, (1 + np.cos(np.pi * np.arange(5) / 4)) / 2, atol=1e-7)
+
+
+def test_the_learning_rate_can_be_traced():
+    @jax.jit
+    def update(rate):
+        optimizer = optimizers.by_name("sgd", rate)
+        return optimizer.update(jnp.ones(()), optimizer.init(jnp.ones(())))[0]
+
+    assert update(jnp.float32(0.25)) == -0.25
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "options", "message"),
+    [
+        ("adm", 0.1, {}, "did you mean 'adam'"),
+        ("adam", -0.1, {}, "learning_rate must be.*-0.1"),
+        ("adam", float("nan"), {}, "learning_rate must be.*nan"),
+        ("adam", float("inf"), {}, "learning_rate"),
+        ("adam", "0.1", {}, "learning_rate"),
+        ("adam", 0.1, {"eps_rot": 0.9}, "option of optimizer 'adam' 'eps_rot'.*'eps_root'"),
+        ("adam", 0.1, {"learning_rat": 0.9}, "unknown option"),
+        ("adam", 0.1, {"b1": 1.0}, r"b1 must be in \[0, 1\)"),
+        ("sgd", 0.1, {"momentum": 1.5}, "momentum"),
+        ("adam", 0.1, {"eps": -1e-8}, "eps"),
+        ("adamw", 0.1, {"weight_decay": float("nan")}, "weight_decay"),
+        ("sgd", 0.1, {"nesterov": True}, "needs momentum"),
+        ("rmsprop", 0.1, {"nesterov": True}, "needs momentum"),
+    ],
+)
+def test_bad_optimizers_are_refused(name: str, rate: Any, options: dict, message: str):
+    with pytest.raises(UsageError, match=message):
+        optimizers.by_name(name, rate, **options)
+
+
+def rates_of(name: str, steps: int, **options: Any) -> np.ndarray:
+    schedule = jax.jit(optimizers.schedule(name, 0.4, steps, **options))
+    return np.array([schedule(jnp.int32(step)) for step in range(steps + 2)])
+
+
+def half_cosine(start: float, end: float, steps: int) -> np.ndarray:
+    return end + (start - end) * (1 + np.cos(np.pi * np.arange(steps) / steps)) / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("constant", {}, [0.4] * 12),
+        ("cosine", {}, [*half_cosine(0.4, 0, 10), 0, 0]),
+        ("cosine", {"end_value": 0.1}, [*half_cosine(0.4, 0.1, 10), 0.1, 0.1]),
+        (
+            "warmup_cosine",
+            {"warmup_steps": 4, "end_value": 0.1},
+            [0, 0.1, 0.2, 0.3, *half_cosine(0.4, 0.1, 6), 0.1, 0.1],
+        ),
+        (
+            "one_cycle",
+            {"pct_start": 0.4, "div_factor": 4, "final_div_factor": 10},
+            [*half_cosine(0.1, 0.4, 4), *half_cosine(0.4, 0.01, 6), 0.01, 0.01],
+        ),
+        ("step", {"transition_steps": 5}, [0.4] * 5 + [0.04] * 5 + [0.004] * 2),
+        (
+            "exponential",
+            {"transition_steps": 5, "decay_rate": 0.5},
+            0.4 * 0.5 ** (np.arange(12) / 5),
+        ),
+    ],
+)
+def test_schedules_equal_their_formulas(name: str, options: dict, expected: Any):
+    np.testing.assert_allclose(rates_of(name, 10, **options), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "steps", "options", "message"),
+    [
+        ("cosin", 0.1, 10, {}, "did you mean 'cosine'"),
+        ("cosine", -0.1, 10, {}, "learning_rate"),
+        ("cosine", 0.1, 0, {}, "total_steps"),
+        ("cosine", 0.1, 2.5, {}, "total_steps"),
+        ("cosine", 0.1, 10, {"end": 0.1}, "did you mean 'end_value'"),
+        ("warmup_cosine", 0.1, 10, {}, "needs warmup_steps="),
+        ("warmup_cosine", 0.1, 10, {"warmup_steps": 10}, "below total_steps=10"),
+        ("warmup_cosine", 0.1, 10, {"warmup_steps": -1}, "warmup_steps"),
+        ("one_cycle", 0.1, 3, {}, "going up"),
+        ("one_cycle", 0.1, 10, {"pct_start": 1.0}, "going up"),
+        ("one_cycle", 0.1, 10, {"div_factor": 0}, "factors above 0"),
+        ("step", 0.1, 10, {"transition_steps": 0}, "transition_steps must be above 0"),
+        ("exponential", 0.1, 10, {"transition_steps": 5, "decay_rate": 0}, "decay_rate"),
+    ],
+)
+def test_bad_schedules_are_refused(name: str, rate: float, steps: Any, options: dict, message: str):
+    with pytest.raises(UsageError, match=message):
+        optimizers.schedule(name, rate, steps, **options)

@@ -1,4 +1,4 @@
-"""An interleaved race between processes: A B C A B C ..., so that a drifting machine hits all alike.
+"""An interleaved race between processes: A B C A B C ..., so that a drifting machine hits all.
 
 Each contender lives in a process of its own, with its own environment and thread pools. It is
 started once, warms up with a whole round (compilation and first allocations stay out of the
@@ -42,12 +42,17 @@ class Contender:
 
     def missing(self) -> str | None:
         """The first required module that is not installed."""
-        return next((name for name in self.requires if importlib.util.find_spec(name) is None), None)
+        absent = (name for name in self.requires if importlib.util.find_spec(name) is None)
+        return next(absent, None)
 
 
 @dataclass(frozen=True)
 class Lap:
-    """One timed round; `foreign_cores` is how many cores everything else on the machine kept busy."""
+    """One timed round and its mean training loss.
+
+    `foreign_cores` is how many cores all that isn't this contender kept busy meanwhile; None where
+    the system doesn't tell.
+    """
 
     seconds: float
     loss: float
@@ -56,12 +61,16 @@ class Lap:
 
 @dataclass(frozen=True)
 class Entry:
-    """A contender's rounds, the seconds of its first round (with compilation), its test accuracy."""
+    """A contender's rounds, and its warm-up: the first epoch and the test accuracy after it.
+
+    The seconds of the warm-up hold compilation. All contenders have trained as long after it, so
+    its loss and accuracy show whether they do the same work.
+    """
 
     contender: Contender
-    first_seconds: float
-    laps: tuple[Lap, ...]
+    warm_up: Lap
     accuracy: float
+    laps: tuple[Lap, ...]
 
     @property
     def seconds(self) -> tuple[float, ...]:
@@ -128,7 +137,7 @@ def run(
         for contender in racers:
             process = _Process(contender, job)
             stack.callback(process.close)
-            say(f"{workload.name}: {contender.name}: warmed up in {process.first_seconds:.2f} s")
+            say(f"{workload.name}: {contender.name}: warmed up in {process.warm_up.seconds:.2f} s")
             processes.append(process)
         laps: list[list[Lap]] = [[] for _ in processes]
         for number in range(1, rounds + 1):
@@ -136,7 +145,7 @@ def run(
                 done.append(process.lap(number))
             say(f"{workload.name}: round {number} of {rounds} done")
         entries = tuple(
-            Entry(process.contender, process.first_seconds, tuple(done), process.accuracy())
+            Entry(process.contender, process.warm_up, process.accuracy, tuple(done))
             for process, done in zip(processes, laps, strict=True)
         )
     source = processes[0].source if processes else ""
@@ -148,7 +157,7 @@ class _Process:
 
     def __init__(self, contender: Contender, job: Mapping[str, Any]) -> None:
         self.contender = contender
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._popen = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker"],
@@ -159,26 +168,28 @@ class _Process:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **contender.environment},
         )
         self.pid = self._popen.pid
-        ready = self._ask({**job, "module": contender.module, "options": dict(contender.options)})
-        self.first_seconds: float = ready["first_seconds"]
+        setup = {**job, "module": contender.module, "options": dict(contender.options)}
+        self.warm_up, ready = self._timed(setup)
+        self.accuracy: float = ready["accuracy"]
         self.source: str = ready["source"]
 
     def lap(self, number: int) -> Lap:
-        before = _busy_seconds(self.pid)
-        start = time.perf_counter()
-        reply = self._ask({"do": "train", "round": number})
-        elapsed = time.perf_counter() - start
-        after = _busy_seconds(self.pid)
-        foreign = None if before is None or after is None else (after - before) / elapsed
-        return Lap(reply["seconds"], reply["loss"], foreign)
-
-    def accuracy(self) -> float:
-        return self._ask({"do": "evaluate"})["accuracy"]
+        return self._timed({"round": number})[0]
 
     def close(self) -> None:
         self._popen.kill()
         self._popen.communicate()
         self._errors.close()
+
+    def _timed(self, message: Mapping[str, Any]) -> tuple[Lap, dict[str, Any]]:
+        before, start = _busy_seconds(self.pid), time.perf_counter()
+        reply = self._ask(message)
+        after, elapsed = _busy_seconds(self.pid), time.perf_counter() - start
+        foreign = None
+        if before is not None and after is not None:
+            # The system counts in ticks of 10 ms: a short round's difference can come out below 0.
+            foreign = max(0.0, (after - before) / elapsed)
+        return Lap(reply["seconds"], reply["loss"], foreign), reply
 
     def _ask(self, message: Mapping[str, Any]) -> dict[str, Any]:
         assert self._popen.stdin and self._popen.stdout

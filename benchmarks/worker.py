@@ -25,14 +25,11 @@ def main() -> None:
     setup = importlib.import_module(job["module"]).setup
     contestant = setup(workload, data, job["options"])
     loss, seconds = _timed(contestant.train, 0)
-    _reply(replies, first_loss=loss, first_seconds=seconds, source=data.source)
+    accuracy = contestant.evaluate()
+    _reply(replies, loss=loss, seconds=seconds, accuracy=accuracy, source=data.source)
     for line in sys.stdin:
-        command = json.loads(line)
-        if command["do"] == "train":
-            loss, seconds = _timed(contestant.train, command["round"])
-            _reply(replies, loss=loss, seconds=seconds)
-        else:
-            _reply(replies, accuracy=contestant.evaluate())
+        loss, seconds = _timed(contestant.train, json.loads(line)["round"])
+        _reply(replies, loss=loss, seconds=seconds)
 
 
 def _timed(train: Any, round_index: int) -> tuple[float, float]:

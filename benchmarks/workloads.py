@@ -93,7 +93,7 @@ class Contestant:
 
 
 def load_images(data_dir: Path | None) -> Images:
-    """MNIST from `data_dir`, JAXNET_DATA_DIR or ../shared/data; synthetic images if it is absent."""
+    """MNIST from `data_dir`, JAXNET_DATA_DIR or ../shared/data; if absent, synthetic images."""
     root = data_dir or Path(
         os.environ.get("JAXNET_DATA_DIR", Path(__file__).parents[2] / "shared" / "data")
     )

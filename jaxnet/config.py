@@ -150,6 +150,6 @@ def _describe(error: BaseException, wanted: type | None) -> str:
 
 
 def _readable(line: str) -> str:
-    """cattrs writes `message @ $.table.field`; we write `table.field: message`."""
+    """Cattrs writes `message @ $.table.field`; we write `table.field: message`."""
     message, _, place = line.rpartition(" @ $.")
     return f"{place}: {message}" if message else line

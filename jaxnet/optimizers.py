@@ -89,17 +89,17 @@ def by_name(name: str, learning_rate: LearningRate, **options: Any) -> optax.Gra
     return optimizer._replace(update=_relaxed(optimizer.update))
 
 
-def constant(learning_rate: float, total_steps: int) -> optax.Schedule:
+def _constant(learning_rate: float, total_steps: int) -> optax.Schedule:
     """The same learning rate all along."""
     return optax.constant_schedule(learning_rate)
 
 
-def cosine(learning_rate: float, total_steps: int, *, end_value: float = 0.0) -> optax.Schedule:
+def _cosine(learning_rate: float, total_steps: int, *, end_value: float = 0.0) -> optax.Schedule:
     """Down to `end_value` along half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
-    return warmup_cosine(learning_rate, total_steps, warmup_steps=0, end_value=end_value)
+    return _warmup_cosine(learning_rate, total_steps, warmup_steps=0, end_value=end_value)
 
 
-def warmup_cosine(
+def _warmup_cosine(
     learning_rate: float, total_steps: int, *, warmup_steps: int, end_value: float = 0.0
 ) -> optax.Schedule:
     """Linearly up from 0 in `warmup_steps`, then `cosine` over the rest."""
@@ -110,7 +110,7 @@ def warmup_cosine(
     )
 
 
-def one_cycle(
+def _one_cycle(
     learning_rate: float,
     total_steps: int,
     *,
@@ -137,14 +137,14 @@ def one_cycle(
     )
 
 
-def step(
+def _step(
     learning_rate: float, total_steps: int, *, transition_steps: int, decay_rate: float = 0.1
 ) -> optax.Schedule:
     """Times `decay_rate` after every `transition_steps` steps, constant in between."""
     return optax.exponential_decay(learning_rate, transition_steps, decay_rate, staircase=True)
 
 
-def exponential(
+def _exponential(
     learning_rate: float, total_steps: int, *, transition_steps: int, decay_rate: float
 ) -> optax.Schedule:
     """`learning_rate * decay_rate ** (step / transition_steps)`."""
@@ -152,12 +152,12 @@ def exponential(
 
 
 SCHEDULES: Mapping[str, Callable[..., optax.Schedule]] = {
-    "constant": constant,
-    "cosine": cosine,
-    "warmup_cosine": warmup_cosine,
-    "one_cycle": one_cycle,
-    "step": step,
-    "exponential": exponential,
+    "constant": _constant,
+    "cosine": _cosine,
+    "warmup_cosine": _warmup_cosine,
+    "one_cycle": _one_cycle,
+    "step": _step,
+    "exponential": _exponential,
 }
 """The schedules by name: functions `(learning_rate, total_steps, **options)`."""
 
@@ -165,11 +165,20 @@ SCHEDULES: Mapping[str, Callable[..., optax.Schedule]] = {
 def schedule(name: str, learning_rate: float, total_steps: int, **options: Any) -> optax.Schedule:
     """The schedule called `name`: a function from the step, counted from 0, to the learning rate.
 
+    | name | course | options |
+    |---|---|---|
+    | constant | the same all along | |
+    | cosine | down along half a cosine | end_value 0 |
+    | warmup_cosine | linearly up from 0, then as cosine | warmup_steps, end_value 0 |
+    | one_cycle | up, then down | pct_start 0.3, div_factor 25, final_div_factor 1e4 |
+    | step | times decay_rate every transition_steps | transition_steps, decay_rate 0.1 |
+    | exponential | the same, but evenly | transition_steps, decay_rate |
+
     Args:
         name: one of `SCHEDULES`.
         learning_rate: the highest of the run.
         total_steps: the steps of the whole run.
-        options: those of the function of this name.
+        options: those of the table; one without a number has no default.
 
     Raises:
         UsageError: an unknown name, an unknown or missing option, or a value outside its range.

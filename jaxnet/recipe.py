@@ -20,7 +20,8 @@ class Optimizer:
     """The update rule and its learning rate over time."""
 
     name: str = "adam"
-    """sgd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, adamw, nadam, adamax, lamb, lion"""
+    """sgd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, adamw, nadam, adamax,
+    lamb or lion"""
     schedule: str = "cosine"
     """the learning rate over the run: constant, cosine, warmup_cosine, one_cycle, step"""
     weight_decay: float | None = None

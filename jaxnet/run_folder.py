@@ -1,13 +1,13 @@
 """The folder that a run leaves behind.
 
-    config.toml       the resolved configuration, from which the run can be repeated
-    metrics.jsonl     a line an epoch, with times
-    history.csv       the same without times: equal for equal runs
-    curves.png        learning curves
-    confusion.png     the confusion matrix of the test set
-    checkpoints/      the newest states and the best one
-    bundle/           the trained network, ready for use
-    summary.json      the figures of the run, flat
+config.toml       the resolved configuration, from which the run can be repeated
+metrics.jsonl     a line an epoch, with times
+history.csv       the same without times: equal for equal runs
+curves.png        learning curves
+confusion.png     the confusion matrix of the test set
+checkpoints/      the newest states and the best one
+bundle/           the trained network, ready for use
+summary.json      the figures of the run, flat
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ SHOWN = ("stop_reason", "epochs", "best_step", "parameters", "seconds", "samples
 PACKAGES = ("jaxnet", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def prepare(
-    folder: Path, config: Any, *, resume: bool, may_change: tuple[str, ...] = ()
-) -> None:
+def prepare(folder: Path, config: Any, *, resume: bool, may_change: tuple[str, ...] = ()) -> None:
     """Make a run folder, or take up one whose run had the same configuration.
 
     Args:

@@ -32,7 +32,9 @@ class Row:
     layer: str
     """The name of its class."""
     output_shape: Any
-    """The shape of what it returns; for several arrays the same structure of shapes."""
+    """The shape of what it first returns; for several arrays the same structure of shapes.
+
+    Of a layer under `nn.scan` or `nn.vmap` it is the shape that one turn or one copy returns."""
     parameters: int
     """Its own trainable scalars, without those of the modules within it."""
     flops: int
@@ -73,7 +75,7 @@ class Summary:
         ]
         total = (
             f"{self.parameters:,} parameters ({_short(self.parameter_bytes, 'B')}), "
-            f"{_short(self.flops)}FLOP forward"
+            f"{_short(self.flops, 'FLOP')} forward"
         )
         head = _line("path", "layer", "output", "parameters", "FLOPs")
         title = f"{self.model}({', '.join(self.inputs)})"
@@ -99,14 +101,11 @@ def summary(model: nn.Module, *inputs: Any, **call: Any) -> Summary:
         InputError: no input, or one that is neither a shape nor an array.
 
     Example:
-        >>> print(summary(nn.Dense(10), (1, 64)))  # doctest: +NORMALIZE_WHITESPACE
-        Dense(float32[1,64])
-        ...
-        path                                   layer                output  parameters      FLOPs
-        ...
-        Dense                                  Dense                (1, 10)        650      1.28K
-        ...
-        650 parameters (2.60KB), 1.28KFLOP forward
+        >>> network = summary(nn.Dense(10), (1, 64))
+        >>> network.parameters, network.flops
+        (650, 1280)
+        >>> print(str(network).splitlines()[-1])
+        650 parameters (2.60 KB), 1.28 KFLOP forward
     """
     arrays = tuple(_abstract(value) for value in inputs)
     if not arrays:
@@ -156,8 +155,7 @@ def _recorded(
 ) -> Any:
     """Calls `method` and notes in `calls` which module returned what."""
     module, name = context.module, context.method_name
-    # Lifted transformations (scan, remat) call functions that are no methods of the module.
-    if name == "setup" or not hasattr(type(module), name):
+    if name == "setup":
         return method(*args, **kwargs)
     call = calls.setdefault(module.path, _Call(type(module).__name__, {}))
     outputs = method(*args, **kwargs)
@@ -261,8 +259,10 @@ def _fit(text: str, width: int) -> str:
 
 
 def _short(number: float, unit: str = "") -> str:
+    gap = " " if unit else ""
     for prefix in ("", "K", "M", "G", "T"):
         if number < 1000:
-            return f"{number:.2f}{prefix}{unit}" if prefix else f"{number}{unit}"
+            digits = f"{number:.2f}" if prefix else f"{number}"
+            return f"{digits}{gap}{prefix}{unit}"
         number /= 1000
-    return f"{number:.2f}P{unit}"
+    return f"{number:.2f}{gap}P{unit}"

@@ -36,9 +36,9 @@ class Features(nn.Module):
     def __call__(self, inputs, train: bool):
         hidden = nn.Conv(6, (5, 5), padding="SAME")(inputs)
         hidden = nn.BatchNorm(use_running_average=not train)(hidden)
-        hidden = nn.avg_pool(nn.relu(hidden), (2, 2), strides=(2, 2))
+        hidden = nn.max_pool(nn.relu(hidden), (2, 2), strides=(2, 2))
         hidden = nn.Conv(16, (5, 5), padding="VALID")(hidden)
-        return nn.avg_pool(nn.relu(hidden), (2, 2), strides=(2, 2))
+        return nn.max_pool(nn.relu(hidden), (2, 2), strides=(2, 2))
 
 
 def test_the_mlp_784_300_100_10_layer_by_layer():
@@ -141,6 +141,34 @@ def test_a_parent_with_parameters_and_shared_modules_count_once():
     }
 
 
+class Heads(nn.Module):
+    """Three heads as one vmapped layer, rematerialised, and a layer without `__call__`."""
+
+    def setup(self):
+        heads = nn.vmap(
+            nn.Dense,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=None,
+            axis_size=3,
+        )
+        self.table = nn.Embed(7, 4)
+        self.heads = nn.remat(heads)(4)
+        self.scale = self.param("scale", nn.initializers.ones, ())
+
+    def __call__(self, inputs):
+        return self.table.attend(self.heads(inputs)) * self.scale.reshape(1, 1, 1)
+
+
+def test_lifted_layers_count_every_copy():
+    got = summary(Heads(), (2, 8))
+    assert [(r.path, r.output_shape, r.parameters, r.flops) for r in got.rows] == [
+        ("", (3, 2, 7), 1, 0),
+        ("heads", (2, 4), 3 * (8 * 4 + 4), 3 * 2 * (2 * 8 * 4)),
+        ("table", (3, 2, 7), 7 * 4, 2 * (3 * 2 * 4 * 7)),
+    ]
+
+
 class Choice(nn.Module):
     @nn.compact
     def __call__(self, inputs):
@@ -190,7 +218,7 @@ def test_the_table_of_the_mlp():
     lines = str(summary(MLP((300, 100, 10)), (1, 784))).splitlines()
     assert lines[0] == "MLP(float32[1,784])"
     assert lines[4].split() == ["Dense_0", "Dense", "(1,", "300)", "235,500", "470.40K"]
-    assert lines[-1] == "266,610 parameters (1.07MB), 532.40KFLOP forward"
+    assert lines[-1] == "266,610 parameters (1.07 MB), 532.40 KFLOP forward"
 
 
 @pytest.mark.parametrize("bad", ["784", 784, (1, "784"), (1.0, 784)])

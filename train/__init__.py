@@ -1,0 +1,1 @@
+"""Entrypoints: `python -m train.NAME`."""

@@ -1,41 +1,28 @@
-"""jaxnet: `Trainer.fit`, a new run of one epoch a round on one Trainer, so nothing compiles again."""
+"""jaxnet: `Trainer.fit`, a new run of one epoch a round on one Trainer; nothing compiles again."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import flax.linen as nn
 import jax
 import optax
 
-from benchmarks.workloads import CLASSES, Contestant, Images, Workload
+from benchmarks.workloads import Contestant, Images, Workload
 from jaxnet import losses, metrics
 from jaxnet.data import Arrays, Scale
 from jaxnet.training import FitResult, Supervised, Trainer
-
-
-class Network(nn.Module):
-    """The workload's network."""
-
-    workload: Workload
-
-    @nn.compact
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        hidden = inputs
-        for index, channels in enumerate(self.workload.channels):
-            hidden = nn.relu(nn.Conv(channels, (3, 3), padding="VALID")(hidden))
-            if index < len(self.workload.channels) - 1:
-                hidden = nn.max_pool(hidden, (2, 2), strides=(2, 2))
-        hidden = hidden.reshape(hidden.shape[0], -1)
-        for width in self.workload.hidden:
-            hidden = nn.relu(nn.Dense(width)(hidden))
-        return nn.Dense(CLASSES)(hidden)
+from models.cnn import CNN
+from models.mlp import MLP
 
 
 def setup(workload: Workload, data: Images, options: Mapping[str, str]) -> Contestant:
     images = data.shaped(workload, scale=False)
+    if workload.convolutional:
+        model = CNN(filters=workload.channels, dense=workload.hidden)
+    else:
+        model = MLP(hidden=workload.hidden)
     task = Supervised(
-        Network(workload),
+        model,
         losses.cross_entropy,
         {"adam": optax.adam, "rmsprop": optax.rmsprop}[workload.optimizer](workload.learning_rate),
         metrics={"accuracy": metrics.accuracy},

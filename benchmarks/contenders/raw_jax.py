@@ -1,14 +1,15 @@
 """The best loops that one can write by hand in JAX: plain dicts of parameters, no module system.
 
 Options:
-    loop: `step` one donated step per dispatch, batches gathered by NumPy;
-        `device_step` the same with the batch gathered inside the step from data on the device;
-        `chunk` 32 steps a dispatch in a scan; `scan` the whole epoch over gathered data;
-        `gather_scan` the whole epoch, each batch gathered inside; `fori` a loop whose number of
-        steps is an argument, each batch gathered inside, losses written to a buffer.
-    data: `float32` or `uint8` on the device (converted after the gather).
+    loop: `step` one donated step a dispatch, batches gathered by NumPy; `scan` the whole epoch in
+        one dispatch, each batch gathered from data on the device; `fori` likewise in a loop whose
+        number of steps is an argument, with losses written to a buffer.
+    data: `float32` or `uint8` (converted after the gather).
     form: for convolutions `plain` XLA's own operations, `slices` max-pooling by slices,
         `im2col` that and convolution as one matrix product over patches.
+
+Measured and slower: a scan over the epoch's data gathered beforehand, 1.5 times; one dispatch a
+step with the batch gathered on the device, 1.2 times. Dispatches of 32 steps equal the whole epoch.
 """
 
 from __future__ import annotations
@@ -28,8 +29,6 @@ Params = dict[str, dict[str, jax.Array]]
 State = tuple[Params, optax.OptState]
 Sums = tuple[jax.Array, jax.Array]
 
-CHUNK = 32
-
 
 def setup(workload: Workload, data: Images, options: Mapping[str, str]) -> Contestant:
     images = data.shaped(workload, scale=options.get("data", "float32") == "float32")
@@ -45,7 +44,7 @@ def setup(workload: Workload, data: Images, options: Mapping[str, str]) -> Conte
         nonlocal state
         order = np.random.default_rng(round_index).permutation(workload.examples)
         state, loss = run_epoch(state, order.astype(np.int32))
-        return float(loss) / workload.examples
+        return loss / workload.examples
 
     def evaluate() -> float:
         logits = jax.jit(forward)(state[0], jnp.asarray(images.test_inputs))
@@ -146,93 +145,69 @@ def _step(
 # --- loops over an epoch; each returns run_epoch(state, order) -> (state, summed loss) -----------
 
 Step = Callable[[State, jax.Array, jax.Array], tuple[State, Sums]]
-RunEpoch = Callable[[State, np.ndarray], tuple[State, jax.Array | float]]
+RunEpoch = Callable[[State, np.ndarray], tuple[State, float]]
 
 
-def _host_step(step: Step, images: Images, workload: Workload) -> RunEpoch:
+def _stepwise(step: Step, images: Images, workload: Workload) -> RunEpoch:
     jitted = jax.jit(step, donate_argnums=0)
 
     def run_epoch(state: State, order: np.ndarray) -> tuple[State, float]:
-        sums = []
+        losses = []
         for start in range(0, len(order), workload.batch_size):
             index = order[start : start + workload.batch_size]
-            state, step_sums = jitted(state, images.inputs[index], images.labels[index])
-            sums.append(step_sums[0])
-        return state, float(np.sum(jax.device_get(sums)))
+            state, (loss, _) = jitted(state, images.inputs[index], images.labels[index])
+            losses.append(loss)
+        return state, float(np.sum(jax.device_get(losses)))
 
     return run_epoch
 
 
-def _device_step(step: Step, images: Images, workload: Workload) -> RunEpoch:
+def _on_device(loop: Callable, step: Step, images: Images, workload: Workload) -> RunEpoch:
+    """All whole batches in a device loop, then the last, smaller one in a loop of its own."""
     inputs, labels = jnp.asarray(images.inputs), jnp.asarray(images.labels)
+
+    def step_on(state: State, index: jax.Array) -> tuple[State, Sums]:
+        def rows(values: jax.Array) -> jax.Array:
+            return values.at[index].get(mode="promise_in_bounds")
+
+        return step(state, rows(inputs), rows(labels))
 
     @partial(jax.jit, donate_argnums=0)
-    def jitted(state: State, inputs: jax.Array, labels: jax.Array, index: jax.Array):
-        return step(state, _rows(inputs, index), _rows(labels, index))
-
-    def run_epoch(state: State, order: np.ndarray) -> tuple[State, float]:
-        sums = []
-        for start in range(0, len(order), workload.batch_size):
-            index = order[start : start + workload.batch_size]
-            state, step_sums = jitted(state, inputs, labels, index)
-            sums.append(step_sums[0])
-        return state, float(np.sum(jax.device_get(sums)))
-
-    return run_epoch
-
-
-def _loop(step: Step, images: Images, workload: Workload, kind: str) -> RunEpoch:
-    """All whole batches in device loops, then the last, smaller batch in a call of its own."""
-    inputs, labels = jnp.asarray(images.inputs), jnp.asarray(images.labels)
-    many = jax.jit(partial(_MANY[kind], step), donate_argnums=0)
-    length = CHUNK if kind == "chunk" else workload.steps
+    def run(state: State, order: jax.Array, count: int) -> tuple[State, Sums]:
+        state, (losses, correct) = loop(step_on, state, order, count)
+        return state, (jnp.sum(losses), jnp.sum(correct))
 
     def run_epoch(state: State, order: np.ndarray) -> tuple[State, float]:
         size = workload.batch_size
         whole = len(order) // size
-        batches = order[: whole * size].reshape(whole, size)
-        totals = []
-        for start in range(0, whole, length):
-            state, total = many(state, inputs, labels, batches[start : start + length],*([np.int32(whole)] if kind=='fori' else []))
-            totals.append(total)
-        if len(order) % size:
-            state, total = many(state, inputs, labels, order[None, whole * size :],*([np.int32(1)] if kind=='fori' else []))
-            totals.append(total)
-        return state, float(np.sum(jax.device_get(totals)))
+        batches = [order[: whole * size].reshape(whole, size), order[None, whole * size :]]
+        losses = []
+        for stack in batches:
+            if stack.size:
+                state, (loss, _) = run(state, stack, len(stack))
+                losses.append(loss)
+        return state, float(np.sum(jax.device_get(losses)))
 
     return run_epoch
 
 
-def _rows(values: jax.Array, index: jax.Array) -> jax.Array:
-    return values.at[index].get(mode="promise_in_bounds")
+def _scan(step: Callable, state: State, order: jax.Array, count: jax.Array) -> tuple[State, Sums]:
+    del count  # it is in the shape of `order`
+    return lax.scan(step, state, order)
 
 
-def _many_scan(step: Step, state: State, inputs: jax.Array, labels: jax.Array, order: jax.Array):
-    state, sums = lax.scan(
-        lambda state, batch: step(state, *batch), state, (_rows(inputs, order), labels[order])
-    )
-    return state, jnp.sum(sums[0])
+def _fori(step: Callable, state: State, order: jax.Array, count: jax.Array) -> tuple[State, Sums]:
+    def body(index: jax.Array, carry: tuple[State, Sums]) -> tuple[State, Sums]:
+        state, (losses, correct) = carry
+        state, (loss, right) = step(state, order[index])
+        return state, (losses.at[index].set(loss), correct.at[index].set(right))
+
+    logs = jnp.zeros(len(order)), jnp.zeros(len(order), jnp.int32)
+    return lax.fori_loop(0, count, body, (state, logs))
 
 
-def _many_gather(step: Step, state: State, inputs: jax.Array, labels: jax.Array, order: jax.Array):
-    state, sums = lax.scan(
-        lambda state, index: step(state, _rows(inputs, index), _rows(labels, index)), state, order
-    )
-    return state, jnp.sum(sums[0])
-
-
-def _many_fori(step: Step, state: State, inputs: jax.Array, labels: jax.Array, order: jax.Array, count):
-    def body(index, carry):
-        state, losses = carry
-        batch = order[index]
-        state, sums = step(state, _rows(inputs, batch), _rows(labels, batch))
-        return state, losses.at[index].set(sums[0])
-
-    state, losses = lax.fori_loop(0, count, body, (state, jnp.zeros(len(order))))
-    return state, jnp.sum(losses)
-
-
-_MANY = {"scan": _many_scan, "gather_scan": _many_gather, "chunk": _many_gather, "fori": _many_fori}
-_LOOPS = {"step": _host_step, "device_step": _device_step} | {
-    kind: partial(_loop, kind=kind) for kind in _MANY
+_LOOPS = {
+    "step": _stepwise,
+    "scan": partial(_on_device, _scan),
+    "fori": partial(_on_device, _fori),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from sklearn.neural_network import MLPClassifier
 
@@ -11,10 +12,11 @@ from benchmarks.workloads import Contestant, Images, Workload
 
 def setup(workload: Workload, data: Images, options: Mapping[str, str]) -> Contestant:
     images = data.shaped(workload, scale=True)
+    batch_size: Any = workload.batch_size  # declared a string, for the sake of "auto"
     model = MLPClassifier(
         workload.hidden,
         alpha=0.0,
-        batch_size=workload.batch_size,
+        batch_size=batch_size,
         learning_rate_init=workload.learning_rate,
         random_state=0,
     )

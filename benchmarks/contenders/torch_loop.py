@@ -7,18 +7,21 @@ Options:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.report import cores
 from benchmarks.workloads import CLASSES, PIXELS, Contestant, Images, Workload
 
 
 def setup(workload: Workload, data: Images, options: Mapping[str, str]) -> Contestant:
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cores())
     torch.manual_seed(0)
     images = data.shaped(workload, scale=True)
     inputs, test_inputs = _tensor(images.inputs), _tensor(images.test_inputs)
@@ -52,7 +55,7 @@ def setup(workload: Workload, data: Images, options: Mapping[str, str]) -> Conte
     return Contestant(train, evaluate)
 
 
-def _tensor(images) -> torch.Tensor:
+def _tensor(images: np.ndarray) -> torch.Tensor:
     """PyTorch's layout: (N, 784), or (N, 1, 28, 28) for a cnn."""
     tensor = torch.from_numpy(images)
     return tensor if tensor.ndim == 2 else tensor.permute(0, 3, 1, 2).contiguous()
@@ -75,7 +78,9 @@ def _model(workload: Workload) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(features, CLASSES))
 
 
-def _optimizer(workload: Workload, model: nn.Module, **options: bool) -> torch.optim.Optimizer:
+def _optimizer(workload: Workload, model: nn.Module, **options: Any) -> torch.optim.Optimizer:
     if workload.optimizer == "rmsprop":
-        return torch.optim.RMSprop(model.parameters(), workload.learning_rate, 0.9, **options)
-    return torch.optim.Adam(model.parameters(), workload.learning_rate, **options)
+        optimizer = partial(torch.optim.RMSprop, alpha=0.9)
+    else:
+        optimizer = torch.optim.Adam
+    return optimizer(model.parameters(), lr=workload.learning_rate, **options)

@@ -298,4 +298,3 @@ def _ahead(items: Iterator[Stretch]) -> Iterator[Stretch]:
     finally:
         stopped.set()
         thread.join()
-

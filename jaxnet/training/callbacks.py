@@ -48,8 +48,8 @@ class Callback:
     def on_epoch(self, row: Row, state: Any) -> None:
         """An epoch and its evaluation are done. `state` is lent: copy what you keep."""
 
-    def on_stop(self, history: History, reason: str) -> None:
-        """Training is over, for whatever reason."""
+    def on_stop(self, reason: str) -> None:
+        """Training is over: `FitResult.stop_reason`, or `"error"` if it failed."""
 
 
 @dataclass
@@ -99,7 +99,7 @@ class ProgressBar(Callback):
             f"{name} {value:.4f}" for name, value in row.items() if name.startswith("val_")
         )
 
-    def on_stop(self, history: History, reason: str) -> None:
+    def on_stop(self, reason: str) -> None:
         """Leave the bar as it is."""
         self._progress.stop()
 
@@ -135,9 +135,9 @@ class RunWriter(Callback):
         self._history.write_csv(self.folder / "history.csv")
         self._since = now
 
-    def on_stop(self, history: History, reason: str) -> None:
+    def on_stop(self, reason: str) -> None:
         """Write the history, also of a run that had nothing left to do."""
-        history.write_csv(self.folder / "history.csv")
+        self._history.write_csv(self.folder / "history.csv")
 
 
 def _line(row: Row) -> str:

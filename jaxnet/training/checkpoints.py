@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 
 from jaxnet import trees
 from jaxnet.errors import CheckpointError, UsageError
@@ -277,6 +278,21 @@ class CheckpointStore:
         )
 
 
+def read_arrays(folder: Path, step: int) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint by path, for looking at it without the model.
+
+    Args:
+        folder: a run's `checkpoints` folder.
+        step: which of them.
+    """
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(Path(folder).absolute() / str(step) / "state")
+    named = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(x) for p, x in named}
+
+
 class _Unreadable(Exception):
     """A checkpoint that is damaged; the message names the file."""
 
@@ -287,9 +303,7 @@ def _plain(state: PyTree) -> PyTree:
 
 
 def _typed(plain: PyTree, like: PyTree) -> PyTree:
-    return jax.tree.map(
-        lambda x, k: jax.random.wrap_key_data(x) if _is_key(k) else x, plain, like
-    )
+    return jax.tree.map(lambda x, k: jax.random.wrap_key_data(x) if _is_key(k) else x, plain, like)
 
 
 def _abstract(like: PyTree) -> PyTree:
@@ -304,7 +318,7 @@ def _abstract(like: PyTree) -> PyTree:
 
 
 def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _describe(tree: PyTree) -> dict[str, list[Any]]:

@@ -122,7 +122,9 @@ class EarlyStopping:
         if memory.best is None or sign * (value - memory.best) > self.min_delta:
             beaten = self.baseline is None or sign * (value - self.baseline) > 0
             better = replace(memory, best=value, best_step=step, waited=0)
-            return better if beaten else self._no_better(replace(better, waited=memory.waited), epoch)
+            return (
+                better if beaten else self._no_better(replace(better, waited=memory.waited), epoch)
+            )
         return self._no_better(memory, epoch)
 
     def _no_better(self, memory: Stopping, epoch: int, reason: str | None = None) -> Stopping:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -90,7 +91,7 @@ class Evaluator:
             structure = jax.tree.structure(sums)
             leaves = jax.device_get(jax.tree.leaves(sums))
             total = add_steps(total, [leaf[None] for leaf in leaves])
-        return {} if structure is None else computed(jax.tree.unflatten(structure, total), prefix)
+        return {} if total is None else computed(jax.tree.unflatten(structure, total), prefix)
 
     def predict(self, state: PyTree, inputs: Any) -> PyTree:
         """The outputs for `inputs` (n, ...), as numpy arrays with n rows."""
@@ -102,10 +103,16 @@ class Evaluator:
         parts = []
         for feed, count in Again(data):
             outputs = jax.device_get(self.programs.predict(state, feed, count))
-            parts.append(jax.tree.map(lambda o: o[:count].reshape(-1, *o.shape[2:]), outputs))
+            taken = slice(count * self.batch_size)
+            parts.append(jax.tree.map(partial(_rows, taken), outputs))
         return jax.tree.map(lambda *pieces: np.concatenate(pieces)[: len(rows)], *parts)
 
     def _pipeline(self, columns: Mapping[str, np.ndarray], name: str) -> ArrayPipeline:
         return ArrayPipeline(
             columns, name, self.batch_size, shuffle=False, resident=False, capacity=CAPACITY
         )
+
+
+def _rows(taken: slice, outputs: np.ndarray) -> np.ndarray:
+    """(steps, batch, ...) as rows, those that were predicted."""
+    return outputs.reshape(-1, *outputs.shape[2:])[taken]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxnet.files import write_atomically
@@ -100,4 +99,3 @@ def scalars(values: Mapping[str, Any]) -> dict[str, float]:
 def _plain(value: Any) -> Any:
     array = np.asarray(value)
     return float(array) if array.ndim == 0 else array
-

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ from jaxnet.training.checkpoints import CheckpointStore
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.history import add_steps, computed, scalars
 from jaxnet.training.preemption import Preemption
-from jaxnet.training.programs import HALT, Log, Programs, copy, halt_reason
+from jaxnet.training.programs import Log, Programs, copy, halt_names, halt_reason
 from jaxnet.training.progress import Progress
 
 PyTree = Any
@@ -141,22 +142,28 @@ class Loop:
         plan = Plan(epochs, self.train.steps, self.steps, progress.step, progress.history)
         for callback in self.callbacks:
             callback.on_start(plan)
-        reason = self._finished(progress)
+        reason = "error"
         try:
             with self.preemption:
-                while reason is None:
-                    state, progress, reason = self._train(state, progress)
-                    if reason is None:
-                        progress = self._judge(state, progress)
-                        reason = self._finished(progress)
-                        for callback in self.callbacks:
-                            callback.on_epoch(progress.history.rows[-1], state)
-                    self._save(state, progress)
-                if self.store:
-                    self.store.finish()
+                state, progress, reason = self._epochs(state, progress)
         finally:
             for callback in self.callbacks:
-                callback.on_stop(progress.history, reason or "error")
+                callback.on_stop(reason)
+        return state, progress, reason
+
+    def _epochs(self, state: PyTree, progress: Progress) -> tuple[PyTree, Progress, str]:
+        """Epoch after epoch, until there is a reason to stop."""
+        reason = self._finished(progress)
+        while reason is None:
+            state, progress, reason = self._train(state, progress)
+            if reason is None:
+                progress = self._judge(state, progress)
+                reason = self._finished(progress)
+                for callback in self.callbacks:
+                    callback.on_epoch(progress.history.rows[-1], state)
+            self._save(state, progress)
+        if self.store:
+            self.store.finish()
         return state, progress, reason
 
     def _train(self, state: PyTree, progress: Progress) -> tuple[PyTree, Progress, str | None]:
@@ -164,23 +171,24 @@ class Loop:
         stretches = self.train.stretches(
             progress.seed, progress.epoch, progress.position, self._wanted(progress)
         )
-        sees_halts = any(name.startswith(HALT) for name in self.metrics)
+        may_halt = bool(halt_names(self.metrics))
         per_epoch = self.train.steps  # the end of an epoch is saved when it is judged
         step = progress.step
         in_flight = None
         self.clock.restart()
         for feed, count in self.clock.timed(stretches):
+            before = copy(state) if may_halt else None
             state, log = self.programs.train(progress.form, state, feed, count)
             progress = self._collect(in_flight, progress)
-            in_flight = (feed, log)
+            in_flight = log
             step += count
             save = bool(self.save_every) and step % self.save_every == 0 and step % per_epoch
             preempted = self.preemption.requested is not None
-            if not (save or preempted or sees_halts or self.clock.pace is None):
+            if not (save or preempted or may_halt or self.clock.pace is None):
                 continue
+            if may_halt and (halted := self._halted(before, state, feed, log, progress)):
+                return *halted, self.halt.reason if self.halt else None
             progress, in_flight = self._collect(in_flight, progress), None
-            if self.halt:
-                return state, progress, self.halt.reason
             if preempted:
                 return state, progress, "preempted"
             if save:
@@ -188,26 +196,39 @@ class Loop:
                 self.clock.restart()
         return state, self._collect(in_flight, progress), None
 
-    def _collect(self, in_flight: tuple[Any, Log] | None, progress: Progress) -> Progress:
-        """Wait for what a stretch measured, and count its steps as done."""
-        if in_flight is None:
+    def _collect(self, log: Log | None, progress: Progress, steps: int | None = None) -> Progress:
+        """Wait for what a stretch measured, and count its steps (or the first `steps`) as done."""
+        if log is None:
             return progress
-        feed, log = in_flight
-        metrics = log.fetch()
-        reason = halt_reason(metrics)
-        taken = len(jax.tree.leaves(metrics)[0]) - (reason is not None)
-        if reason:
-            self.halt = Halt(reason, progress.step + taken, jax.device_get(feed.batch(taken)))
+        leaves = [leaf[:steps] for leaf in jax.tree.leaves(log.fetch())]
+        taken = len(leaves[0])
         self.clock.done(taken)
         progress = replace(
             progress,
             position=progress.position + taken,
             step=progress.step + taken,
-            sums=add_steps(progress.sums, [leaf[:taken] for leaf in jax.tree.leaves(metrics)]),
+            sums=add_steps(progress.sums, leaves),
         )
         for callback in self.callbacks:
             callback.on_stretch(progress.step, self._measured(progress).get("loss"))
         return progress
+
+    def _halted(
+        self, before: PyTree, state: PyTree, feed: Any, log: Log, progress: Progress
+    ) -> tuple[PyTree, Progress] | None:
+        """State and progress before the step that ended training, if one of the stretch did."""
+        metrics = log.fetch()
+        reason = halt_reason(metrics)
+        good = len(jax.tree.leaves(metrics)[0]) - (reason is not None)
+        sound = self.programs.sound
+        if sound and (reason or not sound(before, state)):
+            reason = reason or halt_names(self.metrics)[0]
+            again = partial(self.programs.train, progress.form, feed=feed)
+            state, good = _rewound(before, again, sound, good)
+        if reason is None:
+            return None
+        self.halt = Halt(reason, progress.step + good, jax.device_get(feed.batch(good)))
+        return state, self._collect(log, progress, good)
 
     def _judge(self, state: PyTree, progress: Progress) -> Progress:
         """The end of an epoch: evaluate, and let early stopping judge."""
@@ -261,3 +282,26 @@ class Loop:
             seconds = self._earlier_seconds + self.clock.seconds()
             values = replace(progress, seconds=seconds).to_json()
             self.store.save(progress.step, state, values, progress.stopping.best_step)
+
+
+def _rewound(
+    before: PyTree,
+    train: Callable[..., tuple[PyTree, Log]],
+    sound: Callable[[PyTree, PyTree], Any],
+    most: int,
+) -> tuple[PyTree, int]:
+    """The last sound state of a stretch, and the number of steps that lead to it.
+
+    The stretch is taken again from its beginning, `before`, with fewer steps and by the same
+    program, so that a healthy run pays for one copy and one check a stretch, not for one a step.
+    """
+    low, high, kept = 0, most + 1, before
+    steps = most
+    while high - low > 1:
+        state, _ = train(state=copy(before), count=steps)
+        if sound(before, state):
+            low, kept = steps, state
+        else:
+            high = steps
+        steps = (low + high) // 2
+    return kept, low

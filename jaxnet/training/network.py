@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 PyTree = Any
 Variables = Mapping[str, PyTree]
+Precision = Literal["float32", "bf16", "fp16"]
 
 
 def no_layers(variables: Variables, inputs: jax.Array, key: jax.Array) -> list[tuple[str, Any]]:
@@ -29,11 +31,15 @@ class Network:
             are the updated variables other than `"params"`; in evaluation `key` is None.
         layers: `(variables, inputs, key) -> [(path, output), ...]` in the order in which the
             layers ran, to find the one that produced the first NaN.
+        module: the Linen module that it comes from, if it comes from one.
+        precision: the type that `compute_in` makes it compute in.
     """
 
     init: Callable[[jax.Array, jax.Array], Variables]
     apply: Callable[[Variables, jax.Array, bool, jax.Array | None], tuple[PyTree, Variables]]
     layers: Callable[[Variables, jax.Array, jax.Array], list[tuple[str, Any]]] = no_layers
+    module: nn.Module | None = None
+    precision: Precision = "float32"
 
 
 def as_network(model: nn.Module | Network) -> Network:
@@ -61,10 +67,49 @@ def as_network(model: nn.Module | Network) -> Network:
     return _from_linen(model)
 
 
+def compute_in(network: Network, precision: Precision) -> Network:
+    """The network with parameters and inputs cast down, and what comes out cast back to float32.
+
+    Example:
+        >>> network = compute_in(as_network(nn.Dense(1)), "bf16")
+        >>> variables = {"params": {"kernel": jnp.full((1, 1), 1.001), "bias": jnp.zeros(1)}}
+        >>> print(network.apply(variables, jnp.ones((1, 1)), False, None)[0])
+        [[1.]]
+    """
+    if precision == "float32":
+        return network
+    dtype = jnp.bfloat16 if precision == "bf16" else jnp.float16
+
+    def lowered(variables, inputs):
+        # Running statistics stay as they are: a moving average in 8 bits of mantissa stands still.
+        params = _cast_floating(variables["params"], dtype)
+        return {**variables, "params": params}, _cast_floating(inputs, dtype)
+
+    def apply(variables, inputs, train, key):
+        # Normalisation meets half-precision values with float32 statistics, on purpose.
+        with jax.numpy_dtype_promotion("standard"):
+            outputs, collections = network.apply(*lowered(variables, inputs), train, key)
+        others = {name: variables[name] for name in collections}
+        kept = jax.tree.map(lambda new, old: new.astype(old.dtype), dict(collections), others)
+        return _cast_floating(outputs, jnp.float32), kept
+
+    def layers(variables, inputs, key):
+        with jax.numpy_dtype_promotion("standard"):
+            return network.layers(*lowered(variables, inputs), key)
+
+    return replace(network, apply=apply, layers=layers, precision=precision)
+
+
+def _cast_floating(tree: PyTree, dtype: Any) -> PyTree:
+    return jax.tree.map(
+        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
+
+
 def _from_linen(module: nn.Module) -> Network:
     takes_train = "train" in inspect.signature(type(module).__call__).parameters
 
-    def options(train: bool) -> dict[str, bool]:
+    def options(train: bool) -> dict[str, Any]:
         return {"train": train} if takes_train else {}
 
     def init(key: jax.Array, inputs: jax.Array) -> Variables:
@@ -77,13 +122,11 @@ def _from_linen(module: nn.Module) -> Network:
             return module.apply(variables, inputs, **options(False)), _others(variables)
         mutable = list(_others(variables))
         outputs, collections = module.apply(
-            variables, inputs, **options(True), rngs={"dropout": key}, mutable=mutable
+            variables, inputs, **options(True), rngs={"dropout": cast(Any, key)}, mutable=mutable
         )
         return outputs, collections
 
-    def layers(
-        variables: Variables, inputs: jax.Array, key: jax.Array
-    ) -> list[tuple[str, Any]]:
+    def layers(variables: Variables, inputs: jax.Array, key: jax.Array) -> list[tuple[str, Any]]:
         seen: list[tuple[str, Any]] = []
 
         def record(call, args, kwargs, context):
@@ -96,7 +139,7 @@ def _from_linen(module: nn.Module) -> Network:
             apply(variables, inputs, True, key)
         return seen
 
-    return Network(init, apply, layers)
+    return Network(init, apply, layers, module)
 
 
 def _others(variables: Variables) -> Variables:

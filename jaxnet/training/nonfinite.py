@@ -13,7 +13,7 @@ PyTree = Any
 
 
 def all_finite(tree: PyTree) -> jax.Array:
-    """bool scalar: no floating-point leaf of `tree` has a NaN or an infinity.
+    """Bool scalar: no floating-point leaf of `tree` has a NaN or an infinity.
 
     Example:
         >>> bool(all_finite({"a": jnp.ones(3), "n": jnp.arange(2)}))

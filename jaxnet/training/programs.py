@@ -23,7 +23,7 @@ import numpy as np
 
 from jaxnet.cache import enable_compilation_cache
 from jaxnet.errors import UsageError
-from jaxnet.training.task import Metrics, Task
+from jaxnet.training.task import HALT, Metrics, Task
 
 PyTree = Any
 StepsPerDispatch = int | Literal["auto"]
@@ -32,8 +32,6 @@ Form = Literal["loop", "step"]
 # From some 20 steps a dispatch on, the overhead was measured below 1 %. More costs nothing: the
 # loop bounds a dispatch in seconds too, so that a checkpoint is never far away.
 AUTO_STEPS = 128
-
-HALT = "halt/"
 
 
 @dataclass(frozen=True)
@@ -189,6 +187,12 @@ class Programs:
         return jax.jit(train_loop, donate_argnums=0)
 
     @cached_property
+    def sound(self) -> Callable[[PyTree, PyTree], jax.Array] | None:
+        """`(before, after) -> bool`: the task's own check of a state, if it has one."""
+        sound = getattr(self.task, "sound", None)
+        return sound and jax.jit(sound)
+
+    @cached_property
     def evaluate(self) -> Callable[[PyTree, Any, int], Metrics]:
         """`(state, feed, count) -> metrics`, summed over the first `count` batches of the feed."""
 
@@ -206,7 +210,7 @@ class Programs:
 
     @cached_property
     def predict(self) -> Callable[[PyTree, Any, int], PyTree]:
-        """`(state, feed, count) -> outputs`, (capacity, batch, ...), zero after the first `count`."""
+        """`(state, feed, count) -> outputs`, (capacity, batch, ...); those after `count` are 0."""
 
         def predict(state: PyTree, feed: Any, count: jax.Array) -> PyTree:
             self.compiles.record("prediction", feed)
@@ -222,23 +226,25 @@ class Programs:
         return jax.jit(predict)
 
 
+@jax.jit
 def copy(state: PyTree) -> PyTree:
     """The state in buffers of its own, which no donation takes away."""
     return jax.tree.map(jnp.copy, state)
 
 
+def halt_names(metrics: Metrics) -> list[str]:
+    """The reasons for which a task may end training."""
+    return [name.removeprefix(HALT) for name in metrics if name.startswith(HALT)]
+
+
 def halt_reason(metrics: Metrics) -> str | None:
     """The reason for which the last step of a fetched log ended training, if it did."""
-    for name, steps in metrics.items():
-        if name.startswith(HALT) and steps[-1]:
-            return name.removeprefix(HALT)
-    return None
+    return next((name for name in halt_names(metrics) if metrics[HALT + name][-1]), None)
 
 
 def _halted(metrics: Metrics) -> jax.Array | bool:
     """Whether a step's metrics ask to end training; plain False where they never do."""
     halted: jax.Array | bool = False
-    for name, value in metrics.items():
-        if name.startswith(HALT):
-            halted = halted | (value != 0).any()
+    for name in halt_names(metrics):
+        halted = halted | (metrics[HALT + name] != 0).any()
     return halted

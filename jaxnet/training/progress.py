@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxnet.training.early_stopping import Stopping
 from jaxnet.training.history import History
+from jaxnet.training.programs import Form
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Progress:
     seed: int
     batch_size: int
     examples: int
-    form: str
+    form: Form
     epoch: int = 0
     position: int = 0
     step: int = 0

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import flax.linen as nn
 import jax
@@ -37,6 +37,9 @@ Metric = Callable[[Any, jax.Array, jax.Array], PyTree]
 Optimizer = optax.GradientTransformation
 S = TypeVar("S")
 
+# A metric of this name ends training; see `Task.train_step`.
+HALT = "halt/"
+
 
 class Task(Protocol[S]):
     """What can be trained: four pure functions. `S` is a pytree with an int32 `step`."""
@@ -48,8 +51,9 @@ class Task(Protocol[S]):
     def train_step(self, state: S, batch: Batch) -> tuple[S, Metrics]:
         """One step of learning. The new state's `step` is one more.
 
-        A metric called `halt/REASON` that is not 0 ends training with that reason; the state
-        that comes with it is the one to keep.
+        A metric called `halt/REASON` that is not 0 ends training with that reason. The state that
+        comes with it is kept, unless the task has a method `sound(before, after) -> bool`: then
+        training goes back to the last state that is sound.
         """
         ...
 
@@ -76,6 +80,20 @@ class Aux:
     weight: jax.Array
     collections: dict[str, PyTree]
     metrics: dict[str, PyTree]
+
+
+class Inference(NamedTuple):
+    """What predicts, free of all that is only for training.
+
+    Attributes:
+        network: the model as pure functions.
+        preprocess: the function that goes before it.
+        variables: the weights to predict with, as the network takes them.
+    """
+
+    network: Network
+    preprocess: Callable[[Any], Any]
+    variables: dict[str, PyTree]
 
 
 Objective = Callable[[PyTree, dict[str, PyTree], Batch, jax.Array], tuple[jax.Array, Aux]]
@@ -122,6 +140,10 @@ class GradientTask:
 
     def predict_step(self, state: TrainState, batch: Batch) -> PyTree:
         """The outputs for a batch."""
+        raise NotImplementedError
+
+    def inference(self, state: TrainState) -> Inference:
+        """What `predict_step` predicts with."""
         raise NotImplementedError
 
     def map_optimizer(self, change: Callable[[Optimizer], Optimizer]) -> GradientTask:
@@ -215,11 +237,11 @@ class Supervised(GradientTask):
         self, params: PyTree, collections: dict[str, PyTree], batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, Aux]:
         """The weighted mean of the examples' losses."""
-        outputs, collections = self._forward(params, collections, batch, True, key)
+        outputs, updated = self._forward(params, collections, batch, True, key)
         weights = example_weights(batch)
         losses = self.loss(outputs, batch["labels"])
         metrics = self._metrics(self.metrics, losses, outputs, batch["labels"], weights)
-        return weighted_mean(losses, weights), Aux(weights.sum(), collections, metrics)
+        return weighted_mean(losses, weights), Aux(weights.sum(), dict(updated), metrics)
 
     def gradients(
         self, objective: Objective, state: TrainState, batch: Batch
@@ -233,7 +255,8 @@ class Supervised(GradientTask):
     def apply_gradients(self, state: TrainState, grads: PyTree, aux: Aux) -> TrainState:
         """One Optax update."""
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        return state.replace(
+        return replace(
+            state,
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
@@ -250,6 +273,11 @@ class Supervised(GradientTask):
     def predict_step(self, state: TrainState, batch: Batch) -> PyTree:
         """The model's outputs, (B, ...)."""
         return self._forward(state.params, state.collections, batch, False, None)[0]
+
+    def inference(self, state: TrainState) -> Inference:
+        """The network, `preprocess`, and the state's parameters and collections."""
+        variables = {"params": state.params, **state.collections}
+        return Inference(self.network, self.preprocess, variables)
 
     def map_optimizer(self, change: Callable[[Optimizer], Optimizer]) -> Supervised:
         """The same task with `change(optimizer)` in place of its optimizer."""

@@ -1,4 +1,4 @@
-"""The trainer: it owns what isn't pure (time, devices, files, the screen) and knows no technique."""
+"""The trainer: it owns what isn't pure (time, devices, files, the screen)."""
 
 from __future__ import annotations
 

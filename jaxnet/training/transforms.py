@@ -4,8 +4,8 @@
     task = guard_nonfinite(with_ema(accumulate(clip(task, 1.0), 4), 0.999), "skip")
 
 Each acts at the level where it belongs: the network (`mixed_precision`), the objective (`remat`),
-the gradients (`accumulate`), the update (`clip`, `freeze`, `with_ema`) or the whole step (`guard_nonfinite`).
-A technique that a task can't take is refused, with the reason.
+the gradients (`accumulate`), the update (`clip`, `freeze`, `with_ema`) or the whole step
+(`guard_nonfinite`). A technique that a task can't take is refused, with the reason.
 """
 
 from __future__ import annotations
@@ -20,10 +20,20 @@ import optax
 
 from jaxnet import trees
 from jaxnet.errors import UsageError
-from jaxnet.training.network import Network
+from jaxnet.training.network import Network, Precision, compute_in
 from jaxnet.training.nonfinite import all_finite
 from jaxnet.training.state import PyTree, TrainState
-from jaxnet.training.task import Aux, Batch, GradientTask, Metrics, Objective, Optimizer, Task
+from jaxnet.training.task import (
+    HALT,
+    Aux,
+    Batch,
+    GradientTask,
+    Inference,
+    Metrics,
+    Objective,
+    Optimizer,
+    Task,
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,10 @@ class Technique(GradientTask):
     def predict_step(self, state: TrainState, batch: Batch) -> PyTree:
         """See `GradientTask`."""
         return self.task.predict_step(state, batch)
+
+    def inference(self, state: TrainState) -> Inference:
+        """See `GradientTask`."""
+        return self.task.inference(state)
 
     def map_optimizer(self, change: Callable[[Optimizer], Optimizer]) -> GradientTask:
         """See `GradientTask`."""
@@ -113,6 +127,31 @@ def freeze_except(task: GradientTask, *patterns: str) -> GradientTask:
     return _train_only(task, "freeze_except", lambda params: trees.mask(params, *patterns))
 
 
+@dataclass(frozen=True)
+class _TrainOnly(Technique):
+    trained: Callable[[PyTree], PyTree]
+
+    def objective(self, params, collections, batch, key):
+        # So that a technique around this one, such as `clip`, sees no gradient of what is frozen.
+        params = jax.tree.map(
+            lambda trained, p: p if trained else jax.lax.stop_gradient(p),
+            self.trained(params),
+            params,
+        )
+        return self.task.objective(params, collections, batch, key)
+
+    def apply_gradients(self, state, grads, aux):
+        new = self.task.apply_gradients(state, grads, aux)
+        # Adding an update of 0 would turn -0.0 into 0.0.
+        params = jax.tree.map(
+            lambda trained, n, old: n if trained else old,
+            self.trained(state.params),
+            new.params,
+            state.params,
+        )
+        return replace(new, params=params)
+
+
 def _train_only(task: GradientTask, name: str, trained: Callable[[PyTree], PyTree]) -> GradientTask:
     _require_gradients(task, name)
 
@@ -122,7 +161,7 @@ def _train_only(task: GradientTask, name: str, trained: Callable[[PyTree], PyTre
     def partition(inner: Optimizer) -> Optimizer:
         return optax.partition({"train": inner, "frozen": optax.set_to_zero()}, labels)
 
-    return task.map_optimizer(partition)
+    return _TrainOnly(task.map_optimizer(partition), trained)
 
 
 def _negated(mask: PyTree) -> PyTree:
@@ -144,10 +183,17 @@ class _Ema(Technique):
         return _remember(new, ema=ema)
 
     def eval_step(self, state, batch):
-        return self.task.eval_step(state.replace(params=state.memory["ema"]), batch)
+        return self.task.eval_step(_averaged(state), batch)
 
     def predict_step(self, state, batch):
-        return self.task.predict_step(state.replace(params=state.memory["ema"]), batch)
+        return self.task.predict_step(_averaged(state), batch)
+
+    def inference(self, state):
+        return self.task.inference(_averaged(state))
+
+
+def _averaged(state: TrainState) -> TrainState:
+    return replace(state, params=state.memory["ema"])
 
 
 def with_ema(task: GradientTask, decay: float) -> GradientTask:
@@ -187,7 +233,7 @@ class _Accumulate(Technique):
             index, micro_batch = item
             # Each part draws its own dropout.
             key = jax.random.fold_in(state.key, index)
-            micro_state = state.replace(collections=collections, key=key)
+            micro_state = replace(state, collections=collections, key=key)
             grads, aux = self.task.gradients(objective, micro_state, micro_batch)
             grads = jax.tree.map(lambda g: g.astype(jnp.float32) * aux.weight, grads)
             return aux.collections, (grads, aux.weight, aux.metrics)
@@ -250,20 +296,6 @@ def remat(task: GradientTask) -> GradientTask:
     return _Remat(task)
 
 
-def _compute_in(network: Network, dtype: Any) -> Network:
-    """The network with parameters and inputs cast to `dtype`, and what comes out cast back."""
-
-    def apply(variables, inputs, train, key):
-        # Running statistics stay as they are: a moving average in 8 bits of mantissa stands still.
-        cast = {**variables, "params": _cast_floating(variables["params"], dtype)}
-        outputs, collections = network.apply(cast, _cast_floating(inputs, dtype), train, key)
-        others = {name: variables[name] for name in collections}
-        kept = jax.tree.map(lambda new, old: new.astype(old.dtype), dict(collections), others)
-        return _cast_floating(outputs, jnp.float32), kept
-
-    return replace(network, apply=apply)
-
-
 @dataclass(frozen=True)
 class _LossScaling(Technique):
     """Multiplies the loss so that small float16 gradients don't vanish, and divides again."""
@@ -288,15 +320,12 @@ class _LossScaling(Technique):
     def apply_gradients(self, state, grads, aux):
         finite = all_finite(grads)
         new = self.task.apply_gradients(state, grads, aux)
-        new = _select(finite, new, state.replace(step=new.step))
+        new = _select(finite, new, replace(state, step=new.step))
         scale, good = (state.memory["loss_scale"][name] for name in ("scale", "good_steps"))
         good = jnp.where(finite, good + 1, 0)
         grown = jnp.where(good >= self.period, scale * 2, scale)
         scale = jnp.where(finite, grown, jnp.maximum(scale / 2, 1.0))
         return _remember(new, loss_scale={"scale": scale, "good_steps": good % self.period})
-
-
-Precision = Literal["float32", "bf16", "fp16"]
 
 
 def mixed_precision(task: GradientTask, precision: Precision) -> GradientTask:
@@ -315,9 +344,8 @@ def mixed_precision(task: GradientTask, precision: Precision) -> GradientTask:
         )
     if precision == "float32":
         return task
-    if precision == "bf16":
-        return task.map_network(lambda network: _compute_in(network, jnp.bfloat16))
-    return _LossScaling(task.map_network(lambda network: _compute_in(network, jnp.float16)))
+    task = task.map_network(lambda network: compute_in(network, precision))
+    return _LossScaling(task) if precision == "fp16" else task
 
 
 # --- the whole step -----------------------------------------------------------------------------
@@ -326,22 +354,16 @@ NonfinitePolicy = Literal["stop", "skip", "raise"]
 
 
 @dataclass(frozen=True)
-class _Guard:
+class _WholeStep:
+    """A task around any task, which hands on all that it doesn't change."""
+
     task: Task[Any]
-    policy: NonfinitePolicy
 
     def init(self, key, batch):
         return self.task.init(key, batch)
 
     def train_step(self, state, batch):
-        new, metrics = self.task.train_step(state, batch)
-        finite = all_finite(metrics) & _still_finite(new, state)
-        metrics = jax.tree.map(lambda m: jnp.where(finite, m, jnp.zeros_like(m)), metrics)
-        if self.policy == "skip":
-            kept = _select(finite, new, state.replace(step=new.step))
-            return kept, {**metrics, "skipped_steps": 1 - finite.astype(jnp.int32)}
-        reason = "halt/nonfinite" if self.policy == "stop" else "halt/nonfinite_error"
-        return _select(finite, new, state), {**metrics, reason: 1 - finite.astype(jnp.int32)}
+        return self.task.train_step(state, batch)
 
     def eval_step(self, state, batch):
         return self.task.eval_step(state, batch)
@@ -350,10 +372,34 @@ class _Guard:
         return self.task.predict_step(state, batch)
 
     def __getattr__(self, name: str) -> Any:
-        # `check` and `diagnose`, where the task has them.
-        if name in ("check", "diagnose"):
-            return getattr(self.task, name)
-        raise AttributeError(name)
+        # What only some tasks have, such as `check` and `diagnose`.
+        if name.startswith("_") or name == "task":
+            raise AttributeError(name)
+        return getattr(self.task, name)
+
+
+@dataclass(frozen=True)
+class _SkipNonfinite(_WholeStep):
+    def train_step(self, state, batch):
+        new, metrics = self.task.train_step(state, batch)
+        finite = all_finite(metrics) & _still_finite(new, state)
+        metrics = jax.tree.map(lambda m: jnp.where(finite, m, jnp.zeros_like(m)), metrics)
+        kept = _select(finite, new, replace(state, step=new.step))
+        return kept, {**metrics, "skipped_steps": 1 - finite.astype(jnp.int32)}
+
+
+@dataclass(frozen=True)
+class _HaltOnNonfinite(_WholeStep):
+    """Looks at the metrics of each step, which is free, and leaves the state to `sound`."""
+
+    reason: str
+
+    def train_step(self, state, batch):
+        new, metrics = self.task.train_step(state, batch)
+        return new, {**metrics, self.reason: (~all_finite(metrics)).astype(jnp.int32)}
+
+    def sound(self, before, after):
+        return _still_finite(after, before)
 
 
 def guard_nonfinite(task: Task[Any], policy: NonfinitePolicy) -> Task[Any]:
@@ -365,14 +411,20 @@ def guard_nonfinite(task: Task[Any], policy: NonfinitePolicy) -> Task[Any]:
             the batch and that state are kept for a replay that names the first bad layer.
         `"raise"`: the same, but `fit` raises `NonFiniteError`.
 
-    It takes any task, and has to be the outermost technique.
+    It takes any task, and has to be the outermost technique. `"stop"` and `"raise"` cost next to
+    nothing; `"skip"` checks and selects the whole state in each step, which a small network feels.
+
+    Raises:
+        UsageError: an unknown policy.
     """
     if policy not in get_args(NonfinitePolicy):
         raise UsageError(
             f"guard_nonfinite: expected one of {', '.join(get_args(NonfinitePolicy))}, "
             f"got {policy!r}"
         )
-    return _Guard(task, policy)
+    if policy == "skip":
+        return _SkipNonfinite(task)
+    return _HaltOnNonfinite(task, HALT + ("nonfinite" if policy == "stop" else "nonfinite_error"))
 
 
 def _still_finite(new: PyTree, old: PyTree) -> jax.Array:
@@ -394,19 +446,13 @@ def _select(condition: jax.Array, yes: PyTree, no: PyTree) -> PyTree:
 
 
 def _remember(state: TrainState, **memory: PyTree) -> TrainState:
-    return state.replace(memory={**state.memory, **memory})
-
-
-def _cast_floating(tree: PyTree, dtype: Any) -> PyTree:
-    return jax.tree.map(
-        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
-    )
+    return replace(state, memory={**state.memory, **memory})
 
 
 def _require_gradients(task: Any, technique: str) -> None:
     if isinstance(task, GradientTask):
         return
-    if isinstance(task, _Guard):
+    if isinstance(task, _WholeStep):
         raise UsageError(
             f"{technique} acts on gradients or their update, and guard_nonfinite on the whole step:"
             f" put the guard outside, guard_nonfinite({technique}(task, ...), ...)"
@@ -420,7 +466,6 @@ def _require_gradients(task: Any, technique: str) -> None:
 
 __all__ = [
     "NonfinitePolicy",
-    "Precision",
     "Technique",
     "accumulate",
     "clip",

@@ -1,0 +1,263 @@
+"""Compiled against eager: every layer family and model, forward pass and training step.
+
+    python -m benchmarks.jit_vs_eager [--only Dense MLP ...] [--rounds 7]
+
+Eager is the same function called without `jax.jit`: every operation is dispatched by itself, as in
+a notebook. (`jax.disable_jit` would also take apart what JAX compiles of its own accord, which
+nobody runs. It does compile the loop of a recurrent layer, anew at every eager call.)
+
+A layer's training step takes the gradient of the mean square of its outputs by its parameters and
+inputs, and updates by adam; a model's takes that of the cross-entropy by its parameters.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import report
+from jaxnet import layers, losses
+from models.cnn import CNN
+from models.lenet import LeNet5
+from models.mlp import MLP
+
+# A measurement repeats a call until it lasts about so long.
+SECONDS = 0.05
+
+
+class Case(NamedTuple):
+    """A module, the shape of its inputs, and what to call it with in training.
+
+    `vocabulary` above 0 means that the inputs are integers below it.
+    """
+
+    module: nn.Module
+    shape: tuple[int, ...]
+    arguments: dict[str, Any] = {}  # noqa: RUF012 - a NamedTuple's default, never changed
+    vocabulary: int = 0
+
+
+class Pool(nn.Module):
+    """A pooling function as a module."""
+
+    function: Callable[..., jax.Array]
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        return self.function(inputs, 2)
+
+
+LAYERS = {
+    "Dense": Case(nn.Dense(512), (128, 784)),
+    "Conv1D": Case(layers.Conv(32, 3), (32, 128, 16)),
+    "Conv2D": Case(layers.Conv(32, 3), (32, 28, 28, 16)),
+    "Conv3D": Case(layers.Conv(16, 3), (8, 12, 12, 12, 8)),
+    "max_pool": Case(Pool(layers.max_pool), (32, 28, 28, 32)),
+    "avg_pool": Case(Pool(layers.avg_pool), (32, 28, 28, 32)),
+    "BatchNorm": Case(nn.BatchNorm(use_running_average=False), (128, 14, 14, 32)),
+    "LayerNorm": Case(nn.LayerNorm(), (128, 64, 64)),
+    "Dropout": Case(nn.Dropout(0.5, deterministic=False), (128, 512)),
+    "Embed": Case(nn.Embed(10_000, 64), (64, 100), vocabulary=10_000),
+    "LSTM": Case(nn.RNN(nn.OptimizedLSTMCell(64)), (32, 50, 32)),
+    "GRU": Case(nn.RNN(nn.GRUCell(64)), (32, 50, 32)),
+    "attention": Case(nn.SelfAttention(4), (16, 64, 128)),
+}
+
+MODELS = {
+    "MLP": Case(MLP(), (128, 28, 28, 1), {"train": True}),
+    "LeNet5": Case(LeNet5(), (64, 28, 28, 1), {"train": True}),
+    "CNN": Case(CNN(), (64, 28, 28, 1), {"train": True}),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Time layers and models with and without jax.jit."""
+
+    only: tuple[str, ...] = ()
+    """Which layers and models; default all."""
+    rounds: int = 7
+    """Interleaved measurements of each."""
+    out: Path = report.RESULTS
+    """Where to write jit_vs_eager.json and jit_vs_eager.png."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Seconds a call, round by round, and the largest difference of any number in the results."""
+
+    name: str
+    kind: str
+    what: str
+    jit: tuple[float, ...]
+    eager: tuple[float, ...]
+    difference: float
+
+    @property
+    def speedups(self) -> tuple[float, ...]:
+        """How many times longer eager took, round by round."""
+        return tuple(slow / fast for slow, fast in zip(self.eager, self.jit, strict=True))
+
+
+def measure(name: str, case: Case, rounds: int) -> list[Result]:
+    """Forward pass and training step of one case, compiled and eager in turn."""
+    kind = "model" if name in MODELS else "layer"
+    variables, inputs = _start(case)
+    optimizer = optax.adam(1e-3)
+    state = (variables, optimizer.init(variables["params"]))
+    jobs = {
+        "forward": (partial(_forward, case), (variables, inputs)),
+        "train step": (partial(_train_step, case, optimizer, kind), (state, inputs)),
+    }
+    return [
+        _race(name, kind, what, function, arguments, rounds)
+        for what, (function, arguments) in jobs.items()
+    ]
+
+
+def _start(case: Case) -> tuple[dict[str, Any], jax.Array]:
+    rng = np.random.default_rng(0)
+    if case.vocabulary:
+        inputs = jnp.asarray(rng.integers(0, case.vocabulary, case.shape), jnp.int32)
+    else:
+        inputs = jnp.asarray(rng.standard_normal(case.shape), jnp.float32)
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    variables = jax.jit(partial(case.module.init, **case.arguments))(keys, inputs)
+    return {"params": {}, **variables}, inputs
+
+
+def _forward(case: Case, variables: dict[str, Any], inputs: jax.Array) -> Any:
+    return case.module.apply(
+        variables,
+        inputs,
+        rngs={"dropout": jax.random.key(2)},
+        mutable=["batch_stats"],
+        **case.arguments,
+    )
+
+
+def _train_step(
+    case: Case,
+    optimizer: optax.GradientTransformation,
+    kind: str,
+    state: tuple[dict[str, Any], optax.OptState],
+    inputs: jax.Array,
+) -> Any:
+    variables, opt_state = state
+    labels = jnp.arange(len(inputs)) % 10
+
+    def objective(params: Any, inputs: jax.Array) -> tuple[jax.Array, Any]:
+        outputs, collections = _forward(case, {**variables, "params": params}, inputs)
+        if kind == "model":
+            return losses.cross_entropy(outputs, labels).mean(), collections
+        return jnp.mean(outputs**2), collections
+
+    by = 0 if kind == "model" or case.vocabulary else (0, 1)
+    differentiate = jax.value_and_grad(objective, argnums=by, has_aux=True)
+    (loss, collections), grads = differentiate(variables["params"], inputs)
+    params_grads, *inputs_grads = grads if isinstance(by, tuple) else (grads,)
+    updates, opt_state = optimizer.update(params_grads, opt_state)
+    params = optax.apply_updates(variables["params"], updates)
+    return ({**variables, **collections, "params": params}, opt_state), loss, inputs_grads
+
+
+def _race(
+    name: str, kind: str, what: str, function: Callable, arguments: tuple, rounds: int
+) -> Result:
+    forms = {"jit": jax.jit(function), "eager": function}
+    results = {form: jax.block_until_ready(call(*arguments)) for form, call in forms.items()}
+    calls = {form: _calls(call, arguments) for form, call in forms.items()}
+    seconds: dict[str, list[float]] = {form: [] for form in forms}
+    for _ in range(rounds):
+        for form, call in forms.items():
+            seconds[form].append(_seconds(call, arguments, calls[form]))
+    return Result(
+        name, kind, what, tuple(seconds["jit"]), tuple(seconds["eager"]), _difference(**results)
+    )
+
+
+def _calls(call: Callable, arguments: tuple) -> int:
+    return max(1, round(SECONDS / _seconds(call, arguments, 1)))
+
+
+def _seconds(call: Callable, arguments: tuple, calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        jax.block_until_ready(call(*arguments))
+    return (time.perf_counter() - start) / calls
+
+
+def _difference(jit: Any, eager: Any) -> float:
+    pairs = zip(jax.tree.leaves(jit), jax.tree.leaves(eager), strict=True)
+    return max(float(np.max(np.abs(np.asarray(a) - np.asarray(b)))) for a, b in pairs)
+
+
+def show(results: list[Result]) -> None:
+    """Print one line a measurement."""
+    rows = [
+        [
+            f"{result.name}, {result.what}",
+            f"{1e3 * median(result.jit):.3f}",
+            f"{1e3 * median(result.eager):.3f}",
+            f"{median(result.speedups):.1f}",
+            f"{min(result.speedups):.1f} .. {max(result.speedups):.1f}",
+            f"{result.difference:.1e}",
+        ]
+        for result in results
+    ]
+    columns = ("what", "jit ms", "eager ms", "eager / jit", "rounds", "max difference")
+    report.table("Compiled against eager", columns, rows)
+
+
+def main(options: Options) -> None:
+    """Measure, print and write."""
+    from jaxnet.names import lookup
+
+    cases = LAYERS | MODELS
+    names = options.only or tuple(cases)
+    chosen = {name: lookup(name, cases, "layer or model") for name in names}
+    head = report.header("jit_vs_eager", "eager time / jit time")
+    results = [
+        result for name, case in chosen.items() for result in measure(name, case, options.rounds)
+    ]
+    show(results)
+    print(report.caption(head))
+    panels: dict[str, dict[str, report.Bar]] = {}
+    for result in results:
+        bar = report.Bar(
+            median(result.speedups), min(result.speedups), max(result.speedups), result.kind
+        )
+        panels.setdefault(result.what, {})[result.name] = bar
+    rows = [
+        {
+            "name": result.name,
+            "kind": result.kind,
+            "what": result.what,
+            "jit_seconds": result.jit,
+            "eager_seconds": result.eager,
+            "ratios": result.speedups,
+            "ratio": median(result.speedups),
+            "max_abs_difference": result.difference,
+        }
+        for result in results
+    ]
+    report.write(
+        {**head, "device": jax.devices()[0].device_kind, "results": rows}, panels, options.out
+    )
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(Options, description=__doc__))

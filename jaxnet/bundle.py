@@ -1,0 +1,386 @@
+"""A trained network as a folder: saved, loaded and used.
+
+bundle.json          what the network is: its class and fields, preprocessing, class names, inputs
+model.safetensors    its weights, by path: `params/Dense_0/kernel`
+
+Neither file can hold code. Loading imports the module that bundle.json names, which has to be
+installed already, and takes nothing from it but a Linen module's class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+import jaxnet
+from jaxnet import module_json, trees
+from jaxnet.data.scaling import Scale
+from jaxnet.errors import InputError
+from jaxnet.files import write_atomically, write_json
+from jaxnet.training.evaluation import Evaluator
+from jaxnet.training.network import Network, Precision, as_network, compute_in
+from jaxnet.training.programs import Programs
+from jaxnet.training.task import Batch, GradientTask, identity
+from jaxnet.training.trainer import Trained
+
+PyTree = Any
+JSON = Any
+
+FORMAT = 1
+# What the safetensors package both writes and reads.
+_STORABLE = (
+    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64"
+)
+
+
+@dataclass(frozen=True)
+class _Predictor(GradientTask):
+    """As much of a task as prediction takes; its state is the network's variables."""
+
+    network: Network
+    preprocess: Callable[[Any], Any]
+
+    def predict_step(self, state: Any, batch: Batch) -> PyTree:
+        return self.network.apply(state, self.preprocess(batch["inputs"]), False, None)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A trained network, ready for use.
+
+    Attributes:
+        model: a Linen module.
+        variables: its weights, a pytree of numpy arrays: `params` and the other collections.
+        inputs: shape and type of the inputs of one example.
+        preprocess: what is done to the inputs first: a `Scale`, or `identity`.
+        class_names: what class 0, 1, ... is called.
+        info: figures about it (metrics, versions), as JSON values.
+        precision: the type in which it computes, as in training (`mixed_precision`).
+
+    Example:
+        >>> import tempfile
+        >>> weights = {"kernel": np.eye(2, dtype=np.float32), "bias": np.zeros(2, np.float32)}
+        >>> like = jax.ShapeDtypeStruct((2,), np.float32)
+        >>> names = ("cat", "dog")
+        >>> bundle = Bundle(nn.Dense(2), {"params": weights}, like, class_names=names)
+        >>> folder = tempfile.mkdtemp()
+        >>> bundle.save(folder)
+        >>> Bundle.load(folder).predict_class([[0.0, 1.0], [3.0, 2.0]])
+        array(['dog', 'cat'], dtype='<U3')
+    """
+
+    model: nn.Module
+    variables: Mapping[str, PyTree]
+    inputs: jax.ShapeDtypeStruct
+    preprocess: Callable[[Any], Any] = identity
+    class_names: tuple[str, ...] | None = None
+    info: Mapping[str, JSON] = field(default_factory=dict)
+    precision: Precision = "float32"
+
+    @staticmethod
+    def of(
+        trained: Trained,
+        class_names: tuple[str, ...] | None = None,
+        info: Mapping[str, JSON] | None = None,
+    ) -> Bundle:
+        """The bundle of `FitResult.model`, with the weights that its evaluation used.
+
+        Args:
+            trained: the trained network.
+            class_names: what class 0, 1, ... is called.
+            info: what else to keep, as JSON values.
+
+        Raises:
+            InputError: the task has no one network that predicts, or that isn't a Linen module, or
+                the class names don't fit its outputs.
+        """
+        task = trained.trainer.task
+        inference = getattr(task, "inference", None)
+        if inference is None:
+            raise InputError(
+                f"{type(task).__name__} doesn't say what it predicts with, so there is nothing to "
+                "bundle. Give it a method inference(state), or make the Bundle yourself."
+            )
+        network, preprocess, variables = inference(trained.state)
+        if network.module is None:
+            raise InputError(
+                "a Bundle needs a Linen module, and this task was given a Network of plain "
+                "functions. Write it as a flax.linen.Module."
+            )
+        bundle = Bundle(
+            network.module,
+            jax.device_get(variables),
+            trained.inputs,
+            preprocess,
+            None if class_names is None else tuple(class_names),
+            info or {},
+            network.precision,
+        )
+        bundle._check_class_names()
+        return bundle
+
+    def save(self, folder: Path | str, *, with_model: bool = True) -> None:
+        """Write the bundle into `folder`, which is made if it isn't there.
+
+        Args:
+            folder: where to.
+            with_model: whether to write the model's class and fields down. Without them, `load` has
+                to be given the model.
+
+        Raises:
+            InputError: something has no form in these files (the message names it), or the folder
+                can't be written.
+        """
+        folder = Path(folder)
+        weights = _serialized(self.variables)
+        values = {
+            "format": FORMAT,
+            "jaxnet_version": jaxnet.__version__,
+            "model": _described_model(self.model) if with_model else None,
+            "precision": self.precision,
+            "preprocess": _described_preprocess(self.preprocess),
+            "class_names": self.class_names,
+            "inputs": {"shape": self.inputs.shape, "dtype": np.dtype(self.inputs.dtype).name},
+            "weights_crc32": zlib.crc32(weights),
+            "info": _checked_info(self.info),
+        }
+        try:
+            with write_atomically(folder / "model.safetensors", "wb") as file:
+                file.write(weights)
+            write_json(folder / "bundle.json", values)
+        except OSError as error:
+            raise InputError(
+                f"{folder}: the bundle can't be written here: {error.strerror or error}. "
+                "Choose a folder that you may write, on a disk with space."
+            ) from error
+
+    @staticmethod
+    def load(folder: Path | str, model: nn.Module | None = None) -> Bundle:
+        """The bundle that `save` wrote into `folder`.
+
+        Args:
+            folder: where from.
+            model: the model, instead of the one that bundle.json describes.
+
+        Raises:
+            InputError: a file is missing, damaged or of a newer version, the model can't be made
+                again, or the weights don't fit it. The message names the file and the way out.
+        """
+        file, weights_file = Path(folder) / "bundle.json", Path(folder) / "model.safetensors"
+        values = _read_description(file)
+        stored = _read_weights(weights_file, values["weights_crc32"])
+        model = _rebuilt(values["model"], file) if model is None else model
+        shape, dtype = values["inputs"]["shape"], values["inputs"]["dtype"]
+        names, scale = values["class_names"], values["preprocess"]
+        bundle = Bundle(
+            model,
+            {},
+            jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype)),
+            identity if scale is None else Scale.from_dict(scale),
+            None if names is None else tuple(names),
+            values["info"],
+            values["precision"],
+        )
+        return dataclasses.replace(bundle, variables=bundle._fitted(stored, weights_file))
+
+    def predict(self, inputs: Any, batch_size: int = 256) -> np.ndarray:
+        """The network's outputs, float32 (n, ...): logits, where it is a classifier.
+
+        Args:
+            inputs: (n, ...) of the type in `self.inputs`; 64-bit numbers become 32-bit ones.
+            batch_size: examples at a time. Inputs are padded to it, so that one compiled program
+                serves any number of them.
+
+        Raises:
+            InputError: the inputs have another shape or type.
+        """
+        evaluator = Evaluator(self._programs, batch_size, {"inputs": self.inputs})
+        return evaluator.predict(self._on_device, inputs)
+
+    def predict_proba(self, inputs: Any, batch_size: int = 256) -> np.ndarray:
+        """The probabilities: softmax over the last axis, or the sigmoid of a single output.
+
+        The shape is that of `predict`: of a single output it is (n, 1), the probability of class 1.
+        """
+        logits = self.predict(inputs, batch_size)
+        if _single(logits.shape):
+            return np.exp(-np.logaddexp(np.float32(0), -logits))
+        return np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))
+
+    def predict_class(self, inputs: Any, batch_size: int = 256) -> np.ndarray:
+        """The most probable class of each example: its name if classes have names, or its index."""
+        logits = self.predict(inputs, batch_size)
+        if not _single(logits.shape):
+            indices = logits.argmax(axis=-1)
+        else:
+            indices = (logits > 0).astype(np.int64).reshape(len(logits))
+        return indices if self.class_names is None else np.array(self.class_names)[indices]
+
+    @cached_property
+    def _predictor(self) -> _Predictor:
+        return _Predictor(compute_in(as_network(self.model), self.precision), self.preprocess)
+
+    @cached_property
+    def _programs(self) -> Programs:
+        return Programs(self._predictor)
+
+    @cached_property
+    def _on_device(self) -> PyTree:
+        return jax.device_put(self.variables)
+
+    @property
+    def _example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return {"inputs": jax.ShapeDtypeStruct((1, *self.inputs.shape), self.inputs.dtype)}
+
+    def _fitted(self, stored: Mapping[str, np.ndarray], file: Path) -> dict[str, PyTree]:
+        """The stored weights as the model's variables; InputError if they aren't its own."""
+
+        def init(inputs: jax.Array) -> PyTree:
+            return self._predictor.network.init(jax.random.key(0), self.preprocess(inputs))
+
+        expected = jax.eval_shape(init, self._example["inputs"])
+        paths = trees.paths(expected)
+        wanted = dict(zip(jax.tree.leaves(paths), jax.tree.leaves(expected), strict=True))
+        lines = trees.differences(wanted, stored)
+        if lines:
+            raise InputError(
+                f"{file}: these aren't the weights of this {type(self.model).__name__}:\n  "
+                + "\n  ".join(lines)
+                + "\nLoad it with the model that was trained: load(folder, model=...)."
+            )
+        return jax.tree.map(lambda path: stored[path], paths)
+
+    def _check_class_names(self) -> None:
+        if self.class_names is None:
+            return
+        outputs = jax.eval_shape(self._predictor.predict_step, self.variables, self._example)
+        classes = 2 if _single(outputs.shape) else outputs.shape[-1]
+        if len(self.class_names) != classes:
+            raise InputError(
+                f"expected {classes} class names, because the network tells {classes} classes "
+                f"apart, got {len(self.class_names)}: {', '.join(self.class_names[:10])}"
+            )
+
+
+def _single(shape: tuple[int, ...]) -> bool:
+    """Whether outputs of this shape are one number an example."""
+    return len(shape) == 1 or shape[1:] == (1,)
+
+
+# --- the weights --------------------------------------------------------------------------------
+
+
+def _serialized(variables: PyTree) -> bytes:
+    """The arrays in safetensors' form, by path."""
+    from safetensors.numpy import save
+
+    named = zip(jax.tree.leaves(trees.paths(variables)), jax.tree.leaves(variables), strict=True)
+    # safetensors 0.8.0 writes views that aren't contiguous as garbage, without an error. (Numpy's
+    # ascontiguousarray would do, but gives scalars an axis.)
+    arrays = {path: np.asarray(leaf, order="C") for path, leaf in named}
+    for path, array in arrays.items():
+        if array.dtype.name not in _STORABLE.split():
+            raise InputError(
+                f"{path} is {array.dtype.name}, which a bundle can't hold; it holds {_STORABLE}"
+            )
+    return save(arrays)
+
+
+def _read_weights(file: Path, checksum: int) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not file.exists():
+        raise InputError(f"{file} is missing: copy the folder with all its files")
+    if zlib.crc32(file.read_bytes()) != checksum:
+        raise InputError(
+            f"{file} is damaged or from another save than bundle.json: its checksum is wrong. "
+            "Copy or save the bundle again."
+        )
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise InputError(f"{file} can't be read: {error}. Save the bundle again.") from error
+
+
+# --- the description ----------------------------------------------------------------------------
+
+
+def _read_description(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{file}: {error.strerror or error}. Expected a folder that Bundle.save wrote."
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{file} is damaged: {error}. Copy or save the bundle again.") from error
+    found = values.get("format") if isinstance(values, dict) else None
+    if found != FORMAT:
+        raise InputError(
+            f"{file} has format {found!r}, and this jaxnet ({jaxnet.__version__}) reads {FORMAT}. "
+            "Use the version that wrote it, or a newer one."
+        )
+    expected = {
+        "model",
+        "precision",
+        "preprocess",
+        "class_names",
+        "inputs",
+        "weights_crc32",
+        "info",
+    }
+    if missing := expected - values.keys():
+        raise InputError(f"{file} is damaged: it lacks {', '.join(sorted(missing))}")
+    return values
+
+
+def _described_preprocess(preprocess: Callable[[Any], Any]) -> JSON:
+    if preprocess is identity:
+        return None
+    if isinstance(preprocess, Scale):
+        return preprocess.to_dict()
+    raise InputError(
+        f"preprocess is {preprocess!r}, and a bundle can hold a jaxnet.data.Scale or nothing. Do "
+        "this step in the model."
+    )
+
+
+def _checked_info(info: Mapping[str, JSON]) -> dict[str, JSON]:
+    for name, value in info.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"info[{name!r}] can't be written as JSON: {error}") from error
+    return dict(info)
+
+
+def _described_model(model: nn.Module) -> JSON:
+    try:
+        return module_json.to_json(model)
+    except InputError as error:
+        raise InputError(
+            f"{error}; or save with with_model=False, and load with load(folder, model=...)"
+        ) from error
+
+
+def _rebuilt(description: JSON, file: Path) -> nn.Module:
+    if description is None:
+        raise InputError(f"{file} doesn't say what the model is: use load(folder, model=...)")
+    try:
+        return module_json.from_json(description)
+    except InputError as error:
+        raise InputError(
+            f"{file}: the model can't be made again: {error}. Use the code that it was saved with, "
+            "or pass the model: load(folder, model=...)"
+        ) from error

@@ -1,0 +1,200 @@
+"""Convolution in any number of spatial axes, in the form that each platform runs fastest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
+from jax import lax
+
+from jaxnet.errors import InputError
+from jaxnet.layers.windows import Padding, conv_output_size, padding_pairs, per_axis
+from jaxnet.names import lookup
+
+# XLA:CPU is slow at the gradients of a convolution, and very slow inside a device loop. One
+# forward and backward pass in ms on two cores (outside a loop, inside one), float32, 3x3 kernel:
+#
+#     channels, image, batch     XLA's convolution    patches times matrix
+#     32 -> 64,   11x11, 64          9.8, 111              4.3,  3.3
+#     16 -> 16,   32x32, 128          68, 365               61,   35
+#     64 -> 64,   32x32, 32          164, > 1000            77,   44
+#     256 -> 256,   8x8, 32           39, > 1000            32,   21
+#
+# The patches hold every pixel once per element of the kernel, which this bounds.
+_MAX_PATCH_BYTES = 128 * 2**20
+
+_BORDERS = {"zero": "constant", "reflect": "reflect", "edge": "edge", "circular": "wrap"}
+
+
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "VALID",
+    *,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    border: str = "zero",
+    precision: lax.PrecisionLike = None,
+) -> jax.Array:
+    """The cross-correlation of `x` with `kernel`, as every deep learning library defines it.
+
+    Args:
+        x: `(batch, *spatial, channels)`.
+        kernel: `(*kernel_size, channels / groups, features)`.
+        strides: the step, one number for all spatial axes or one for each.
+        padding: `"VALID"` none, `"SAME"` to `ceil(size / stride)` outputs, `"FULL"` every overlap,
+            a number for both sides of all axes, or a pair `(low, high)` for each axis.
+        dilation: the distance of neighbouring elements of the kernel.
+        groups: splits channels and features into so many independent convolutions.
+        border: what padding holds: `"zero"`, `"reflect"`, `"edge"` or `"circular"`.
+        precision: see `jax.lax.Precision`.
+
+    Returns:
+        `(batch, *outputs, features)`; `conv_output_size` says how many.
+
+    Raises:
+        InputError: shapes do not fit, or the kernel is larger than the padded image.
+
+    Example:
+        >>> x = jnp.arange(5.0).reshape(1, 5, 1)
+        >>> conv(x, jnp.asarray([1.0, 0.0, -1.0]).reshape(3, 1, 1)).ravel().tolist()
+        [-2.0, -2.0, -2.0]
+    """
+    rank = kernel.ndim - 2
+    if rank < 1 or x.ndim != kernel.ndim or x.shape[-1] != kernel.shape[-2] * groups:
+        raise InputError(
+            f"expected x (batch, *spatial, channels) and kernel (*kernel_size, channels / groups, "
+            f"features), got x {x.shape}, kernel {kernel.shape}, groups {groups}"
+        )
+    strides, dilation = per_axis(strides, rank, "strides"), per_axis(dilation, rank, "dilation")
+    size, spatial = kernel.shape[:-2], x.shape[1:-1]
+    reach = [d * (k - 1) + 1 for k, d in zip(size, dilation, strict=True)]
+    pads = padding_pairs(padding, spatial, reach, strides)
+    outputs = tuple(map(conv_output_size, spatial, size, strides, pads, dilation))
+    if any(low or high for low, high in pads):
+        mode = lookup(border, _BORDERS, "border")
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)), mode=mode)
+
+    by_xla = partial(
+        lax.conv_general_dilated,
+        window_strides=strides,
+        padding="VALID",
+        rhs_dilation=dilation,
+        dimension_numbers=_layout(rank),
+        feature_group_count=groups,
+        precision=precision,
+    )
+    patch_bytes = x.shape[0] * math.prod(outputs) * math.prod(kernel.shape[:-1]) * x.dtype.itemsize
+    if groups > 1 or patch_bytes > _MAX_PATCH_BYTES:
+        return by_xla(x, kernel)
+    by_matmul = partial(
+        _conv_by_matmul, outputs=outputs, strides=strides, dilation=dilation, precision=precision
+    )
+    return lax.platform_dependent(x, kernel, cpu=by_matmul, default=by_xla)
+
+
+class Conv(nn.Module):
+    """A convolution layer: `flax.linen.Conv`'s parameters and results, faster on CPU.
+
+    Parameters: `kernel` `(*kernel_size, channels / groups, features)`, `bias` `(features,)`.
+
+    Args:
+        features: the number of output channels.
+        kernel_size: one number for all spatial axes, or one for each.
+        strides: see `conv`.
+        padding: see `conv`.
+        kernel_dilation: see `conv`.
+        feature_group_count: see `conv`'s groups.
+        border: see `conv`.
+        use_bias: whether a bias is added.
+        dtype: what to compute in; by default the type that inputs and parameters promote to.
+        param_dtype: the parameters' type.
+        precision: see `jax.lax.Precision`.
+        kernel_init: the kernel's initializer.
+        bias_init: the bias's initializer.
+
+    Example:
+        >>> layer = Conv(features=8, kernel_size=3)
+        >>> variables = layer.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+        >>> layer.apply(variables, jnp.zeros((2, 28, 28, 1))).shape
+        (2, 28, 28, 8)
+    """
+
+    features: int
+    kernel_size: int | Sequence[int]
+    strides: int | Sequence[int] = 1
+    padding: Padding = "SAME"
+    kernel_dilation: int | Sequence[int] = 1
+    feature_group_count: int = 1
+    border: str = "zero"
+    use_bias: bool = True
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    precision: lax.PrecisionLike = None
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """`(batch, *spatial, channels)` to `(batch, *outputs, features)`."""
+        channels, groups = inputs.shape[-1], self.feature_group_count
+        if channels % groups or self.features % groups:
+            raise InputError(
+                f"{'/'.join(self.path)}: {channels} channels and {self.features} features do not "
+                f"divide into {groups} groups"
+            )
+        size = per_axis(self.kernel_size, inputs.ndim - 2, "kernel_size")
+        shape = (*size, channels // groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+        inputs, kernel, bias = promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        outputs = conv(
+            inputs,
+            kernel,
+            self.strides,
+            self.padding,
+            dilation=self.kernel_dilation,
+            groups=groups,
+            border=self.border,
+            precision=self.precision,
+        )
+        return (
+            outputs if bias is None else outputs + bias.reshape((1,) * (outputs.ndim - 1) + (-1,))
+        )
+
+
+def _layout(rank: int) -> lax.ConvDimensionNumbers:
+    """Channels last, for inputs, kernel and outputs."""
+    last, first = (0, rank + 1, *range(1, rank + 1)), (rank + 1, rank, *range(rank))
+    return lax.ConvDimensionNumbers(last, first, last)
+
+
+def _conv_by_matmul(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    outputs: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilation: tuple[int, ...],
+    precision: lax.PrecisionLike,
+) -> jax.Array:
+    """im2col (Chellapilla et al. 2006): the patch under each output, times the kernel."""
+    *size, channels, features = kernel.shape
+    slices = []
+    for offset in np.ndindex(*size):
+        start = [o * d for o, d in zip(offset, dilation, strict=True)]
+        stop = [b + (c - 1) * s + 1 for b, c, s in zip(start, outputs, strides, strict=True)]
+        slices.append(lax.slice(x, (0, *start, 0), (x.shape[0], *stop, channels), (1, *strides, 1)))
+    patches = jnp.concatenate(slices, axis=-1).reshape(-1, math.prod(size) * channels)
+    y = jnp.dot(patches, kernel.reshape(-1, features), precision=precision)
+    return y.reshape(x.shape[0], *outputs, features)

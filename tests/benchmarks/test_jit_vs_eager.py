@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import jit_vs_eager
+from benchmarks.jit_vs_eager import LAYERS, MODELS, measure
+
+
+@pytest.mark.parametrize("name", ["BatchNorm", "Embed", "MLP"])
+def test_jit_and_eager_give_the_same_numbers(name, monkeypatch):
+    monkeypatch.setattr(jit_vs_eager, "SECONDS", 0.0)
+    case = (LAYERS | MODELS)[name]
+    case = case._replace(shape=(4, *case.shape[1:]))
+    forward, step = measure(name, case, rounds=2)
+    assert (forward.what, step.what) == ("forward", "train step")
+    assert forward.kind == ("model" if name == "MLP" else "layer")
+    for result in (forward, step):
+        assert len(result.jit) == len(result.eager) == len(result.speedups) == 2
+        assert result.speedups[0] == result.eager[0] / result.jit[0]
+        # An update by adam is at most the learning rate, 1e-3.
+        assert result.difference < 1e-4
+
+
+def test_the_difference_is_the_largest_of_all_results():
+    first = {"a": [1.0, 2.0], "b": 3.0}
+    assert jit_vs_eager._difference(first, {"a": [1.0, 2.5], "b": 3.25}) == 0.5

@@ -1,0 +1,196 @@
+"""Convolution against PyTorch, Flax and XLA, on whatever platform runs the tests."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxnet.errors import InputError, UsageError
+from jaxnet.layers import Conv, conv, conv_output_size
+
+SETTINGS = [
+    {},
+    {"strides": 2},
+    {"padding": "SAME"},
+    {"padding": "SAME", "strides": 3},
+    {"padding": 1, "dilation": 2},
+    {"padding": "FULL"},
+    {"groups": 2},
+    {"groups": 2, "strides": 2, "padding": 1, "dilation": 2},
+]
+
+
+def normal(*shape, seed=0, dtype="float32"):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def with_gradients(f, *inputs):
+    y, back = jax.vjp(f, *inputs)
+    return y, *back(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape).astype(y.dtype))
+
+
+def xla(x, kernel, strides=1, padding="VALID", dilation=1, groups=1):
+    """XLA's own convolution, with padding in its words."""
+    rank = kernel.ndim - 2
+    size = kernel.shape[:-2]
+    if padding == "FULL":
+        padding = [(dilation * (k - 1),) * 2 for k in size]
+    elif isinstance(padding, int):
+        padding = [(padding, padding)] * rank
+    axes = "DHW"[3 - rank :]
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (strides,) * rank,
+        padding,
+        rhs_dilation=(dilation,) * rank,
+        feature_group_count=groups,
+        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+    )
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_equals_xla(rank, settings):
+    x = normal(2, *(9, 8, 7)[:rank], 4)
+    kernel = normal(*(3, 2, 3)[:rank], 4 // settings.get("groups", 1), 6, seed=1)
+    got = with_gradients(partial(conv, **settings), x, kernel)
+    want = with_gradients(partial(xla, **settings), x, kernel)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("settings", SETTINGS[:2] + SETTINGS[4:5] + SETTINGS[6:], ids=str)
+def test_equals_torch(settings):
+    torch = pytest.importorskip("torch", reason="needs the extra [parity]")
+    x = normal(2, 9, 8, 4)
+    kernel = normal(3, 3, 4 // settings.get("groups", 1), 6, seed=1)
+    y, dx, dkernel = with_gradients(partial(conv, **settings), x, kernel)
+
+    names = {"strides": "stride", "padding": "padding", "dilation": "dilation", "groups": "groups"}
+    tx = torch.tensor(np.asarray(x).transpose(0, 3, 1, 2), requires_grad=True)
+    tk = torch.tensor(np.asarray(kernel).transpose(3, 2, 0, 1), requires_grad=True)
+    ty = torch.nn.functional.conv2d(tx, tk, **{names[k]: v for k, v in settings.items()})
+    weights = np.cos(np.arange(y.size, dtype=np.float32)).reshape(y.shape)
+    ty.backward(torch.tensor(weights.transpose(0, 3, 1, 2)))
+    close = partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-4)
+    close(y, ty.detach().numpy().transpose(0, 2, 3, 1))
+    close(dx, tx.grad.numpy().transpose(0, 2, 3, 1))
+    close(dkernel, tk.grad.numpy().transpose(2, 3, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("border", "torch_mode"), [("reflect", "reflect"), ("edge", "replicate"), ("circular",) * 2]
+)
+def test_borders_equal_torch(border, torch_mode):
+    torch = pytest.importorskip("torch", reason="needs the extra [parity]")
+    x, kernel = normal(1, 6, 5, 2), normal(3, 3, 2, 3, seed=1)
+    layer = torch.nn.Conv2d(2, 3, 3, padding=1, padding_mode=torch_mode, bias=False)
+    layer.weight.data = torch.tensor(np.asarray(kernel).transpose(3, 2, 0, 1))
+    want = layer(torch.tensor(np.asarray(x).transpose(0, 3, 1, 2))).detach().numpy()
+    got = conv(x, kernel, padding="SAME", border=border)
+    np.testing.assert_allclose(got, want.transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"strides": 2, "padding": "VALID"},
+        {"padding": [(0, 1), (2, 1)], "use_bias": False},
+        {"feature_group_count": 2, "kernel_dilation": 2},
+    ],
+    ids=str,
+)
+def test_layer_equals_flax(settings, dtype):
+    x = normal(2, 9, 8, 4)
+    ours = Conv(6, (3, 2), dtype=dtype, **settings)
+    theirs = nn.Conv(6, (3, 2), dtype=dtype, **settings)
+    variables = ours.init(jax.random.key(0), x)
+    reference = theirs.init(jax.random.key(0), x)
+    jax.tree.map(np.testing.assert_array_equal, variables, reference)
+    got, want = ours.apply(variables, x), theirs.apply(variables, x)
+    assert got.dtype == want.dtype
+    tolerance = 1e-5 if dtype is None else 3e-2
+    np.testing.assert_allclose(
+        got.astype("float32"), want.astype("float32"), rtol=tolerance, atol=tolerance
+    )
+
+
+def lowered(platform, batch=2):
+    def gradient(x, kernel):
+        return jax.grad(lambda x, kernel: (conv(x, kernel) ** 2).sum(), argnums=(0, 1))(x, kernel)
+
+    arrays = (jax.ShapeDtypeStruct(s, "float32") for s in ((batch, 32, 32, 64), (3, 3, 64, 64)))
+    return jax.jit(gradient).trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_every_platform_gets_its_form():
+    assert "stablehlo.convolution" not in lowered("cpu")
+    assert "stablehlo.dot_general" in lowered("cpu")
+    for platform in ("cuda", "tpu"):
+        assert "stablehlo.convolution" in lowered(platform)
+        assert "stablehlo.dot_general" not in lowered(platform)
+
+
+def test_large_patches_are_left_to_xla():
+    assert "stablehlo.convolution" in lowered("cpu", batch=128)
+
+
+def test_derivatives_of_every_kind():
+    x, kernel = normal(2, 5, 5, 2), normal(3, 3, 2, 2, seed=1)
+
+    def f(x, kernel, conv=conv):
+        return (conv(x, kernel) ** 3).sum()
+
+    gradient = jax.grad(f)(x, kernel)
+    _, tangent = jax.jvp(lambda x: f(x, kernel), (x,), (jnp.cos(x),))
+    np.testing.assert_allclose(tangent, (gradient * jnp.cos(x)).sum(), rtol=1e-4)
+    each = jax.vmap(lambda x: jax.grad(f)(x[None], kernel)[0])(x)
+    np.testing.assert_allclose(each, gradient, rtol=1e-4, atol=1e-4)
+    got, want = (jax.hessian(partial(f, conv=c))(x, kernel) for c in (conv, xla))
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("padding", [0, 2, (1, 0)])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_output_size(stride, padding, dilation):
+    pair = (padding, padding) if isinstance(padding, int) else padding
+    got = conv_output_size(11, 3, stride, padding, dilation)
+    x, kernel = jnp.zeros((1, 11, 1)), jnp.zeros((3, 1, 1))
+    assert got == conv(x, kernel, stride, [pair], dilation=dilation).shape[1]
+    assert got == (11 - (2 * dilation + 1) + sum(pair)) // stride + 1
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "settings", "words"),
+    [
+        ((1, 2, 8, 1), (3, 3, 1, 4), {}, "longer than the input of 2"),
+        ((1, 8, 8, 3), (3, 3, 1, 4), {}, r"\(1, 8, 8, 3\).*\(3, 3, 1, 4\)"),
+        ((8, 8, 1), (3, 3, 1, 4), {}, "expected x"),
+        ((1, 8, 8, 1), (3, 3, 1, 4), {"strides": (1, 2, 1)}, "strides"),
+        ((1, 8, 8, 1), (3, 3, 1, 4), {"strides": 0}, "strides"),
+        ((1, 8, 8, 1), (3, 3, 1, 4), {"padding": "REFLECT"}, "border"),
+        ((1, 8, 8, 1), (3, 3, 1, 4), {"padding": [(1, 1)]}, "2 pairs"),
+    ],
+)
+def test_errors_say_what_came(x, kernel, settings, words):
+    with pytest.raises(InputError, match=words):
+        conv(jnp.zeros(x), jnp.zeros(kernel), **settings)
+
+
+def test_unknown_border_offers_the_nearest():
+    with pytest.raises(UsageError, match="did you mean 'reflect'"):
+        conv(jnp.zeros((1, 4, 1)), jnp.zeros((3, 1, 1)), padding="SAME", border="reflected")
+
+
+def test_groups_have_to_divide():
+    with pytest.raises(InputError, match="3 channels and 4 features do not divide into 2 groups"):
+        Conv(4, 3, feature_group_count=2).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))

@@ -1,0 +1,158 @@
+"""Pooling against XLA's reduce_window and PyTorch, gradients and ties included."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxnet.errors import InputError
+from jaxnet.layers import (
+    avg_pool,
+    global_avg_pool,
+    global_max_pool,
+    global_min_pool,
+    max_pool,
+    min_pool,
+)
+
+SHAPES = [
+    ((3, 9, 2), (2,)),
+    ((2, 8, 6, 5), (2, 2)),
+    ((2, 7, 11, 3), (2, 3)),
+    ((2, 5, 4, 7, 2), (2, 2, 3)),
+    ((1, 10, 11, 2), (5, 5)),
+]
+
+
+def image(shape, dtype="float32", ties=True):
+    """Small integers, so that most windows have ties, or distinct numbers."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 3, shape) if ties else rng.permutation(np.prod(shape)).reshape(shape)
+    return jnp.asarray(x, dtype)
+
+
+def with_gradient(pool, x):
+    """The output, and the gradient under different weights for every output."""
+    y, back = jax.vjp(pool, x)
+    weights = jnp.arange(y.size, dtype=jnp.float32).reshape(y.shape) / y.size
+    return y, back(weights.astype(y.dtype))[0]
+
+
+@pytest.mark.parametrize(("shape", "window"), SHAPES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("ours", "xla"),
+    [(max_pool, nn.max_pool), (min_pool, lambda x, *a: -nn.max_pool(-x, *a))],
+    ids=["max", "min"],
+)
+def test_tiles_equal_reduce_window_ties_included(ours, xla, shape, window, dtype):
+    x = image(shape, dtype)
+    got = with_gradient(lambda x: ours(x, window), x)
+    want = with_gradient(lambda x: xla(x, window, window), x)
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("shape", "window"), SHAPES)
+def test_average_equals_reduce_window(shape, window):
+    x = image(shape)
+    got = with_gradient(lambda x: avg_pool(x, window), x)
+    sides = (1, *window, 1)
+
+    def xla(x):
+        return jax.lax.reduce_window(x, 0.0, jax.lax.add, sides, sides, "VALID") / np.float32(
+            np.prod(window)
+        )
+
+    want = with_gradient(xla, x)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2)])
+def test_first_maximum_takes_all(order):
+    values = jnp.zeros(4).at[jnp.asarray(order[:2])].set(7.0)
+    gradient = jax.grad(lambda v: max_pool(v.reshape(1, 2, 2, 1), 2).sum())(values)
+    assert gradient.tolist() == [float(i == min(order[:2])) for i in range(4)]
+
+
+@pytest.mark.parametrize("name", ["max_pool2d", "avg_pool2d"])
+@pytest.mark.parametrize(
+    ("window", "stride", "pad"), [(2, 2, 0), (3, 3, 0), (3, 2, 1), (3, 1, 0), (2, 3, 0)]
+)
+def test_equals_torch(name, window, stride, pad):
+    torch = pytest.importorskip("torch", reason="needs the extra [parity]")
+    x = image((2, 9, 10, 3))
+    ours = {"max_pool2d": max_pool, "avg_pool2d": avg_pool}[name]
+    y, gradient = with_gradient(lambda x: ours(x, window, stride, [(pad, pad)] * 2), x)
+
+    tx = torch.tensor(np.asarray(x).transpose(0, 3, 1, 2), requires_grad=True)
+    ty = getattr(torch.nn.functional, name)(tx, window, stride, pad)
+    weights = np.arange(y.size, dtype=np.float32).reshape(y.shape) / y.size
+    ty.backward(torch.tensor(weights.transpose(0, 3, 1, 2)))
+    np.testing.assert_allclose(y, ty.detach().numpy().transpose(0, 2, 3, 1), rtol=1e-6)
+    np.testing.assert_allclose(gradient, tx.grad.numpy().transpose(0, 2, 3, 1), rtol=1e-6)
+
+
+def test_same_padding_counts_windows_and_leaves_padding_out_on_request():
+    x = jnp.ones((1, 5, 1))
+    assert max_pool(-x, 2, padding="SAME").ravel().tolist() == [-1, -1, -1]
+    assert avg_pool(x, 2, padding="SAME").ravel().tolist() == [1, 1, 0.5]
+    without = avg_pool(x, 2, padding="SAME", count_include_pad=False)
+    assert without.ravel().tolist() == [1, 1, 1]
+
+
+def test_derivatives_of_every_kind():
+    x = image((2, 6, 4, 1), ties=False)
+    weights = jnp.arange(12.0).reshape(2, 3, 2, 1)
+
+    def f(x):
+        return (weights * max_pool(x, 2) ** 2).sum()
+
+    gradient = jax.grad(f)(x)
+    direction = jnp.cos(x)
+    _, tangent = jax.jvp(f, (x,), (direction,))
+    np.testing.assert_allclose(tangent, (gradient * direction).sum(), rtol=1e-5)
+    one = jax.vmap(lambda x: jax.grad(lambda x: (max_pool(x[None], 2) ** 2).sum())(x))(x)
+    np.testing.assert_allclose(one, jax.grad(lambda x: (max_pool(x, 2) ** 2).sum())(x))
+    curvature = jax.hessian(f)(x).reshape(x.size, x.size)
+    top = gradient.ravel() != 0
+    np.testing.assert_allclose(jnp.diag(curvature)[top], (gradient / x).ravel()[top], rtol=1e-5)
+
+
+def test_integers_and_not_a_number():
+    assert max_pool(jnp.asarray([[[3], [-4]]]), 2).tolist() == [[[3]]]
+    assert jnp.isnan(max_pool(jnp.asarray([[[1.0], [jnp.nan]]]), 2)).all()
+
+
+def test_tiles_need_no_reduce_window():
+    text = jax.jit(jax.grad(lambda x: max_pool(x, 2).sum())).lower(image((2, 7, 7, 1))).as_text()
+    assert "reduce_window" not in text and "select_and_scatter" not in text
+
+
+def test_global_pooling():
+    x = image((2, 3, 4, 5), ties=False)
+    np.testing.assert_array_equal(global_max_pool(x), max_pool(x, (3, 4))[:, 0, 0])
+    np.testing.assert_array_equal(global_min_pool(x), min_pool(x, (3, 4))[:, 0, 0])
+    np.testing.assert_allclose(global_avg_pool(x), np.asarray(x).mean((1, 2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "arguments", "words"),
+    [
+        ((1, 2, 2, 1), (3,), "longer than the input"),
+        ((1, 2, 2, 1), (3, 1, [(0, 0), (1, 0)]), "longer than the input"),
+        ((4, 4), (2,), r"\(batch, \*spatial, channels\)"),
+        ((1, 4, 4, 1), ((2,),), "window takes a positive number for each of the 2"),
+        ((1, 4, 4, 1), (2, 0), "strides takes a positive number"),
+        ((1, 4, 4, 1), (2, 2, "HALF"), "'HALF'"),
+        ((1, 4, 4, 1), (2, 2, [(0, 0)]), "2 pairs"),
+    ],
+)
+def test_errors_say_what_to_do(shape, arguments, words):
+    with pytest.raises(InputError, match=words):
+        max_pool(jnp.zeros(shape), *arguments)

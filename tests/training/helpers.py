@@ -1,0 +1,111 @@
+"""Small tasks and data that the tests of training share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnet import losses, metrics
+from jaxnet.training import Supervised
+
+
+class MLP(nn.Module):
+    """Two dense layers: a network that is quick to compile."""
+
+    hidden: int = 8
+    outputs: int = 3
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        hidden = nn.tanh(nn.Dense(self.hidden)(inputs))
+        return nn.Dense(self.outputs)(hidden)
+
+
+class ConvNet(nn.Module):
+    """One convolution, for which training on a CPU goes step by step."""
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        hidden = nn.tanh(nn.Conv(2, (3, 3))(inputs))
+        return nn.Dense(3)(hidden.reshape(len(hidden), -1))
+
+
+def table(n: int = 30, seed: int = 0, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of four numbers, and classes that can be learnt from them."""
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(n, 4)).astype(np.float32)
+    labels = (inputs @ rng.normal(size=(4, classes)) + rng.normal(size=classes)).argmax(axis=1)
+    return inputs, labels.astype(np.int32)
+
+
+def images(n: int = 30, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The same as 2x2 images."""
+    inputs, labels = table(n, seed)
+    return inputs.reshape(n, 2, 2, 1), labels
+
+
+def make_batch(n: int = 8, masked: int = 0, seed: int = 0) -> dict[str, jax.Array]:
+    """A batch of `table`, the last `masked` rows of which are padding."""
+    inputs, labels = table(n, seed)
+    return {
+        "inputs": jnp.asarray(inputs),
+        "labels": jnp.asarray(labels),
+        "mask": jnp.arange(n) < n - masked,
+    }
+
+
+def classifier(model: Any = None, optimizer: Any = None, **options: Any) -> Supervised:
+    """A task for `table`."""
+    return Supervised(
+        model or MLP(),
+        losses.cross_entropy,
+        optimizer or optax.sgd(0.1, momentum=0.9),
+        **{"metrics": {"accuracy": metrics.accuracy}, **options},
+    )
+
+
+def regressor(model: Any = None, optimizer: Any = None, **options: Any) -> Supervised:
+    """A task for one number an example."""
+    return Supervised(
+        model or nn.Dense(1), losses.squared_error, optimizer or optax.sgd(0.1), **options
+    )
+
+
+def take_steps(task: Any, batch: Any, steps: int, seed: int = 0) -> list[Any]:
+    """The states after 0, 1, ..., `steps` steps on one batch."""
+    states = [jax.jit(task.init)(jax.random.key(seed), batch)]
+    train_step = jax.jit(task.train_step)
+    for _ in range(steps):
+        states.append(train_step(states[-1], batch)[0])
+    return states
+
+
+def bits(tree: Any) -> dict[str, Any]:
+    """The bytes of each leaf by its path: two trees are equal bit for bit where these are."""
+    described = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = np.asarray(leaf)
+        described[jax.tree_util.keystr(path)] = (array.dtype.name, array.shape, array.tobytes())
+    return described
+
+
+def assert_close(got: Any, expected: Any, tolerance: float = 1e-6) -> None:
+    """All leaves agree, relatively or absolutely."""
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(got):
+        other = jax.tree_util.tree_leaves_with_path(expected)
+        reference = dict((jax.tree_util.keystr(p), v) for p, v in other)[jax.tree_util.keystr(path)]
+        np.testing.assert_allclose(
+            np.asarray(leaf, np.float64),
+            np.asarray(reference, np.float64),
+            rtol=tolerance,
+            atol=tolerance,
+            err_msg=jax.tree_util.keystr(path),
+        )

@@ -1,0 +1,366 @@
+"""Techniques: each against the plain task, against NumPy in float64, and in compositions."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnet import metrics, optimizers
+from jaxnet.errors import InputError, UsageError
+from jaxnet.training import (
+    Supervised,
+    accumulate,
+    clip,
+    freeze,
+    freeze_except,
+    guard_nonfinite,
+    mixed_precision,
+    remat,
+    with_ema,
+)
+from tests.training.helpers import (
+    MLP,
+    assert_close,
+    bits,
+    classifier,
+    make_batch,
+    regressor,
+    take_steps,
+)
+
+SEVERAL = {"accuracy": metrics.accuracy, "confusion": metrics.confusion_matrix(3)}
+
+
+def gradients(task: Any, batch: Any) -> Any:
+    state = task.init(jax.random.key(0), batch)
+    return jax.jit(lambda s, b: task.gradients(task.objective, s, b))(state, batch)
+
+
+def products(task: Any, batch: Any) -> list[str]:
+    """The operand types of each matrix product in the compiled step."""
+    state = task.init(jax.random.key(0), batch)
+    text = jax.jit(task.train_step).lower(state, batch).as_text()
+    operands = r"tensor<[\dx]*x(\w+)>, tensor<[\dx]*x(\w+)>"
+    found = re.findall(rf"stablehlo\.dot_general.*: \({operands}", text)
+    return [kind for pair in found for kind in pair]
+
+
+# --- accumulate ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("parts", "weighted"), [(2, False), (4, False), (4, True)])
+def test_accumulated_parts_equal_the_whole_batch(parts, weighted):
+    # With 4 parts of 2 rows, 3 padded rows make one part all padding and another half.
+    batch = make_batch(8, masked=3)
+    if weighted:
+        batch["weights"] = jnp.asarray(np.random.default_rng(1).uniform(0, 5, 8), jnp.float32)
+    plain = classifier(metrics=SEVERAL)
+    parted = accumulate(plain, parts)
+
+    expected, whole = gradients(plain, batch)
+    got, aux = gradients(parted, batch)
+
+    assert_close(got, expected)
+    assert_close(aux.metrics, whole.metrics)
+    assert_close(aux.weight, whole.weight)
+    assert_close(take_steps(parted, batch, 3)[-1].params, take_steps(plain, batch, 3)[-1].params)
+
+
+def test_accumulation_of_a_batch_that_is_all_padding_has_no_gradient():
+    grads, aux = gradients(accumulate(classifier(), 2), make_batch(8, masked=8))
+    assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(grads))
+    assert float(aux.weight) == 0
+
+
+def test_accumulation_refuses_a_batch_that_it_cannot_cut():
+    with pytest.raises(UsageError, match=r"batch of 8 can't be cut into 3 equal parts.*3 divides"):
+        take_steps(accumulate(classifier(), 3), make_batch(8), 1)
+    with pytest.raises(UsageError, match="expected a positive number of parts, got 0"):
+        accumulate(classifier(), 0)
+
+
+class Counter(nn.Module):
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        calls = self.variable("batch_stats", "calls", lambda: jnp.zeros((), jnp.int32))
+        if not self.is_initializing():
+            calls.value += 1
+        return nn.Dense(3)(inputs)
+
+
+def test_accumulation_hands_running_statistics_from_part_to_part():
+    after = take_steps(accumulate(classifier(Counter()), 4), make_batch(8), 2)[-1]
+    assert int(after.collections["batch_stats"]["calls"]) == 8
+
+
+class Dropped(nn.Module):
+    @nn.compact
+    def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
+        dropped = nn.Dropout(0.5, deterministic=not train)(inputs)
+        return nn.Dense(1, use_bias=False)(dropped)
+
+
+def test_accumulated_parts_draw_dropout_of_their_own():
+    ones = {"inputs": jnp.ones((2, 64)), "labels": jnp.zeros(2), "mask": jnp.ones(2, bool)}
+    task = Supervised(Dropped(), lambda outputs, _: outputs[:, 0], optax.sgd(0.1))
+    grads, _ = gradients(accumulate(task, 2), ones)
+    # Each part gives 0 or 2 to a weight: where one draw served both, their mean is never 1.
+    assert set(np.unique(grads["Dense_0"]["kernel"])) == {0.0, 1.0, 2.0}
+
+
+# --- mixed precision ----------------------------------------------------------------------------
+
+
+class Normalised(nn.Module):
+    @nn.compact
+    def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
+        hidden = nn.BatchNorm(use_running_average=not train)(nn.Dense(8)(inputs))
+        return nn.Dense(3)(nn.relu(hidden))
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("bf16", "bf16"), ("fp16", "f16")])
+@pytest.mark.parametrize("model", [MLP(), Normalised()], ids=["mlp", "batch_norm"])
+def test_mixed_precision_multiplies_in_half_and_remembers_in_float32(precision, kind, model):
+    task, batch = mixed_precision(classifier(model), precision), make_batch(8, masked=2)
+    assert set(products(task, batch)) == {kind}
+
+    mixed, plain = take_steps(task, batch, 5)[-1], take_steps(classifier(model), batch, 5)[-1]
+    kept = jax.tree.leaves((mixed.params, mixed.opt_state, mixed.collections))
+    assert {leaf.dtype.name for leaf in kept} == {"float32"}
+    assert jax.eval_shape(task.predict_step, mixed, batch).dtype == jnp.float32
+    assert_close(mixed.params, plain.params, 3e-2)
+    assert_close(mixed.collections, plain.collections, 3e-2)
+    assert bits(mixed.params) != bits(plain.params)
+
+
+def test_float32_is_the_plain_task_and_another_precision_is_refused():
+    task = classifier()
+    assert mixed_precision(task, "float32") is task
+    with pytest.raises(UsageError, match="expected one of float32, bf16, fp16, got 'fp8'"):
+        mixed_precision(task, "fp8")  # pyright: ignore[reportArgumentType]
+
+
+def test_labels_are_not_rounded_to_the_precision_of_the_network():
+    # bfloat16 has 8 bits: it would make 1001 into 1000.
+    batch = {"inputs": jnp.zeros((4, 2)), "labels": jnp.full(4, 1001.0), "mask": jnp.ones(4, bool)}
+    task = mixed_precision(regressor(), "bf16")
+    state = task.init(jax.random.key(0), batch)
+    assert task.eval_step(state, batch)["loss"].compute() == 1001.0**2
+    assert jax.jit(task.train_step)(state, batch)[1]["loss"].compute() == 1001.0**2
+
+
+def test_float16_scales_the_loss_so_that_small_gradients_survive():
+    def tiny(outputs, labels):
+        return 1e-7 * jnp.square(outputs[:, 0] - labels)
+
+    batch = {"inputs": jnp.ones((4, 2)), "labels": jnp.full(4, 0.5), "mask": jnp.ones(4, bool)}
+    task = Supervised(nn.Dense(1), tiny, optax.sgd(0.1))
+    expected, _ = gradients(task, batch)
+    scaled, _ = gradients(mixed_precision(task, "fp16"), batch)
+    for name in ("kernel", "bias"):
+        np.testing.assert_allclose(scaled[name], expected[name], rtol=5e-3, atol=0)
+
+
+def test_float16_skips_a_step_that_overflows_and_halves_the_scale():
+    # The bias has the gradient 2 * 10, and 20 * 2**15 is beyond float16.
+    batch = {"inputs": jnp.ones((4, 2)), "labels": jnp.full(4, 10.0), "mask": jnp.ones(4, bool)}
+    task = mixed_precision(regressor(nn.Dense(1), optimizers.by_name("adam", 0.1)), "fp16")
+    states = take_steps(task, batch, 6)
+
+    scales = [float(s.memory["loss_scale"]["scale"]) for s in states]
+    overflows = scales.index(scales[-1])
+    assert 1 <= overflows < 6
+    assert scales == [2.0 ** (15 - min(i, overflows)) for i in range(7)]
+    assert [int(s.step) for s in states] == list(range(7))
+    for state in states[1 : overflows + 1]:
+        assert bits((state.params, state.opt_state)) == bits((states[0].params, states[0].opt_state))
+        assert int(state.memory["loss_scale"]["good_steps"]) == 0
+    assert bits(states[overflows + 1].params) != bits(states[0].params)
+    assert int(states[-1].memory["loss_scale"]["good_steps"]) == 6 - overflows
+
+
+def test_float16_doubles_the_scale_after_2000_good_steps():
+    task = mixed_precision(regressor(nn.Dense(1), optax.sgd(0.01)), "fp16")
+    batch = {"inputs": jnp.zeros((2, 2)), "labels": jnp.full(2, 0.5), "mask": jnp.ones(2, bool)}
+    state = task.init(jax.random.key(0), batch)
+    steps = jax.jit(
+        lambda s, n: jax.lax.fori_loop(0, n, lambda _, t: task.train_step(t, batch)[0], s)
+    )
+    before = steps(state, 1999).memory["loss_scale"]
+    after = steps(state, 2000).memory["loss_scale"]
+    assert (float(before["scale"]), int(before["good_steps"])) == (2.0**15, 1999)
+    assert (float(after["scale"]), int(after["good_steps"])) == (2.0**16, 0)
+
+
+# --- the update ---------------------------------------------------------------------------------
+
+
+def test_ema_is_the_moving_average_of_the_parameters_and_serves_evaluation():
+    batch, decay = make_batch(8), 0.8
+    plain = classifier()
+    task = with_ema(plain, decay)
+    states = take_steps(task, batch, 5)
+
+    expected = jax.tree.map(lambda p: np.asarray(p, np.float64), states[0].params)
+    for state in states[1:]:
+        expected = jax.tree.map(
+            lambda e, p: decay * e + (1 - decay) * np.asarray(p, np.float64), expected, state.params
+        )
+    averaged = states[-1].memory["ema"]
+    assert_close(averaged, expected)
+    assert bits([s.params for s in states]) == bits([s.params for s in take_steps(plain, batch, 5)])
+
+    with_average = states[-1].replace(params=averaged)
+    assert_close(task.eval_step(states[-1], batch), plain.eval_step(with_average, batch), 0)
+    assert_close(task.predict_step(states[-1], batch), plain.predict_step(with_average, batch), 0)
+    assert not np.allclose(
+        task.predict_step(states[-1], batch), plain.predict_step(states[-1], batch)
+    )
+
+
+@pytest.mark.parametrize(("max_norm", "parts"), [(0.1, 1), (0.1, 4), (100.0, 1)])
+def test_clipping_scales_the_gradient_of_the_whole_batch_to_the_norm(max_norm, parts):
+    batch, plain = make_batch(8, masked=1), classifier(optimizer=optax.sgd(1.0))
+    before, after = take_steps(accumulate(clip(plain, max_norm), parts), batch, 1)
+
+    grads = jax.tree.map(lambda g: np.asarray(g, np.float64), gradients(plain, batch)[0])
+    norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(grads)))
+    assert 0.1 < norm < 100
+    expected = jax.tree.map(lambda p, g: p - g * min(1, max_norm / norm), before.params, grads)
+    assert_close(after.params, expected)
+
+
+@pytest.mark.parametrize(
+    ("task", "frozen"),
+    [
+        (lambda t: freeze(t, "Dense_0/**"), {"Dense_0/kernel", "Dense_0/bias"}),
+        (lambda t: freeze(t, "**/bias"), {"Dense_0/bias", "Dense_1/bias"}),
+        (lambda t: freeze_except(t, "Dense_1/*"), {"Dense_0/kernel", "Dense_0/bias"}),
+    ],
+)
+def test_frozen_parameters_keep_every_bit_and_the_others_move(task, frozen):
+    adamw = optimizers.by_name("adamw", 1e-2, weight_decay=0.1)
+    task = task(classifier(optimizer=adamw))
+    batch = make_batch(8)
+    state = task.init(jax.random.key(0), batch)
+    # A negative zero, too, has to stay one.
+    params = jax.tree.map(lambda p: jnp.where(p == 0, -p, p), state.params)
+    state = after = state.replace(params=params)
+    train_step = jax.jit(task.train_step)
+    for _ in range(5):
+        after = train_step(after, batch)[0]
+    for layer, name in itertools.product(("Dense_0", "Dense_1"), ("kernel", "bias")):
+        old, new = np.asarray(state.params[layer][name]), np.asarray(after.params[layer][name])
+        if f"{layer}/{name}" in frozen:
+            assert old.tobytes() == new.tobytes()
+        else:
+            assert (old != new).all()
+    moments = {leaf.shape for leaf in jax.tree.leaves(after.opt_state) if leaf.ndim}
+    assert ((4, 8) in moments) == ("Dense_0/kernel" not in frozen)
+
+
+@pytest.mark.parametrize("clip_first", [True, False])
+def test_frozen_parameters_take_no_part_in_clipping(clip_first):
+    batch, plain = make_batch(8), classifier(optimizer=optax.sgd(1.0))
+    frozen = "Dense_0/**"
+    task = freeze(clip(plain, 0.1), frozen) if clip_first else clip(freeze(plain, frozen), 0.1)
+    before, after = take_steps(task, batch, 1)
+    moved = jax.tree.map(lambda a, b: np.asarray(a - b, np.float64), before.params, after.params)
+    norm = np.sqrt(sum((m**2).sum() for m in jax.tree.leaves(moved["Dense_1"])))
+    np.testing.assert_allclose(norm, 0.1, rtol=1e-5)
+
+
+def test_a_pattern_that_matches_nothing_is_an_error_that_lists_the_paths():
+    for technique in (freeze, freeze_except):
+        with pytest.raises(InputError, match=r"'Dense_9/\*' matches none of these 4 paths") as error:
+            technique(classifier(), "Dense_9/*").init(jax.random.key(0), make_batch())
+        assert "Dense_0/kernel" in str(error.value)
+
+
+# --- the objective ------------------------------------------------------------------------------
+
+
+def test_remat_computes_the_same_and_keeps_no_activations():
+    batch, plain = make_batch(8, masked=2), classifier()
+    task = remat(plain)
+    assert_close(gradients(task, batch)[0], gradients(plain, batch)[0])
+    state = task.init(jax.random.key(0), batch)
+    assert "remat" in str(jax.make_jaxpr(task.train_step)(state, batch))
+    assert "remat" not in str(jax.make_jaxpr(plain.train_step)(state, batch))
+
+
+# --- compositions -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_techniques_agree_in_any_order(precision):
+    techniques = [
+        lambda t: accumulate(t, 2),
+        lambda t: mixed_precision(t, precision),
+        lambda t: clip(remat(t), 0.5),
+        lambda t: freeze(t, "Dense_0/bias"),
+    ]
+    batch = make_batch(8, masked=3)
+    orders = [(0, 1, 2, 3), (1, 0, 3, 2), (3, 2, 1, 0)]
+    results = []
+    for order in orders:
+        task: Any = classifier()
+        for index in order:
+            task = techniques[index](task)
+        results.append(take_steps(task, batch, 3)[-1])
+    for other in results[1:]:
+        assert_close(other.params, results[0].params)
+        assert_close(other.memory, results[0].memory)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A task with a step of its own."""
+
+    def init(self, key, batch): ...
+    def train_step(self, state, batch): ...
+    def eval_step(self, state, batch): ...
+    def predict_step(self, state, batch): ...
+
+
+TECHNIQUES = {
+    "accumulate": lambda t: accumulate(t, 2),
+    "clip": lambda t: clip(t, 1.0),
+    "freeze": lambda t: freeze(t, "**"),
+    "freeze_except": lambda t: freeze_except(t, "**"),
+    "mixed_precision": lambda t: mixed_precision(t, "bf16"),
+    "remat": remat,
+    "with_ema": lambda t: with_ema(t, 0.9),
+}
+
+
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_a_technique_is_refused_with_the_reason_where_it_cannot_act(name):
+    with pytest.raises(UsageError, match=rf"put the guard outside, guard_nonfinite\({name}\(task"):
+        TECHNIQUES[name](guard_nonfinite(classifier(), "skip"))
+    with pytest.raises(UsageError, match=rf"{name} needs a task that learns by gradient descent"):
+        TECHNIQUES[name](Whole())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda t: clip(t, 0.0), "expected a positive max_norm, got 0.0"),
+        (lambda t: clip(t, float("nan")), "expected a positive max_norm, got nan"),
+        (lambda t: with_ema(t, 1.0), r"expected a decay in \[0, 1\), got 1.0"),
+        (lambda t: with_ema(t, -0.1), r"expected a decay in \[0, 1\), got -0.1"),
+        (lambda t: guard_nonfinite(t, "hope"), "expected one of stop, skip, raise, got 'hope'"),
+    ],
+)
+def test_impossible_values_are_refused(make, message):
+    with pytest.raises(UsageError, match=message):
+        make(classifier())

@@ -132,7 +132,7 @@ def _refuse_unknown(config_type: Any, values: Any, where: str, table: str) -> No
     types = typing.get_type_hints(config_type)
     known = [field.name for field in dataclasses.fields(config_type)]
     if not isinstance(values, Mapping):
-        raise UsageError(f"{where}: {table} expected a table, got {values!r}")
+        raise UsageError(f"{where}: {table}: expected a table, got {values!r}")
     for name, value in values.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

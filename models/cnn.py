@@ -34,8 +34,8 @@ class CNN(nn.Module):
     Example:
         >>> import jax.numpy as jnp
         >>> images = jnp.zeros((1, 28, 28, 1))
-        >>> params = CNN().init(jax.random.key(0), images)["params"]
-        >>> sum(leaf.size for leaf in jax.tree.leaves(params))
+        >>> variables = jax.eval_shape(CNN().init, jax.random.key(0), images)
+        >>> sum(leaf.size for leaf in jax.tree.leaves(variables))
         93322
     """
 

@@ -33,8 +33,8 @@ class LeNet5(nn.Module):
 
     Example:
         >>> images = jnp.zeros((1, 28, 28, 1))
-        >>> params = LeNet5().init(jax.random.key(0), images)["params"]
-        >>> sum(leaf.size for leaf in jax.tree.leaves(params))
+        >>> variables = jax.eval_shape(LeNet5().init, jax.random.key(0), images)
+        >>> sum(leaf.size for leaf in jax.tree.leaves(variables))
         61706
     """
 

@@ -24,8 +24,8 @@ class MLP(nn.Module):
     Example:
         >>> import jax.numpy as jnp
         >>> images = jnp.zeros((1, 28, 28, 1))
-        >>> params = MLP().init(jax.random.key(0), images)["params"]
-        >>> sum(leaf.size for leaf in jax.tree.leaves(params))
+        >>> variables = jax.eval_shape(MLP().init, jax.random.key(0), images)
+        >>> sum(leaf.size for leaf in jax.tree.leaves(variables))
         266610
     """
 

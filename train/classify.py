@@ -77,6 +77,11 @@ class Config:
     early_stopping: EarlyStopping = EarlyStopping(monitor="val_loss", patience=10)
     checkpoints: Saving = Saving()
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"expected {name} of at least 1, got {getattr(self, name)}")
+
 
 @dataclass(frozen=True)
 class Data:

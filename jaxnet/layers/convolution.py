@@ -123,9 +123,10 @@ class Conv(nn.Module):
 
     Example:
         >>> layer = Conv(features=8, kernel_size=3)
-        >>> variables = layer.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
-        >>> layer.apply(variables, jnp.zeros((2, 28, 28, 1))).shape
-        (2, 28, 28, 8)
+        >>> images = jnp.zeros((2, 28, 28, 1))
+        >>> outputs, variables = jax.eval_shape(layer.init_with_output, jax.random.key(0), images)
+        >>> outputs.shape, variables["params"]["kernel"].shape
+        ((2, 28, 28, 8), (3, 3, 1, 8))
     """
 
     features: int

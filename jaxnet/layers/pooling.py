@@ -53,7 +53,8 @@ def max_pool(
     windows = _checked(x, window, strides, padding)
     if windows.tile and math.prod(windows.sizes) <= _MAX_SLICES:
         return _tiled_max(x, windows.sizes)
-    return nn.max_pool(x, *windows)
+    lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
+    return nn.pool(x, lowest, lax.max, *windows)
 
 
 def min_pool(

@@ -1,0 +1,81 @@
+"""CNN: known sizes, PyTorch's results, and what happens when the image is too small."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet import trees
+from jaxnet.errors import InputError
+from models import CNN
+
+
+@pytest.mark.parametrize(
+    ("model", "image", "parameters"),
+    [
+        (CNN(), (28, 28, 1), 93_322),
+        (CNN(batch_norm=True, dropout=0.5), (28, 28, 1), 93_322 + 2 * (32 + 64 + 64)),
+        (CNN(filters=(32, 64), dense=()), (28, 28, 1), 320 + 18_496 + 11 * 11 * 64 * 10 + 10),
+        (CNN(filters=(16, 32), padding="SAME"), (8, 8, 1), 160 + 4_640 + 32_832 + 650),
+        (CNN(filters=(8,), kernel_size=5, num_classes=3), (9, 7, 2), 408 + 7_744 + 195),
+    ],
+)
+def test_size(model, image, parameters):
+    outputs, variables = jax.eval_shape(
+        model.init_with_output, jax.random.key(0), jnp.zeros((2, *image))
+    )
+    assert trees.count(variables["params"]) == parameters
+    assert outputs.shape == (2, model.num_classes)
+
+
+def test_equals_torch():
+    torch = pytest.importorskip("torch", reason="needs the extra [parity]")
+    tnn = torch.nn
+    reference = tnn.Sequential(
+        *(tnn.Conv2d(1, 4, 3), tnn.BatchNorm2d(4, eps=1e-5), tnn.ReLU(), tnn.MaxPool2d(2)),
+        *(tnn.Conv2d(4, 5, 3), tnn.BatchNorm2d(5, eps=1e-5), tnn.ReLU()),
+    )
+    head = tnn.Sequential(tnn.Linear(5 * 4 * 3, 6), tnn.ReLU(), tnn.Linear(6, 10))
+    convs = [layer for layer in reference if isinstance(layer, tnn.Conv2d)]
+    denses = [layer for layer in head if isinstance(layer, tnn.Linear)]
+    model = CNN(filters=(4, 5), dense=(6,), batch_norm=True)
+    x = np.random.default_rng(0).normal(size=(3, 14, 12, 1)).astype(np.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    params = dict(variables["params"])
+    for i, layer in enumerate(convs):
+        kernel = layer.weight.detach().numpy().transpose(2, 3, 1, 0)
+        params[f"Conv_{i}"] = {"kernel": kernel, "bias": layer.bias.detach().numpy()}
+    for i, layer in enumerate(denses):
+        kernel = layer.weight.detach().numpy().T
+        params[f"Dense_{i}"] = {"kernel": kernel, "bias": layer.bias.detach().numpy()}
+
+    features = reference(torch.tensor(x.transpose(0, 3, 1, 2)))
+    want = head(features.permute(0, 2, 3, 1).flatten(1)).detach().numpy()
+    apply = jax.jit(lambda v: model.apply(v, x, train=True, mutable=["batch_stats"])[0])
+    got = apply({**variables, "params": params})
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
+
+
+def test_dropout_acts_in_training_only():
+    model, x = CNN(filters=(4,), dropout=0.5), jnp.ones((2, 6, 6, 1))
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    train = jax.jit(lambda key: model.apply(variables, x, train=True, rngs={"dropout": key}))
+    assert not np.allclose(train(jax.random.key(1)), train(jax.random.key(2)))
+    still = jax.jit(model.apply)(variables, x)
+    np.testing.assert_allclose(still, jax.jit(CNN(filters=(4,)).apply)(variables, x))
+
+
+@pytest.mark.parametrize(
+    ("model", "image", "words"),
+    [
+        (CNN(), (8, 8, 1), r"image of \(8, 8\) is too small for layer 2.*gets \(3, 3\)"),
+        (CNN(filters=(4,) * 5, padding="SAME"), (8, 8, 1), r"layer 4.*gets \(1, 1\)"),
+        (CNN(filters=(4,), kernel_size=9), (8, 8, 1), "layer 1.*window of 9"),
+        (CNN(), (28, 28), r"\(batch, height, width, channels\), got \(2, 28, 28\)"),
+    ],
+)
+def test_images_that_do_not_fit(model, image, words):
+    with pytest.raises(InputError, match=words):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((2, *image)))

@@ -4,6 +4,9 @@ The mean over a batch belongs to the caller, who knows the weights and which row
 (`jaxnet.metrics.weighted_mean`). Where an example has further axes (time, pixels, several
 outputs), its loss is the mean over them. Everything is computed and returned in float32, or in
 float64 where the outputs are; `bfloat16` and `float16` outputs are widened first.
+
+In the signatures a leading underscore marks axes that vary or that the function checks itself, with
+a message of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Shaped
 
 from jaxnet.errors import InputError
 
@@ -21,8 +25,11 @@ Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def cross_entropy(
-    logits: ArrayLike, labels: ArrayLike, *, label_smoothing: float = 0.0
-) -> jax.Array:
+    logits: Float[ArrayLike, "batch *_dims classes"],
+    labels: Shaped[ArrayLike, "*_batch_dims"],
+    *,
+    label_smoothing: float = 0.0,
+) -> Float[Array, "batch"]:
     """Softmax cross-entropy against class numbers (sparse categorical cross-entropy), in nats.
 
     A label outside `0 ... C-1` makes the loss of its example NaN, so that a wrong label cannot
@@ -60,8 +67,11 @@ def cross_entropy(
 
 
 def categorical_cross_entropy(
-    logits: ArrayLike, labels: ArrayLike, *, label_smoothing: float = 0.0
-) -> jax.Array:
+    logits: Float[ArrayLike, "batch *_dims classes"],
+    labels: Shaped[ArrayLike, "*_batch_dims_classes"],
+    *,
+    label_smoothing: float = 0.0,
+) -> Float[Array, "batch"]:
     """Softmax cross-entropy against one-hot labels or class probabilities, in nats.
 
     Args:
@@ -91,7 +101,9 @@ def categorical_cross_entropy(
     return _per_example(optax.losses.safe_softmax_cross_entropy(logits, labels))
 
 
-def binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
+def binary_cross_entropy(
+    logits: Float[ArrayLike, "batch *_dims"], labels: Shaped[ArrayLike, "*_batch_dims"]
+) -> Float[Array, "batch"]:
     """Sigmoid cross-entropy of yes-or-no labels, in nats; several labels an example are averaged.
 
     Args:
@@ -109,7 +121,9 @@ def binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
     return _per_example(optax.losses.sigmoid_binary_cross_entropy(logits, labels))
 
 
-def squared_error(outputs: ArrayLike, labels: ArrayLike) -> jax.Array:
+def squared_error(
+    outputs: Float[ArrayLike, "batch *_dims"], labels: Shaped[ArrayLike, "*_batch_dims"]
+) -> Float[Array, "batch"]:
     """The square of the error, averaged over an example's outputs; its mean is the MSE.
 
     Args:
@@ -127,7 +141,9 @@ def squared_error(outputs: ArrayLike, labels: ArrayLike) -> jax.Array:
     return _per_example(jnp.square(outputs - labels))
 
 
-def absolute_error(outputs: ArrayLike, labels: ArrayLike) -> jax.Array:
+def absolute_error(
+    outputs: Float[ArrayLike, "batch *_dims"], labels: Shaped[ArrayLike, "*_batch_dims"]
+) -> Float[Array, "batch"]:
     """The size of the error, averaged over an example's outputs; its mean is the MAE.
 
     Shapes and errors as in `squared_error`.
@@ -140,7 +156,12 @@ def absolute_error(outputs: ArrayLike, labels: ArrayLike) -> jax.Array:
     return _per_example(jnp.abs(outputs - labels))
 
 
-def huber(outputs: ArrayLike, labels: ArrayLike, *, delta: float = 1.0) -> jax.Array:
+def huber(
+    outputs: Float[ArrayLike, "batch *_dims"],
+    labels: Shaped[ArrayLike, "*_batch_dims"],
+    *,
+    delta: float = 1.0,
+) -> Float[Array, "batch"]:
     """Half the squared error up to `delta`, linear beyond: outliers pull with a bounded force.
 
     Huber (1964), equation 1: `e^2 / 2` where `|e| <= delta`, else `delta (|e| - delta / 2)`.
@@ -154,7 +175,9 @@ def huber(outputs: ArrayLike, labels: ArrayLike, *, delta: float = 1.0) -> jax.A
     return _per_example(optax.losses.huber_loss(outputs, labels, delta=delta))
 
 
-def sum_of_squares(outputs: ArrayLike, labels: ArrayLike) -> jax.Array:
+def sum_of_squares(
+    outputs: Float[ArrayLike, "batch *_dims"], labels: Shaped[ArrayLike, "*_batch_dims"]
+) -> Float[Array, "batch"]:
     """Half the sum of an example's squared errors: the SSE of classical back-propagation.
 
     Rumelhart, Hinton and Williams (1986), equation 3: `E = 1/2 sum_j (y_j - d_j)^2`. The half
@@ -169,7 +192,9 @@ def sum_of_squares(outputs: ArrayLike, labels: ArrayLike) -> jax.Array:
     return 0.5 * jnp.sum(jnp.square(outputs - labels), axis=tuple(range(1, outputs.ndim)))
 
 
-def paired(outputs: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array]:
+def paired(
+    outputs: Shaped[ArrayLike, "*_batch_dims"], labels: Shaped[ArrayLike, "*_batch_dims"]
+) -> tuple[Float[Array, "batch *dims"], Float[Array, "batch *dims"]]:
     """Outputs and labels in one shape and one type, float32 at least.
 
     Outputs (B, 1) against labels (B,) are the same numbers, one an example: left to broadcasting
@@ -189,7 +214,7 @@ def paired(outputs: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array]
     return outputs, labels.astype(outputs.dtype)
 
 
-def widened(values: ArrayLike) -> jax.Array:
+def widened(values: Shaped[ArrayLike, "*dims"]) -> Float[Array, "*dims"]:
     """The values in float64 where they are, in float32 from any other type."""
     values = jnp.asarray(values)
     return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)

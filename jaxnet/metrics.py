@@ -7,6 +7,8 @@ total into the number. So the value over an epoch is exact, however it was cut i
 
 On the device the sums are float32, which counts examples exactly up to 2**24 (16.7 million) in one
 dispatch; the trainer adds the dispatches on the host in float64.
+
+The signatures name axes as those of `jaxnet.losses` do.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Shaped
 
 from jaxnet import losses
 from jaxnet.errors import InputError
@@ -45,7 +48,9 @@ class Mean:
     count: jax.Array | np.floating | float
 
     @classmethod
-    def of(cls, values: ArrayLike, weights: ArrayLike) -> Mean:
+    def of(
+        cls, values: Shaped[ArrayLike, "*_batch"], weights: Float[ArrayLike, "*_batch"]
+    ) -> Mean:
         """The mean of `values` (B,) under `weights` (B,).
 
         A value of weight 0 is left out even if it is NaN or infinite.
@@ -71,9 +76,9 @@ class Mean:
 class Confusion:
     """A confusion matrix: `counts[t, p]` is the weight of the examples of class t taken for p."""
 
-    counts: jax.Array | np.ndarray
+    counts: Float[Array | np.ndarray, "classes classes"]
 
-    def compute(self) -> np.ndarray:
+    def compute(self) -> Float[np.ndarray, "classes classes"]:
         """The counts (C, C) in float64: a row for each true class, a column for each answer."""
         return np.asarray(self.counts, np.float64)
 
@@ -88,7 +93,9 @@ def merge(a: S, b: S) -> S:
     return jax.tree.map(operator.add, a, b)
 
 
-def weighted_mean(values: ArrayLike, weights: ArrayLike) -> jax.Array:
+def weighted_mean(
+    values: Shaped[ArrayLike, "*_batch"], weights: Float[ArrayLike, "*_batch"]
+) -> Float[Array, ""]:
     """The mean of `values` (B,) under `weights` (B,), for use as the objective of training.
 
     A value of weight 0 is left out even if it is NaN or infinite, and its gradient is exactly 0.
@@ -108,7 +115,11 @@ def weighted_mean(values: ArrayLike, weights: ArrayLike) -> jax.Array:
     return jnp.sum(values * weights) / jnp.where(count == 0, jnp.ones_like(count), count)
 
 
-def accuracy(outputs: jax.Array, labels: jax.Array, weights: jax.Array) -> Mean:
+def accuracy(
+    outputs: Float[ArrayLike, "batch *_dims_classes"],
+    labels: Shaped[ArrayLike, "*_batch_dims"],
+    weights: Float[ArrayLike, "*_batch"],
+) -> Mean:
     """The share of examples whose most likely class is the right one.
 
     Args:
@@ -148,7 +159,11 @@ def top_k_accuracy(k: int) -> Metric:
     if k < 1:
         raise InputError(f"top_k_accuracy needs k >= 1; got {k}")
 
-    def metric(outputs: jax.Array, labels: jax.Array, weights: jax.Array) -> Mean:
+    def metric(
+        outputs: Float[ArrayLike, "*_batch_dims_classes"],
+        labels: Shaped[ArrayLike, "*_batch_dims"],
+        weights: Float[ArrayLike, "*_batch"],
+    ) -> Mean:
         outputs, labels = _classes("top_k_accuracy", outputs, labels)
         if outputs.shape[-1] < k:
             raise InputError(f"top_k_accuracy({k}) needs {k} classes; got {outputs.shape[-1]}")
@@ -173,7 +188,11 @@ def confusion_matrix(num_classes: int) -> Metric:
          [1. 1.]]
     """
 
-    def metric(outputs: jax.Array, labels: jax.Array, weights: jax.Array) -> Confusion:
+    def metric(
+        outputs: Float[ArrayLike, "*_batch_classes"],
+        labels: Shaped[ArrayLike, "*_batch"],
+        weights: Float[ArrayLike, "*_batch"],
+    ) -> Confusion:
         outputs, labels = _classes("confusion_matrix", outputs, labels)
         if outputs.shape != (labels.size, num_classes):
             raise InputError(
@@ -191,7 +210,11 @@ def confusion_matrix(num_classes: int) -> Metric:
     return metric
 
 
-def mean_squared_error(outputs: jax.Array, labels: jax.Array, weights: jax.Array) -> Mean:
+def mean_squared_error(
+    outputs: Float[ArrayLike, "batch *_dims"],
+    labels: Shaped[ArrayLike, "*_batch_dims"],
+    weights: Float[ArrayLike, "*_batch"],
+) -> Mean:
     """The mean of `losses.squared_error`.
 
     Example:
@@ -201,7 +224,11 @@ def mean_squared_error(outputs: jax.Array, labels: jax.Array, weights: jax.Array
     return Mean.of(losses.squared_error(outputs, labels), weights)
 
 
-def mean_absolute_error(outputs: jax.Array, labels: jax.Array, weights: jax.Array) -> Mean:
+def mean_absolute_error(
+    outputs: Float[ArrayLike, "batch *_dims"],
+    labels: Shaped[ArrayLike, "*_batch_dims"],
+    weights: Float[ArrayLike, "*_batch"],
+) -> Mean:
     """The mean of `losses.absolute_error`.
 
     Example:

@@ -18,10 +18,10 @@ class LeNet5(nn.Module):
     `(batch, 32, 32, channels)` images, or smaller ones such as MNIST's 28x28, which are padded
     with zeros to 32x32 (section II.B), to logits `(batch, num_classes)`. 61,706 parameters.
 
-    As in the paper: the layers' sizes, the averaging subsampling, tanh. As everyone does now: C3
-    sees all maps of S2 (the paper's table I connects some of them), S2 and S4 have no coefficient
-    and bias of their own, tanh is not scaled, and the outputs are logits, not distances to
-    drawings of the digits. For `activation=nn.relu` and `pool=max_pool` the same sizes hold.
+    As in the paper: the layers' sizes, averaging, tanh. As is usual now: C3 sees all maps of S2
+    (the paper's table I connects only some), S2 and S4 only average (the paper's then scale, shift
+    and squash), tanh is not scaled, and the outputs are logits instead of distances to drawings of
+    the digits. `activation=nn.relu, pool=max_pool` makes it the modern variant of the same size.
 
     Args:
         num_classes: the number of outputs.

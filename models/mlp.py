@@ -12,8 +12,8 @@ class MLP(nn.Module):
     """A multilayer perceptron of any depth (Goodfellow et al. 2016, chapter 6).
 
     `(batch, ...)` floats, flattened to `(batch, features)`, to logits `(batch, num_classes)`.
-    Weights start as He et al. 2015 proposed for ReLU. 784-300-100-10, the network of LeCun et al.
-    1998, section III.C.4, has 266,610 parameters.
+    Weights start as He et al. 2015 proposed for ReLU. The default, 784-300-100-10 of LeCun et al.
+    1998, section III.C, has 266,610 parameters.
 
     Args:
         hidden: the width of every hidden layer.

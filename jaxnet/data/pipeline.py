@@ -22,7 +22,7 @@ from flax import struct
 
 from jaxnet.data.arrays import Arrays
 from jaxnet.data.order import batches, epoch_order, steps_per_epoch
-from jaxnet.errors import UsageError
+from jaxnet.errors import InputError, UsageError
 
 Batch = dict[str, jax.Array]
 Placement = Literal["auto", "device", "host"]
@@ -110,7 +110,7 @@ class Pipeline(Protocol):
         ...
 
     def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The shapes and types of a batch."""
+        """The shapes and types of a batch, which has at least `inputs` and `mask`."""
         ...
 
     def stretches(
@@ -235,16 +235,33 @@ def pipeline(
 
     Raises:
         UsageError: an impossible value.
-        InputError: arrays that can't be trained on; see `Arrays`.
+        InputError: no data, or arrays that can't be trained on; see `Arrays`.
     """
     if placement not in ("auto", "device", "host"):
         raise UsageError(f"expected placement 'auto', 'device' or 'host', got {placement!r}")
-    if not isinstance(data, Arrays | tuple):
-        return data
-    arrays = Arrays(*data) if isinstance(data, tuple) else data
+    arrays = checked(data)
+    if not isinstance(arrays, Arrays):
+        return arrays
     made = ArrayPipeline(arrays.columns(), arrays.name, batch_size, shuffle, False, capacity)
     resident = placement == "device" or (placement == "auto" and made.bytes <= RESIDENT_BYTES)
     return replace(made, resident=resident)
+
+
+def checked(data: Any) -> Arrays | Pipeline:
+    """What may stand for data: a pair `(inputs, labels)` as `Arrays`, all else as it is.
+
+    Raises:
+        InputError: it is something else, or arrays that can't be trained on.
+    """
+    if isinstance(data, Arrays) or hasattr(data, "stretches"):
+        return data
+    if isinstance(data, tuple) and len(data) == 2:
+        return Arrays(*data)
+    got = f"a tuple of {len(data)}" if isinstance(data, tuple) else type(data).__name__
+    raise InputError(
+        f"expected Arrays, a pair (inputs, labels) or a Pipeline, got {got}. "
+        "Weights of examples go into Arrays(inputs, labels, weights)."
+    )
 
 
 def rounded_up(n: int) -> int:

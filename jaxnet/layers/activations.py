@@ -7,21 +7,23 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 Activation = Callable[[jax.Array], jax.Array]
 
 
-def linear(inputs: jax.Array) -> jax.Array:
+def linear(inputs: Float[ArrayLike, "*dims"]) -> Float[Array, "*dims"]:
     """The identity.
 
     Example:
         >>> print(linear(jnp.array([-1.0, 2.0])))
         [-1.  2.]
     """
-    return inputs
+    return jnp.asarray(inputs)
 
 
-def step(inputs: jax.Array) -> jax.Array:
+def step(inputs: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
     """The Heaviside step: 1 from 0 upwards, else 0, in the type of the inputs.
 
     Its gradient is 0 everywhere, so gradient descent learns nothing through it; a single layer
@@ -34,7 +36,9 @@ def step(inputs: jax.Array) -> jax.Array:
     return (inputs >= 0).astype(inputs.dtype)
 
 
-def leaky_relu(inputs: jax.Array, negative_slope: float = 0.01) -> jax.Array:
+def leaky_relu(
+    inputs: Float[Array, "*dims"], negative_slope: float = 0.01
+) -> Float[Array, "*dims"]:
     """`inputs` where positive, else `negative_slope * inputs` (Maas et al. 2013, section 2).
 
     Example:
@@ -44,7 +48,7 @@ def leaky_relu(inputs: jax.Array, negative_slope: float = 0.01) -> jax.Array:
     return jax.nn.leaky_relu(inputs, negative_slope)
 
 
-def gelu(inputs: jax.Array) -> jax.Array:
+def gelu(inputs: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
     """`x Phi(x)` with the exact normal distribution function (Hendrycks and Gimpel 2016).
 
     PyTorch's and Keras's default. The tanh approximation of GPT-2 is `"gelu_tanh"` by name.

@@ -30,6 +30,9 @@ Slot = Literal["best", "last"]
 
 log = logging.getLogger("jaxnet")
 
+_INVENTORY = "inventory.json"
+_START_AGAIN = "Put the file back, or start again with --no-resume (resume=False)."
+
 
 class Restored(NamedTuple):
     """What a checkpoint holds."""
@@ -120,15 +123,16 @@ class CheckpointStore:
             return
         # A copy, because the loop donates the state while Orbax still reads.
         plain = _plain(copy(state))
+        self._saving = step
         described = {"tree": _describe(plain), "progress": progress}
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(plain), progress=ocp.args.JsonSave(described)
         )
         try:
-            self._manager.save(step, args=items)
+            self._manager.save(step, args=items, force=True)
         except Exception as error:
+            self._saving = None
             raise self._cant_write(step, error) from error
-        self._saving = step
 
     def finish(self) -> None:
         """Wait until the save under way is on disk.
@@ -136,15 +140,15 @@ class CheckpointStore:
         Raises:
             CheckpointError: it can't be written.
         """
-        step, self._saving = self._saving, None
-        if step is None:
+        if self._saving is None:
             return
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
-            self._write_inventory(step)
         except Exception as error:
-            raise self._cant_write(step, error) from error
+            raise self._cant_write(self._saving, error) from error
+        finally:
+            self._saving = None
         self._drop_old()
 
     def restore(self, slot: Slot | int, like: PyTree) -> Restored | None:
@@ -163,7 +167,10 @@ class CheckpointStore:
             best = -1 if last is None else int(last.progress["stopping"]["best_step"])
             return last if last is None or best in (-1, last.step) else self.restore(best, like)
         if slot != "last":
-            return self._read(slot, like)
+            try:
+                return self._read(slot, like)
+            except _Unreadable as error:
+                raise CheckpointError(f"{error}. {_START_AGAIN}") from error
         problems: list[str] = []
         for step in reversed(steps):
             try:
@@ -176,15 +183,14 @@ class CheckpointStore:
             return restored
         if problems:
             raise CheckpointError(
-                "; ".join(problems) + f". No other checkpoint is left in {self.folder}: start "
-                "again with --no-resume (resume=False), or put the file back."
+                f"{'; '.join(problems)}. No other is left in {self.folder}. {_START_AGAIN}"
             )
         return None
 
     def drop_after(self, step: int) -> None:
         """Forget the checkpoints newer than `step`, which could not be read or aren't wanted."""
         for newer in [s for s in self.steps if s > step]:
-            self._delete(newer)
+            self._manager.delete(newer)
 
     def close(self) -> None:
         """Finish what is under way and let Orbax's threads go."""
@@ -200,15 +206,17 @@ class CheckpointStore:
         # Orbax reports each save and its environment at length; errors reach us as exceptions.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None, cleanup_tmp_directories=True, create=True
+            max_to_keep=None,
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_inventory),
         )
         return ocp.CheckpointManager(self.folder, options=options)
 
     def _read(self, step: int, like: PyTree) -> Restored:
         import orbax.checkpoint as ocp
 
-        self._check_inventory(step)
         folder = self.folder / str(step)
+        _check_inventory(folder)
         try:
             progress = json.loads((folder / "progress" / "metadata").read_text())
             saved = _from_description(progress["tree"])
@@ -230,43 +238,23 @@ class CheckpointStore:
             raise _Unreadable(f"{_file_in(str(error), folder)}: {_brief(error)}") from error
         return Restored(step, _typed(state, like), progress["progress"])
 
-    def _inventory(self, step: int) -> Path:
-        return self.folder / f".files-{step}.json"
+    def _write_inventory(self) -> None:
+        """Note length and checksum of each file, so that damage is found and named.
 
-    def _write_inventory(self, step: int) -> None:
-        """Note length and checksum of each file, so that damage is found and named."""
-        folder = self.folder / str(step)
-        files = {str(f.relative_to(folder)): _fingerprint(f) for f in sorted(_files(folder))}
-        write_json(self._inventory(step), files)
-
-    def _check_inventory(self, step: int) -> None:
-        # A run that was killed right after a save has no inventory for it; then Orbax's own checks
-        # have to do.
-        try:
-            expected = json.loads(self._inventory(step).read_text())
-        except (OSError, ValueError):
-            return
-        folder = self.folder / str(step)
-        for name, fingerprint in expected.items():
-            file = folder / name
-            if not file.exists():
-                raise _Unreadable(f"{file} is missing")
-            size, checksum = _fingerprint(file)
-            if size != fingerprint[0]:
-                raise _Unreadable(f"{file} has {size} bytes instead of {fingerprint[0]}")
-            if checksum != fingerprint[1]:
-                raise _Unreadable(f"{file} was changed: its checksum is wrong")
+        Orbax calls this when all is written, right before the folder gets its name: a checkpoint
+        that is there has its inventory.
+        """
+        (folder,) = (f for f in self.folder.iterdir() if f.name.split(".")[0] == str(self._saving))
+        files = [file for item in ("state", "progress") for file in _files(folder / item)]
+        inventory = {str(file.relative_to(folder)): _fingerprint(file) for file in files}
+        write_json(folder / _INVENTORY, inventory)
 
     def _drop_old(self) -> None:
         """Keep the newest few and the best."""
         steps = self.steps
         for step in steps[: -self.keep]:
             if step != self._best:
-                self._delete(step)
-
-    def _delete(self, step: int) -> None:
-        self._manager.delete(step)
-        self._inventory(step).unlink(missing_ok=True)
+                self._manager.delete(step)
 
     def _cant_write(self, step: int, error: Exception) -> CheckpointError:
         good = [s for s in self.steps if s != step]
@@ -293,8 +281,29 @@ def read_arrays(folder: Path, step: int) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(x) for p, x in named}
 
 
-class _Unreadable(Exception):
+class _Unreadable(CheckpointError):
     """A checkpoint that is damaged; the message names the file."""
+
+
+def _check_inventory(folder: Path) -> None:
+    inventory = folder / _INVENTORY
+    try:
+        expected = dict(json.loads(inventory.read_text()))
+    except OSError as error:
+        raise _Unreadable(f"{inventory}: {error.strerror or error}") from error
+    except (TypeError, ValueError) as error:
+        raise _Unreadable(f"{inventory} is damaged: {error}") from error
+    if not expected:
+        raise _Unreadable(f"{inventory} is empty")
+    for name, (size, checksum) in expected.items():
+        file = folder / name
+        if not file.exists():
+            raise _Unreadable(f"{file} is missing")
+        found_size, found_checksum = _fingerprint(file)
+        if found_size != size:
+            raise _Unreadable(f"{file} has {found_size} bytes instead of {size}")
+        if found_checksum != checksum:
+            raise _Unreadable(f"{file} was changed: its checksum is wrong")
 
 
 def _plain(state: PyTree) -> PyTree:
@@ -303,7 +312,15 @@ def _plain(state: PyTree) -> PyTree:
 
 
 def _typed(plain: PyTree, like: PyTree) -> PyTree:
-    return jax.tree.map(lambda x, k: jax.random.wrap_key_data(x) if _is_key(k) else x, plain, like)
+    """The inverse of `_plain`."""
+
+    def typed(values: jax.Array, leaf: Any) -> jax.Array:
+        if not _is_key(leaf):
+            return values
+        impl = jax.random.key_impl(jax.numpy.empty((), leaf.dtype))
+        return jax.random.wrap_key_data(values, impl=impl)
+
+    return jax.tree.map(typed, plain, like)
 
 
 def _abstract(like: PyTree) -> PyTree:
@@ -337,12 +354,15 @@ def _from_description(described: Mapping[str, list[Any]]) -> dict[str, jax.Shape
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
 
 
 def _fingerprint(file: Path) -> list[int]:
-    content = file.read_bytes()
-    return [len(content), zlib.crc32(content)]
+    checksum = 0
+    with open(file, "rb") as opened:
+        while part := opened.read(1 << 20):
+            checksum = zlib.crc32(part, checksum)
+    return [file.stat().st_size, checksum]
 
 
 def _file_in(message: str, folder: Path) -> str:

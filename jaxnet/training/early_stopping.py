@@ -46,7 +46,7 @@ class EarlyStopping:
         min_delta: an improvement has to be larger than this.
         mode: whether smaller (`"min"`) or larger (`"max"`) is better; `"auto"` goes by the name.
         baseline: a value that has to be beaten within `patience` evaluations.
-        start_epoch: evaluations of earlier epochs (counted from 1) neither wait nor stop.
+        start_epoch: evaluations of earlier epochs (counted from 1) don't count as waiting.
         divergence: stop at once when the metric is worse than this.
         check_finite: stop at once when the metric is NaN or infinite. If False, such a value is
             merely no improvement.
@@ -93,11 +93,11 @@ class EarlyStopping:
         Raises:
             UsageError: the history has no such column.
         """
-        default = "val_loss" if "val_loss" in columns else "loss"
-        monitor = (self.monitor or default).replace("/", "_").removeprefix("train_")
+        wanted = self.monitor or ("val_loss" if "val_loss" in columns else "loss")
+        monitor = wanted.replace("/", "_").removeprefix("train_")
         if monitor not in columns:
             raise UsageError(
-                f"early stopping watches {self.monitor!r}, but this run measures only "
+                f"early stopping watches {wanted!r}, but this run measures only "
                 f"{', '.join(columns)}. Choose one of these as monitor, or add the metric to the "
                 "task; metrics that begin with val_ need validation data."
             )

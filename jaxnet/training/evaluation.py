@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxnet.data.arrays import Arrays
-from jaxnet.data.pipeline import RESIDENT_BYTES, ArrayPipeline, Pipeline, Stretch
+from jaxnet.data.pipeline import RESIDENT_BYTES, ArrayPipeline, Pipeline, Stretch, checked
 from jaxnet.errors import InputError
 from jaxnet.training.history import add_steps, computed
 from jaxnet.training.programs import Programs
@@ -58,8 +58,13 @@ class Evaluator:
             name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
             for name, leaf in data.spec().items()
         }
+        if missing := {"inputs", "mask"} - set(spec):
+            raise InputError(
+                f"{data.name}: expected batches with inputs and mask, got {', '.join(spec)}. "
+                f"Add {' and '.join(sorted(missing))}; the mask is False on rows of padding."
+            )
         for name, got in spec.items():
-            expected = self.like.setdefault(name, got)
+            expected = self.like.get(name, got)
             if (expected.shape, expected.dtype) != (got.shape, got.dtype):
                 raise InputError(
                     f"{data.name}: expected {name} of shape {expected.shape} and type "
@@ -69,11 +74,11 @@ class Evaluator:
         check = getattr(self.programs.task, "check", None)
         if check and isinstance(data, ArrayPipeline) and "labels" in data.columns:
             check(state, data.columns, data.name)
+        self.like.update({**spec, **self.like})
 
     def hold(self, data: Data, state: PyTree) -> Iterable[Stretch]:
         """Labelled data in stretches, as often as asked for; kept on the device if it is small."""
-        if isinstance(data, tuple):
-            data = Arrays(*data)
+        data = checked(data)
         if isinstance(data, Arrays):
             data = self._pipeline(data.columns(), data.name)
         self.check(data, state)

@@ -25,7 +25,7 @@ from jaxnet.training.checkpoints import CheckpointStore
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.history import add_steps, computed, scalars
 from jaxnet.training.preemption import Preemption
-from jaxnet.training.programs import Log, Programs, copy, halt_names, halt_reason
+from jaxnet.training.programs import Log, Programs, copy, halt_names, halt_reason, measured
 from jaxnet.training.progress import Progress
 
 PyTree = Any
@@ -156,12 +156,14 @@ class Loop:
         reason = self._finished(progress)
         while reason is None:
             state, progress, reason = self._train(state, progress)
-            if reason is None:
-                progress = self._judge(state, progress)
-                reason = self._finished(progress)
-                for callback in self.callbacks:
-                    callback.on_epoch(progress.history.rows[-1], state)
+            if reason:
+                self._save(state, progress)
+                break
+            progress = self._judge(state, progress)
             self._save(state, progress)
+            for callback in self.callbacks:
+                callback.on_epoch(progress.history.rows[-1], state)
+            reason = self._finished(progress)
         if self.store:
             self.store.finish()
         return state, progress, reason
@@ -172,7 +174,6 @@ class Loop:
             progress.seed, progress.epoch, progress.position, self._wanted(progress)
         )
         may_halt = bool(halt_names(self.metrics))
-        per_epoch = self.train.steps  # the end of an epoch is saved when it is judged
         step = progress.step
         in_flight = None
         self.clock.restart()
@@ -182,8 +183,10 @@ class Loop:
             progress = self._collect(in_flight, progress)
             in_flight = log
             step += count
-            save = bool(self.save_every) and step % self.save_every == 0 and step % per_epoch
-            preempted = self.preemption.requested is not None
+            # What is going to be judged is saved after that: a step has one checkpoint.
+            judged = step % self.train.steps == 0 or step == self.steps
+            save = bool(self.save_every) and step % self.save_every == 0 and not judged
+            preempted = self.preemption.requested is not None and not judged
             if not (save or preempted or may_halt or self.clock.pace is None):
                 continue
             if may_halt and (halted := self._halted(before, state, feed, log, progress)):
@@ -254,7 +257,9 @@ class Loop:
             return progress.stopping.reason
         rows = progress.history.rows
         judged = bool(rows) and rows[-1]["step"] == progress.step
-        return self.end if progress.step >= self.steps and judged else None
+        if progress.step >= self.steps and judged:
+            return self.end
+        return "preempted" if self.preemption.requested else None
 
     def _wanted(self, progress: Progress) -> Callable[[int], int]:
         """How many steps the next dispatch should take, by the position in the epoch."""
@@ -275,7 +280,7 @@ class Loop:
         if progress.sums is None:
             return {}
         metrics = jax.tree.unflatten(jax.tree.structure(self.metrics), progress.sums)
-        return scalars(computed(metrics))
+        return scalars(computed(measured(metrics)))
 
     def _save(self, state: PyTree, progress: Progress) -> None:
         if self.store:

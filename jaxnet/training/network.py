@@ -30,7 +30,8 @@ class Network:
         apply: `(variables, inputs, train, key) -> (outputs, collections)`, where `collections`
             are the updated variables other than `"params"`; in evaluation `key` is None.
         layers: `(variables, inputs, key) -> [(path, output), ...]` in the order in which the
-            layers ran, to find the one that produced the first NaN.
+            layers ran, to find the one that produced the first NaN; what goes into a layer may
+            stand there too, as `"the input of PATH"`.
         module: the Linen module that it comes from, if it comes from one.
         precision: the type that `compute_in` makes it compute in.
     """
@@ -130,10 +131,14 @@ def _from_linen(module: nn.Module) -> Network:
         seen: list[tuple[str, Any]] = []
 
         def record(call, args, kwargs, context):
-            output = call(*args, **kwargs)
-            if context.method_name == "__call__":
-                seen.append(("/".join(context.module.path) or "the network", output))
-            return output
+            if context.method_name != "__call__":
+                return call(*args, **kwargs)
+            name = "/".join(context.module.path) or "the network"
+            # A function between two layers is no layer: only what it hands on shows its failure.
+            given = [leaf for leaf in jax.tree.leaves(args) if isinstance(leaf, jax.Array)]
+            seen.append((f"the input of {name}", given[0] if len(given) == 1 else given))
+            seen.append((name, call(*args, **kwargs)))
+            return seen[-1][1]
 
         with nn.intercept_methods(record):
             apply(variables, inputs, True, key)

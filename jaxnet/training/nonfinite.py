@@ -52,8 +52,9 @@ def first_nonfinite(stages: Sequence[tuple[str, PyTree]], grads: PyTree) -> str:
 
 
 def _position(order: Sequence[str], path: str) -> int:
-    owners = [i for i, name in enumerate(order) if path.startswith(name + "/")]
-    return max(owners, default=-1)
+    # A block that holds the layer runs as long as the layer does: the innermost owner counts.
+    owners = [(len(name), i) for i, name in enumerate(order) if path.startswith(name + "/")]
+    return max(owners, default=(0, -1))[1]
 
 
 def _is_floating(leaf: Any) -> bool:

@@ -110,8 +110,10 @@ class Programs:
 
     def __post_init__(self) -> None:
         steps = self.steps_per_dispatch
-        if steps != "auto" and not (isinstance(steps, int) and steps >= 1):
-            raise UsageError(f"expected steps_per_dispatch 'auto' or at least 1, got {steps!r}")
+        if steps != "auto" and not (type(steps) is int and steps >= 1):
+            raise UsageError(
+                f"expected steps_per_dispatch 'auto' or a whole number of at least 1, got {steps!r}"
+            )
         enable_compilation_cache()
 
     @property
@@ -129,12 +131,22 @@ class Programs:
 
         return jax.jit(init)
 
+    def metrics(self, state: PyTree, batch: PyTree) -> Metrics:
+        """What a training step measures, as shapes."""
+        return jax.eval_shape(self._step, state, batch)[1]
+
     def form(self, state: PyTree, batch: PyTree) -> Form:
         """How to train with batches like this one: in a device loop, or step by step."""
         if jax.default_backend() != "cpu":
             return "loop"
-        program = jax.jit(self.task.train_step).lower(state, batch).as_text()
+        program = self._step.lower(state, batch).as_text()
         return "step" if "stablehlo.convolution" in program else "loop"
+
+    @cached_property
+    def _step(self) -> Callable[[PyTree, PyTree], tuple[PyTree, Metrics]]:
+        # Traced once for all its uses, and inlined into the programs: tracing costs as much as
+        # reading a compiled program from the cache.
+        return jax.jit(self.task.train_step, inline=True)
 
     def train(self, form: Form, state: PyTree, feed: Any, count: int) -> tuple[PyTree, Log]:
         """Take `count` steps from `feed`. The state is donated: go on with the returned one.
@@ -156,7 +168,7 @@ class Programs:
     def _train_step(self) -> Callable[[PyTree, Any, int], tuple[PyTree, Metrics]]:
         def train_step(state: PyTree, feed: Any, step: jax.Array) -> tuple[PyTree, Metrics]:
             self.compiles.record("the training step", feed)
-            state, metrics = self.task.train_step(state, feed.batch(step))
+            state, metrics = self._step(state, feed.batch(step))
             return state, jax.tree.map(lambda m: m[None], metrics)
 
         return jax.jit(train_step, donate_argnums=0)
@@ -170,7 +182,7 @@ class Programs:
 
             def step(carry):
                 i, _, state, log = carry
-                state, metrics = self.task.train_step(state, feed.batch(i))
+                state, metrics = self._step(state, feed.batch(i))
                 log = jax.tree.map(lambda steps, m: steps.at[i].set(m), log, metrics)
                 return i + 1, jnp.asarray(_halted(metrics)), state, log
 
@@ -178,7 +190,7 @@ class Programs:
                 i, halted, _, _ = carry
                 return (i < count) & ~halted
 
-            shapes = jax.eval_shape(self.task.train_step, state, feed.batch(0))[1]
+            shapes = self.metrics(state, feed.batch(0))
             log = jax.tree.map(lambda m: jnp.zeros((feed.capacity, *m.shape), m.dtype), shapes)
             start = (jnp.zeros((), jnp.int32), jnp.zeros((), bool), state, log)
             taken, _, state, log = jax.lax.while_loop(go_on, step, start)
@@ -235,6 +247,11 @@ def copy(state: PyTree) -> PyTree:
 def halt_names(metrics: Metrics) -> list[str]:
     """The reasons for which a task may end training."""
     return [name.removeprefix(HALT) for name in metrics if name.startswith(HALT)]
+
+
+def measured(metrics: Metrics) -> Metrics:
+    """The metrics without those that merely end training."""
+    return {name: value for name, value in metrics.items() if not name.startswith(HALT)}
 
 
 def halt_reason(metrics: Metrics) -> str | None:

@@ -301,6 +301,8 @@ class Supervised(GradientTask):
         integer = jnp.issubdtype(labels.dtype, jnp.integer)
         if not hasattr(outputs, "shape") or not integer or outputs.ndim != labels.ndim + 1:
             return
+        if outputs.shape[-1] == 1:  # a number or a logit, which no label can be outside of
+            return
         wrong = (labels < 0) | (labels >= outputs.shape[-1])
         if wrong.any():
             row = int(wrong.reshape(len(labels), -1).any(axis=1).argmax())

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.data.pipeline import Pipeline, Placement, pipeline
@@ -23,7 +22,7 @@ from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.evaluation import Data, Evaluator
 from jaxnet.training.history import History, computed, scalars
 from jaxnet.training.loop import Halt, Loop
-from jaxnet.training.programs import Programs, StepsPerDispatch
+from jaxnet.training.programs import Programs, StepsPerDispatch, measured
 from jaxnet.training.progress import Progress
 from jaxnet.training.task import Task
 
@@ -124,6 +123,9 @@ class Trainer:
     steps_per_dispatch: StepsPerDispatch = "auto"
     placement: Placement = "auto"
 
+    def __post_init__(self) -> None:
+        _check_whole(1, eval_batch_size=self.eval_batch_size)
+
     @cached_property
     def programs(self) -> Programs:
         """The compiled programs; they serve every call of this trainer."""
@@ -158,8 +160,11 @@ class Trainer:
 
         Raises:
             InputError: the data can't be for this task, or a checkpoint can't be used.
+            UsageError: an impossible number, or a metric to watch that isn't measured.
             NonFiniteError: a step wasn't finite, under `guard_nonfinite(task, "raise")`.
         """
+        _check_whole(1, epochs=epochs, steps=steps, batch_size=batch_size)
+        _check_whole(0, seed=seed)
         train = pipeline(
             train,
             batch_size,
@@ -172,7 +177,8 @@ class Trainer:
         shapes = jax.eval_shape(self.task.init, key, batch)
         self.evaluator.check(train, shapes)
         held = [] if valid is None else self.evaluator.hold(valid, shapes)
-        metrics = jax.eval_shape(self.task.train_step, shapes, batch)[1]
+        metrics = self.programs.metrics(shapes, batch)
+        monitor = self._monitor(shapes, batch, metrics, valid is not None)
         start = Progress(seed, batch_size, train.examples, form="loop")
         store = self.checkpoints.open() if self.checkpoints else None
         try:
@@ -186,7 +192,7 @@ class Trainer:
                 evaluate=lambda state: self.evaluator.evaluate(state, held, "val_"),
                 metrics=metrics,
                 early_stopping=self.early_stopping,
-                monitor=self._monitor(shapes, batch, metrics, valid is not None),
+                monitor=monitor,
                 store=store,
                 save_every=self.checkpoints.every_steps if self.checkpoints else None,
                 callbacks=self._watchers(),
@@ -232,7 +238,7 @@ class Trainer:
         return self.evaluator.predict(state, inputs)
 
     def _monitor(self, shapes: PyTree, batch: PyTree, metrics: PyTree, validates: bool) -> str:
-        columns = _columns(metrics)
+        columns = _columns(measured(metrics))
         if validates:
             columns += _columns(jax.eval_shape(self.task.eval_step, shapes, batch), "val_")
         return self.early_stopping.key(columns)
@@ -275,21 +281,26 @@ class Trainer:
         )
 
 
+def _check_whole(least: int, **numbers: int | None) -> None:
+    for name, value in numbers.items():
+        if value is not None and not (isinstance(value, int | np.integer) and value >= least):
+            raise UsageError(
+                f"expected {name} to be a whole number of at least {least}, got {value!r}"
+            )
+
+
 def _planned_steps(train: Pipeline, epochs: int | None, steps: int | None) -> tuple[int, str]:
     """The number of steps in all, and the reason for which they end."""
     if epochs is None and steps is None:
         raise UsageError("fit: say how long to train, with epochs=... or steps=...")
-    for name, value in (("epochs", epochs), ("steps", steps)):
-        if value is not None and value < 1:
-            raise UsageError(f"fit: expected {name} of at least 1, got {value}")
     by_epochs = None if epochs is None else epochs * train.steps
     if by_epochs is None or (steps is not None and steps < by_epochs):
         return steps or 0, "steps"
     return by_epochs, "epochs"
 
 
-def _zeros(spec: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-    return {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in spec.items()}
+def _zeros(spec: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
+    return {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in spec.items()}
 
 
 def _columns(metrics: PyTree, prefix: str = "") -> list[str]:

@@ -136,20 +136,27 @@ def test_layer_starts_as_flax_does():
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
-def lowered(platform, batch=2):
-    def gradient(x, kernel):
-        return jax.grad(lambda x, kernel: (conv(x, kernel) ** 2).sum(), argnums=(0, 1))(x, kernel)
+def lowered(platform, batch=2, argnums=(0, 1)):
+    def loss(x, kernel):
+        return (conv(x, kernel) ** 2).sum()
 
+    f = jax.grad(loss, argnums=argnums) if argnums else loss
     arrays = (jax.ShapeDtypeStruct(s, "float32") for s in ((batch, 32, 32, 64), (3, 3, 64, 64)))
-    return jax.jit(gradient).trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
+    return jax.jit(f).trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
 
 
 def test_every_platform_gets_its_form():
     assert "stablehlo.convolution" not in lowered("cpu")
     assert "stablehlo.dot_general" in lowered("cpu")
     for platform in ("cuda", "tpu"):
-        assert "stablehlo.convolution" in lowered(platform)
+        assert lowered(platform).count("stablehlo.convolution") == 3
         assert "stablehlo.dot_general" not in lowered(platform)
+
+
+def test_no_work_for_what_is_not_differentiated():
+    assert lowered("cuda", argnums=1).count("stablehlo.convolution") == 2
+    assert lowered("cpu", argnums=1).count("stablehlo.dot_general") == 2
+    assert lowered("cpu", argnums=()).count("stablehlo.convolution") == 1
 
 
 def test_large_patches_are_left_to_xla():

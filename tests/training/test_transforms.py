@@ -196,7 +196,9 @@ def test_float16_skips_a_step_that_overflows_and_halves_the_scale():
     assert scales == [2.0 ** (15 - min(i, overflows)) for i in range(7)]
     assert [int(s.step) for s in states] == list(range(7))
     for state in states[1 : overflows + 1]:
-        assert bits((state.params, state.opt_state)) == bits((states[0].params, states[0].opt_state))
+        assert bits((state.params, state.opt_state)) == bits(
+            (states[0].params, states[0].opt_state)
+        )
         assert int(state.memory["loss_scale"]["good_steps"]) == 0
     assert bits(states[overflows + 1].params) != bits(states[0].params)
     assert int(states[-1].memory["loss_scale"]["good_steps"]) == 6 - overflows
@@ -294,7 +296,9 @@ def test_frozen_parameters_take_no_part_in_clipping(clip_first):
 
 def test_a_pattern_that_matches_nothing_is_an_error_that_lists_the_paths():
     for technique in (freeze, freeze_except):
-        with pytest.raises(InputError, match=r"'Dense_9/\*' matches none of these 4 paths") as error:
+        with pytest.raises(
+            InputError, match=r"'Dense_9/\*' matches none of these 4 paths"
+        ) as error:
             technique(classifier(), "Dense_9/*").init(jax.random.key(0), make_batch())
         assert "Dense_0/kernel" in str(error.value)
 

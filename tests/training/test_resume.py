@@ -1,0 +1,389 @@
+"""A run that was interrupted comes to the same bits as one that wasn't.
+
+Within the process, a callback raises an exception that nothing catches; the `slow` tests kill real
+processes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from jaxnet import optimizers
+from jaxnet.errors import CheckpointError
+from jaxnet.training import (
+    Callback,
+    Checkpoints,
+    EarlyStopping,
+    Trainer,
+    accumulate,
+    guard_nonfinite,
+    with_ema,
+)
+from jaxnet.training.checkpoints import read_arrays
+from tests.training.helpers import MLP, ConvNet, bits, classifier, images, table
+from tests.training.processes import finished, result_of, start
+
+EXAMPLES, BATCH, EPOCHS = 30, 4, 2
+STEPS = 8  # an epoch; the last batch is half empty
+
+
+class Interrupted(BaseException):
+    """What no code should catch."""
+
+
+@dataclass
+class Interrupts(Callback):
+    """Ends the run with an exception at the first stretch that reaches each step, or epoch."""
+
+    steps: list[int] = field(default_factory=list)
+    epochs: list[int] = field(default_factory=list)
+
+    def on_stretch(self, step: int, loss: float | None) -> None:
+        if self.steps and step >= self.steps[0]:
+            del self.steps[0]
+            raise Interrupted
+
+    def on_epoch(self, row: Any, state: Any) -> None:
+        if row["epoch"] in self.epochs:
+            self.epochs.remove(row["epoch"])
+            raise Interrupted
+
+
+class Regularised(nn.Module):
+    """Dropout and running statistics: randomness and a collection to carry on."""
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
+        hidden = nn.BatchNorm(use_running_average=not train)(nn.Dense(8)(inputs))
+        hidden = nn.Dropout(0.5, deterministic=not train)(nn.tanh(hidden))
+        return nn.Dense(3)(hidden)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A way to train."""
+
+    task: Any
+    data: Callable[..., tuple[np.ndarray, np.ndarray]] = table
+    every_steps: int | None = 3
+    keep: int = 2
+    options: dict[str, Any] = field(default_factory=dict)
+    epochs: int = EPOCHS
+
+    def trainer(self, folder: Path, interrupts: Interrupts) -> Trainer:
+        checkpoints = Checkpoints(folder, self.keep, self.every_steps)
+        return Trainer(
+            self.task,
+            checkpoints=checkpoints,
+            callbacks=[interrupts],
+            **{"steps_per_dispatch": 2, **self.options},
+        )
+
+    def fit(self, trainer: Trainer, epochs: int | None = None) -> Any:
+        valid = self.data(12, seed=1)
+        return trainer.fit(
+            self.data(EXAMPLES), valid, epochs=epochs or self.epochs, batch_size=BATCH, seed=3
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that has to be the same."""
+
+    best_state: dict[str, Any]
+    last_state: dict[str, bytes]
+    last_step: int
+    rows: tuple[Any, ...]
+    stop_reason: str
+    best_step: int
+    best: float
+
+
+def _outcome(result: Any, folder: Path) -> Outcome:
+    last = read_arrays(folder, result.last_step)
+    return Outcome(
+        bits(result.state),
+        {path: leaf.tobytes() for path, leaf in last.items()},
+        result.last_step,
+        result.history.rows,
+        result.stop_reason,
+        result.best_step,
+        result.best,
+    )
+
+
+def _interrupted(case: Case, trainer: Trainer, interrupts: Interrupts, at: Sequence[int]) -> Any:
+    """The result of a run that is interrupted at these steps and goes on each time."""
+    interrupts.steps = list(at)
+    while interrupts.steps:
+        with pytest.raises(Interrupted):
+            case.fit(trainer)
+    return case.fit(trainer)
+
+
+DECAYING = optimizers.by_name("adamw", optimizers.schedule("cosine", 0.1, EPOCHS * STEPS))
+CASES = {
+    "dropout, batch norm, decaying rate": Case(classifier(Regularised(), DECAYING)),
+    "convolution": Case(classifier(ConvNet()), images),
+    "accumulate, ema, guard": Case(
+        guard_nonfinite(with_ema(accumulate(classifier(), 2), 0.9), "skip"),
+    ),
+    "data on the host": Case(classifier(Regularised()), options={"placement": "host"}),
+}
+REGULARISED = CASES["dropout, batch norm, decaying rate"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_interrupted_runs_come_to_the_same_bits(name, tmp_path):
+    case, interrupts = CASES[name], Interrupts()
+    trainer = case.trainer(tmp_path / "run", interrupts)
+    expected = _outcome(case.fit(trainer), tmp_path / "run")
+    assert expected.last_step == EPOCHS * STEPS
+    moments = random.Random(name)
+    for stops in (1, 3):
+        at = sorted(moments.sample(range(1, EPOCHS * STEPS), stops))
+        shutil.rmtree(tmp_path / "run")
+        result = _interrupted(case, trainer, interrupts, at)
+        assert _outcome(result, tmp_path / "run") == expected, at
+
+
+def test_twice_in_one_epoch_with_new_trainers(tmp_path):
+    case = replace(REGULARISED, every_steps=1)
+    interrupts = Interrupts()
+    whole = case.trainer(tmp_path / "whole", interrupts)
+    expected = _outcome(case.fit(whole), tmp_path / "whole")
+    for at in (10, 13):
+        interrupts.steps = [at]
+        with pytest.raises(Interrupted):
+            case.fit(case.trainer(tmp_path / "run", interrupts))
+        newest = max(int(entry.name) for entry in (tmp_path / "run").iterdir())
+        assert STEPS < newest <= at + 2
+    result = case.fit(case.trainer(tmp_path / "run", interrupts))
+    assert _outcome(result, tmp_path / "run") == expected
+
+
+def test_an_epoch_is_saved_before_callbacks_hear_of_it(tmp_path):
+    case, interrupts = replace(REGULARISED, every_steps=None), Interrupts(epochs=[1])
+    with pytest.raises(Interrupted):
+        case.fit(case.trainer(tmp_path, interrupts))
+    assert [entry.name for entry in tmp_path.iterdir()] == [str(STEPS)]
+
+
+def test_saving_changes_nothing(tmp_path):
+    case = REGULARISED
+    trainer = case.trainer(tmp_path, Interrupts())
+    saved = case.fit(trainer)
+    free = case.fit(replace(trainer, checkpoints=None, steps_per_dispatch=5))
+    assert bits(free.state) == bits(saved.state)
+    assert free.history == saved.history
+
+
+def _overfitting() -> Case:
+    """Validation gets worse soon, so that early stopping waits and then stops."""
+
+    def noise(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        return rng.normal(size=(n, 4)).astype(np.float32), rng.integers(0, 3, n)
+
+    return Case(
+        classifier(MLP(hidden=16), optimizers.by_name("adam", 0.003)),
+        noise,
+        every_steps=None,
+        keep=1,
+        options={"early_stopping": EarlyStopping(patience=3)},
+        epochs=50,
+    )
+
+
+@pytest.fixture
+def overfitted(tmp_path: Path) -> tuple[Case, Trainer, Interrupts, Outcome]:
+    """An uninterrupted run that stopped early, well after its best step."""
+    case, interrupts = _overfitting(), Interrupts()
+    trainer = case.trainer(tmp_path / "run", interrupts)
+    expected = _outcome(case.fit(trainer), tmp_path / "run")
+    assert expected.stop_reason == "early_stopping"
+    assert STEPS < expected.best_step == expected.last_step - 3 * STEPS
+    return case, trainer, interrupts, expected
+
+
+def test_patience_goes_on_counting_and_the_best_comes_from_disk(overfitted, tmp_path):
+    case, trainer, interrupts, expected = overfitted
+    best = expected.best_step
+    for at in ([best + STEPS + 2], [best - 1, best + 1, best + STEPS + 1]):
+        shutil.rmtree(tmp_path / "run")
+        assert _outcome(_interrupted(case, trainer, interrupts, at), tmp_path / "run") == expected
+
+
+def test_a_finished_run_has_nothing_to_do_and_the_same_result(overfitted, tmp_path):
+    case, trainer, interrupts, expected = overfitted
+    interrupts.steps = [0]  # no step may be taken
+    assert _outcome(case.fit(trainer), tmp_path / "run") == expected
+
+
+def test_a_best_one_that_is_damaged_is_an_error_that_names_it(overfitted, tmp_path):
+    case, trainer, _, expected = overfitted
+    file = tmp_path / "run" / str(expected.best_step) / "state" / "manifest.ocdbt"
+    file.unlink()
+    with pytest.raises(CheckpointError, match=f"{file} is missing.*--no-resume"):
+        case.fit(trainer)
+
+
+def test_more_epochs_later_are_the_same_as_at_once(tmp_path):
+    case = REGULARISED
+    trainer = case.trainer(tmp_path / "run", Interrupts())
+    expected = _outcome(case.fit(trainer), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    for epochs in range(1, EPOCHS + 1):
+        result = case.fit(trainer, epochs)
+    assert _outcome(result, tmp_path / "run") == expected
+
+
+def test_a_run_that_ends_within_an_epoch_is_saved_as_judged(tmp_path):
+    """With every_steps, the last step would be due for two saves; the judged one counts."""
+    trainer = Trainer(
+        classifier(), checkpoints=Checkpoints(tmp_path, every_steps=5), steps_per_dispatch=2
+    )
+    result = trainer.fit(table(EXAMPLES), table(12, seed=1), steps=10, batch_size=BATCH)
+    assert (result.stop_reason, result.last_step) == ("steps", 10)
+    saved = json.loads((tmp_path / "10" / "progress" / "metadata").read_text())["progress"]
+    assert [row["step"] for row in saved["history"]] == [8, 10]
+    assert saved["stopping"]["best_step"] == result.best_step
+
+
+# --- damage -------------------------------------------------------------------------------------
+
+
+def _cut_data(folder: Path) -> Path:
+    file = max((folder / "state" / "d").iterdir(), key=lambda file: file.stat().st_size)
+    file.write_bytes(file.read_bytes()[:-7])
+    return file
+
+
+def _tear_progress(folder: Path) -> Path:
+    file = folder / "progress" / "metadata"
+    file.write_text(file.read_text()[:100])
+    return file
+
+
+def _flip_manifest(folder: Path) -> Path:
+    file = folder / "state" / "manifest.ocdbt"
+    content = bytearray(file.read_bytes())
+    content[20] ^= 1
+    file.write_bytes(bytes(content))
+    return file
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trainer, Outcome, Path]:
+    """A trainer, the outcome of a whole run, and a folder with one that stopped on its way."""
+    folder = tmp_path_factory.mktemp("damage")
+    case, interrupts = REGULARISED, Interrupts()
+    trainer = case.trainer(folder / "run", interrupts)
+    expected = _outcome(case.fit(trainer), folder / "run")
+    shutil.rmtree(folder / "run")
+    interrupts.steps = [STEPS + 6]
+    with pytest.raises(Interrupted):
+        case.fit(trainer)
+    shutil.move(folder / "run", folder / "stopped")
+    return trainer, expected, folder
+
+
+@pytest.mark.parametrize("damage", [_cut_data, _tear_progress, _flip_manifest])
+def test_after_damage_the_run_still_comes_to_the_same_bits(damage, stopped, caplog):
+    trainer, expected, folder = stopped
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    shutil.copytree(folder / "stopped", folder / "run")
+    *_, older, newest = sorted(int(entry.name) for entry in (folder / "run").iterdir())
+    file = damage(folder / "run" / str(newest))
+    with caplog.at_level(logging.INFO, "jaxnet"):
+        result = REGULARISED.fit(trainer)
+    warning, resumed = (record.getMessage() for record in caplog.records)
+    assert str(file) in warning
+    assert f"newest good checkpoint, step {older}" in warning
+    assert resumed == f"going on from step {older}"
+    assert _outcome(result, folder / "run") == expected
+
+
+# --- killed processes ---------------------------------------------------------------------------
+
+
+def _steps(folder: Path) -> list[int]:
+    return [int(e.name) for e in folder.glob("checkpoints/*") if e.name.isdigit()]
+
+
+def _kill_at_random(folder: Path, moments: random.Random, options: dict[str, Any]) -> bool:
+    """Kill a run at a random moment of its life; False if it was done before.
+
+    One time in four that is while it starts, otherwise soon after it first saves.
+    """
+    before = set(_steps(folder))
+    process = start(folder, **options)
+    early = time.monotonic() + moments.uniform(0.1, 4.0) if moments.random() < 0.25 else None
+    wait = moments.uniform(0.0, 1.0)
+    while process.poll() is None:
+        if early is None and set(_steps(folder)) - before:
+            early = time.monotonic() + wait
+        if early is not None and time.monotonic() >= early:
+            break
+        time.sleep(0.001)
+    alive = process.poll() is None
+    process.kill()
+    process.communicate()
+    return alive
+
+
+def _survives_kills(tmp_path: Path, kills: int, seed: int, **options: Any) -> None:
+    expected = finished(tmp_path / "whole", **options)
+    moments = random.Random(seed)
+    folder, killed, within_saves = tmp_path / "killed", 0, 0
+    for _ in range(10 * kills):
+        if killed == kills or not _kill_at_random(folder, moments, options):
+            break
+        killed += 1
+        within_saves += any(folder.glob("checkpoints/*tmp*"))
+    assert killed == kills, f"the run was done after {killed} kills: make it longer"
+    got = finished(folder, **options)
+    assert got == expected
+    last = expected["last_step"]
+    whole, resumed = (read_arrays(f / "checkpoints", last) for f in (tmp_path / "whole", folder))
+    assert whole.keys() == resumed.keys()
+    for path, leaf in whole.items():
+        assert leaf.tobytes() == resumed[path].tobytes(), path
+    assert not list(folder.glob("checkpoints/*tmp*"))
+    print(f"{kills} kills, {within_saves} of them within a save")
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(tmp_path):
+    _survives_kills(tmp_path, kills=14, seed=0, epochs=60, every_steps=7, sleep=0.01)
+
+
+@pytest.mark.slow
+def test_killed_while_it_saves_at_every_step(tmp_path):
+    _survives_kills(tmp_path, kills=14, seed=1, epochs=40, every_steps=1)
+
+
+def test_one_kill(tmp_path):
+    """The quick version of the above."""
+    options = {"epochs": 4, "every_steps": 1}
+    process = start(tmp_path / "killed", **options)
+    while process.poll() is None and len(_steps(tmp_path / "killed")) < 2:
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    assert process.returncode < 0
+    assert result_of(tmp_path / "killed") is None
+    assert finished(tmp_path / "killed", **options) == finished(tmp_path / "whole", **options)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -51,7 +52,7 @@ class Options:
 def contenders(workload: Workload) -> list[Contender]:
     """Every library in the settings that have a chance of being its fastest."""
     return [
-        _contender("jaxnet", "jaxnet_fit", {}, _ON_CPU),
+        _contender("jaxnet", "jaxnet_fit", {}, {**_ON_CPU, "JAXNET_CACHE_DIR": "off"}),
         *_raw_jax(workload),
         *_keras(),
         *_torch(workload),
@@ -237,12 +238,11 @@ def show_verdicts(results: list[Race]) -> None:
 def main(options: Options) -> None:
     """Run the races, one after the other, and write the report."""
     head = report.header("peers", "seconds per round")
+    say = partial(print, flush=True)
     results = []
     for name in options.race:
         workload = WORKLOADS[name]
-        result = race.run(
-            workload, contenders(workload), options.rounds, options.data_dir, say=print
-        )
+        result = race.run(workload, contenders(workload), options.rounds, options.data_dir, say=say)
         results.append(result)
         show(result)
     show_verdicts(results)

@@ -78,7 +78,9 @@ def measure(options: Options) -> dict[str, float]:
     base, imported, cold, warm = zip(*rounds, strict=True)
     return {
         "import jax, flax": median(base),
-        "import jaxnet beyond jax and flax": median(b - a for a, b in zip(base, imported, strict=True)),
+        "import jaxnet beyond jax and flax": median(
+            b - a for a, b in zip(base, imported, strict=True)
+        ),
         "first step, no cache": median(cold),
         "first step, warm cache": median(warm),
     }

@@ -30,7 +30,7 @@ def cache_folder() -> Path | None:
 def enable_compilation_cache() -> None:
     """Keep compiled programs, however small and quick to compile, from one process to the next."""
     folder = cache_folder()
-    if folder is None or jax.config.jax_compilation_cache_dir:
+    if folder is None or getattr(jax.config, "jax_compilation_cache_dir", None):
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -6,7 +6,8 @@ outputs), its loss is the mean over them. Everything is computed and returned in
 float64 where the outputs are; `bfloat16` and `float16` outputs are widened first.
 
 In the signatures a leading underscore marks axes that vary or that the function checks itself, with
-a message of its own.
+a message of its own. (A leading space says nothing: it keeps linters from reading names of axes as
+names of variables.)
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def cross_entropy(
     labels: Shaped[ArrayLike, "*_batch_dims"],
     *,
     label_smoothing: float = 0.0,
-) -> Float[Array, "batch"]:
+) -> Float[Array, " batch"]:
     """Softmax cross-entropy against class numbers (sparse categorical cross-entropy), in nats.
 
     A label outside `0 ... C-1` makes the loss of its example NaN, so that a wrong label cannot
@@ -71,7 +72,7 @@ def categorical_cross_entropy(
     labels: Shaped[ArrayLike, "*_batch_dims_classes"],
     *,
     label_smoothing: float = 0.0,
-) -> Float[Array, "batch"]:
+) -> Float[Array, " batch"]:
     """Softmax cross-entropy against one-hot labels or class probabilities, in nats.
 
     Args:
@@ -102,8 +103,8 @@ def categorical_cross_entropy(
 
 
 def binary_cross_entropy(
-    logits: Float[ArrayLike, "batch *_dims"], labels: Shaped[ArrayLike, "*_batch_dims"]
-) -> Float[Array, "batch"]:
+    logits: Float[ArrayLike, " batch *_dims"], labels: Shaped[ArrayLike, "*_batch_dims"]
+) -> Float[Array, " batch"]:
     """Sigmoid cross-entropy of yes-or-no labels, in nats; several labels an example are averaged.
 
     Args:
@@ -122,8 +123,8 @@ def binary_cross_entropy(
 
 
 def squared_error(
-    outputs: Float[ArrayLike, "batch *_dims"], labels: Shaped[ArrayLike, "*_batch_dims"]
-) -> Float[Array, "batch"]:
+    outputs: Float[ArrayLike, " batch *_dims"], labels: Shaped[ArrayLike, "*_batch_dims"]
+) -> Float[Array, " batch"]:
     """The square of the error, averaged over an example's outputs; its mean is the MSE.
 
     Args:
@@ -142,8 +143,8 @@ def squared_error(
 
 
 def absolute_error(
-    outputs: Float[ArrayLike, "batch *_dims"], labels: Shaped[ArrayLike, "*_batch_dims"]
-) -> Float[Array, "batch"]:
+    outputs: Float[ArrayLike, " batch *_dims"], labels: Shaped[ArrayLike, "*_batch_dims"]
+) -> Float[Array, " batch"]:
     """The size of the error, averaged over an example's outputs; its mean is the MAE.
 
     Shapes and errors as in `squared_error`.
@@ -157,11 +158,11 @@ def absolute_error(
 
 
 def huber(
-    outputs: Float[ArrayLike, "batch *_dims"],
+    outputs: Float[ArrayLike, " batch *_dims"],
     labels: Shaped[ArrayLike, "*_batch_dims"],
     *,
     delta: float = 1.0,
-) -> Float[Array, "batch"]:
+) -> Float[Array, " batch"]:
     """Half the squared error up to `delta`, linear beyond: outliers pull with a bounded force.
 
     Huber (1964), equation 1: `e^2 / 2` where `|e| <= delta`, else `delta (|e| - delta / 2)`.
@@ -176,8 +177,8 @@ def huber(
 
 
 def sum_of_squares(
-    outputs: Float[ArrayLike, "batch *_dims"], labels: Shaped[ArrayLike, "*_batch_dims"]
-) -> Float[Array, "batch"]:
+    outputs: Float[ArrayLike, " batch *_dims"], labels: Shaped[ArrayLike, "*_batch_dims"]
+) -> Float[Array, " batch"]:
     """Half the sum of an example's squared errors: the SSE of classical back-propagation.
 
     Rumelhart, Hinton and Williams (1986), equation 3: `E = 1/2 sum_j (y_j - d_j)^2`. The half
@@ -194,7 +195,7 @@ def sum_of_squares(
 
 def paired(
     outputs: Shaped[ArrayLike, "*_batch_dims"], labels: Shaped[ArrayLike, "*_batch_dims"]
-) -> tuple[Float[Array, "batch *dims"], Float[Array, "batch *dims"]]:
+) -> tuple[Float[Array, " batch *dims"], Float[Array, " batch *dims"]]:
     """Outputs and labels in one shape and one type, float32 at least.
 
     Outputs (B, 1) against labels (B,) are the same numbers, one an example: left to broadcasting

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, no_type_check
 
 import flax.struct
 import jax
@@ -40,6 +40,8 @@ Metric = Callable[[jax.Array, jax.Array, jax.Array], Sums]
 S = TypeVar("S")
 
 
+# Unchecked in tests, as JAX builds pytrees with shapes, shardings or None in the place of arrays.
+@no_type_check
 @flax.struct.dataclass
 class Mean:
     """A weighted mean, as its numerator and denominator."""
@@ -48,9 +50,7 @@ class Mean:
     count: jax.Array | np.floating | float
 
     @classmethod
-    def of(
-        cls, values: Shaped[ArrayLike, "*_batch"], weights: Float[ArrayLike, "*_batch"]
-    ) -> Mean:
+    def of(cls, values: Shaped[ArrayLike, "*_batch"], weights: Float[ArrayLike, "*_batch"]) -> Mean:
         """The mean of `values` (B,) under `weights` (B,).
 
         A value of weight 0 is left out even if it is NaN or infinite.
@@ -72,6 +72,7 @@ class Mean:
         return float(self.total) / count if count else float("nan")
 
 
+@no_type_check  # As `Mean`.
 @flax.struct.dataclass
 class Confusion:
     """A confusion matrix: `counts[t, p]` is the weight of the examples of class t taken for p."""
@@ -116,7 +117,7 @@ def weighted_mean(
 
 
 def accuracy(
-    outputs: Float[ArrayLike, "batch *_dims_classes"],
+    outputs: Float[ArrayLike, " batch *_dims_classes"],
     labels: Shaped[ArrayLike, "*_batch_dims"],
     weights: Float[ArrayLike, "*_batch"],
 ) -> Mean:
@@ -211,7 +212,7 @@ def confusion_matrix(num_classes: int) -> Metric:
 
 
 def mean_squared_error(
-    outputs: Float[ArrayLike, "batch *_dims"],
+    outputs: Float[ArrayLike, " batch *_dims"],
     labels: Shaped[ArrayLike, "*_batch_dims"],
     weights: Float[ArrayLike, "*_batch"],
 ) -> Mean:
@@ -225,7 +226,7 @@ def mean_squared_error(
 
 
 def mean_absolute_error(
-    outputs: Float[ArrayLike, "batch *_dims"],
+    outputs: Float[ArrayLike, " batch *_dims"],
     labels: Shaped[ArrayLike, "*_batch_dims"],
     weights: Float[ArrayLike, "*_batch"],
 ) -> Mean:

@@ -57,7 +57,7 @@ class Techniques:
 
     def apply(self, task: GradientTask) -> Task[Any]:
         """The task with these techniques around it."""
-        from jaxnet.training import transforms
+        from jaxnet.training import guard, transforms
 
         task = transforms.mixed_precision(task, self.precision)
         if self.clip is not None:
@@ -71,7 +71,7 @@ class Techniques:
             task = transforms.with_ema(task, self.ema)
         if self.nonfinite == "ignore":
             return task
-        return transforms.guard_nonfinite(task, self.nonfinite)
+        return guard.guard_nonfinite(task, self.nonfinite)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Float, Real
 
 from jaxnet.errors import InputError
 from jaxnet.layers.windows import Padding, conv_output_size, padding_pairs, per_axis
@@ -39,8 +40,8 @@ _BORDERS = {"zero": "constant", "reflect": "reflect", "edge": "edge", "circular"
 
 
 def conv(
-    x: jax.Array,
-    kernel: jax.Array,
+    x: Float[Array, "batch *_spatial channels"],
+    kernel: Float[Array, "*_kernel_size _group_channels features"],
     strides: int | Sequence[int] = 1,
     padding: Padding = "VALID",
     *,
@@ -48,7 +49,7 @@ def conv(
     groups: int = 1,
     border: str = "zero",
     precision: lax.PrecisionLike = None,
-) -> jax.Array:
+) -> Float[Array, "batch *_outputs features"]:
     """The cross-correlation of `x` with `kernel`, as every deep learning library defines it.
 
     Args:
@@ -155,7 +156,9 @@ class Conv(nn.Module):
     bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
 
     @nn.compact
-    def __call__(self, inputs: jax.Array) -> jax.Array:
+    def __call__(
+        self, inputs: Real[Array, "batch *_spatial channels"]
+    ) -> Float[Array, "batch *_outputs {self.features}"]:
         """`(batch, *spatial, channels)` to `(batch, *outputs, features)`."""
         channels, groups = inputs.shape[-1], self.feature_group_count
         if channels % groups or self.features % groups:

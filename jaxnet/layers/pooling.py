@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
+from jaxtyping import Array, Float, Real
 
 from jaxnet.layers.windows import Padding, conv_output_size, padding_pairs, per_axis
 
@@ -25,11 +26,11 @@ _MAX_SLICES = 16
 
 
 def max_pool(
-    x: jax.Array,
+    x: Real[Array, "batch *_spatial channels"],
     window: int | Sequence[int],
     strides: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
-) -> jax.Array:
+) -> Real[Array, "batch *_windows channels"]:
     """The maximum of every window; at a tie the first maximum takes all of the gradient.
 
     Args:
@@ -58,11 +59,11 @@ def max_pool(
 
 
 def min_pool(
-    x: jax.Array,
+    x: Real[Array, "batch *_spatial channels"],
     window: int | Sequence[int],
     strides: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
-) -> jax.Array:
+) -> Real[Array, "batch *_windows channels"]:
     """The minimum of every window: see `max_pool`.
 
     Example:
@@ -73,12 +74,12 @@ def min_pool(
 
 
 def avg_pool(
-    x: jax.Array,
+    x: Float[Array, "batch *_spatial channels"],
     window: int | Sequence[int],
     strides: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
     count_include_pad: bool = True,
-) -> jax.Array:
+) -> Float[Array, "batch *_windows channels"]:
     """The mean of every window: see `max_pool`.
 
     Args:
@@ -101,17 +102,23 @@ def avg_pool(
     return total / nn.pool(jnp.ones_like(x), 0.0, lax.add, *windows)
 
 
-def global_max_pool(x: jax.Array) -> jax.Array:
+def global_max_pool(
+    x: Real[Array, "batch *_spatial channels"],
+) -> Real[Array, "batch channels"]:
     """The maximum over all spatial axes: `(batch, *spatial, channels)` to `(batch, channels)`."""
     return x.max(axis=tuple(range(1, x.ndim - 1)))
 
 
-def global_min_pool(x: jax.Array) -> jax.Array:
+def global_min_pool(
+    x: Real[Array, "batch *_spatial channels"],
+) -> Real[Array, "batch channels"]:
     """The minimum over all spatial axes: `(batch, *spatial, channels)` to `(batch, channels)`."""
     return x.min(axis=tuple(range(1, x.ndim - 1)))
 
 
-def global_avg_pool(x: jax.Array) -> jax.Array:
+def global_avg_pool(
+    x: Float[Array, "batch *_spatial channels"],
+) -> Float[Array, "batch channels"]:
     """The mean over all spatial axes: `(batch, *spatial, channels)` to `(batch, channels)`."""
     return x.mean(axis=tuple(range(1, x.ndim - 1)))
 

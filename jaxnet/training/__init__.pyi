@@ -2,6 +2,7 @@ from .callbacks import Callback as Callback
 from .callbacks import RunWriter as RunWriter
 from .checkpoints import Checkpoints as Checkpoints
 from .early_stopping import EarlyStopping as EarlyStopping
+from .guard import guard_nonfinite as guard_nonfinite
 from .history import History as History
 from .network import Network as Network
 from .state import TrainState as TrainState
@@ -15,7 +16,6 @@ from .transforms import accumulate as accumulate
 from .transforms import clip as clip
 from .transforms import freeze as freeze
 from .transforms import freeze_except as freeze_except
-from .transforms import guard_nonfinite as guard_nonfinite
 from .transforms import mixed_precision as mixed_precision
 from .transforms import remat as remat
 from .transforms import with_ema as with_ema

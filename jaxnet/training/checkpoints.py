@@ -23,7 +23,6 @@ import numpy as np
 from jaxnet import trees
 from jaxnet.errors import CheckpointError, UsageError
 from jaxnet.files import write_json
-from jaxnet.training.programs import copy
 
 PyTree = Any
 Slot = Literal["best", "last"]
@@ -107,7 +106,7 @@ class CheckpointStore:
         Args:
             step: the name of the checkpoint. One that is there already is left as it is, because
                 a step's state is determined by the run.
-            state: copied at once, so that the caller may donate it.
+            state: on the host when this returns, so that the caller may donate it.
             progress: what else to keep, as JSON values.
             best_step: the step that must stay, or -1.
 
@@ -121,8 +120,7 @@ class CheckpointStore:
         if step in self.steps:
             self._drop_old()
             return
-        # A copy, because the loop donates the state while Orbax still reads.
-        plain = _plain(copy(state))
+        plain = _plain(state)
         self._saving = step
         described = {"tree": _describe(plain), "progress": progress}
         items = ocp.args.Composite(

@@ -6,6 +6,7 @@ import zlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 PyTree = Any
@@ -51,3 +52,8 @@ def stream(key: jax.Array, name: str, step: jax.Array | int = 0) -> jax.Array:
         False
     """
     return jax.random.fold_in(jax.random.fold_in(key, zlib.crc32(name.encode())), step)
+
+
+def select(condition: jax.Array, yes: PyTree, no: PyTree) -> PyTree:
+    """Every leaf of `yes` where the scalar `condition` holds, of `no` where it doesn't."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

@@ -4,15 +4,15 @@
     task = guard_nonfinite(with_ema(accumulate(clip(task, 1.0), 4), 0.999), "skip")
 
 Each acts at the level where it belongs: the network (`mixed_precision`), the objective (`remat`),
-the gradients (`accumulate`), the update (`clip`, `freeze`, `with_ema`) or the whole step
-(`guard_nonfinite`). A technique that a task can't take is refused, with the reason.
+the gradients (`accumulate`), the update (`clip`, `freeze`, `with_ema`) or the whole step (those of
+`jaxnet.training.guard`). A technique that a task can't take is refused, with the reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,11 @@ import optax
 
 from jaxnet import trees
 from jaxnet.errors import UsageError
+from jaxnet.training.guard import WholeStep
 from jaxnet.training.network import Network, Precision, compute_in
 from jaxnet.training.nonfinite import all_finite
-from jaxnet.training.state import PyTree, TrainState
+from jaxnet.training.state import PyTree, TrainState, select
 from jaxnet.training.task import (
-    HALT,
     Aux,
     Batch,
     GradientTask,
@@ -32,7 +32,6 @@ from jaxnet.training.task import (
     Metrics,
     Objective,
     Optimizer,
-    Task,
 )
 
 
@@ -320,7 +319,7 @@ class _LossScaling(Technique):
     def apply_gradients(self, state, grads, aux):
         finite = all_finite(grads)
         new = self.task.apply_gradients(state, grads, aux)
-        new = _select(finite, new, replace(state, step=new.step))
+        new = select(finite, new, replace(state, step=new.step))
         scale, good = (state.memory["loss_scale"][name] for name in ("scale", "good_steps"))
         good = jnp.where(finite, good + 1, 0)
         grown = jnp.where(good >= self.period, scale * 2, scale)
@@ -348,101 +347,7 @@ def mixed_precision(task: GradientTask, precision: Precision) -> GradientTask:
     return _LossScaling(task) if precision == "fp16" else task
 
 
-# --- the whole step -----------------------------------------------------------------------------
-
-NonfinitePolicy = Literal["stop", "skip", "raise"]
-
-
-@dataclass(frozen=True)
-class _WholeStep:
-    """A task around any task, which hands on all that it doesn't change."""
-
-    task: Task[Any]
-
-    def init(self, key, batch):
-        return self.task.init(key, batch)
-
-    def train_step(self, state, batch):
-        return self.task.train_step(state, batch)
-
-    def eval_step(self, state, batch):
-        return self.task.eval_step(state, batch)
-
-    def predict_step(self, state, batch):
-        return self.task.predict_step(state, batch)
-
-    def __getattr__(self, name: str) -> Any:
-        # What only some tasks have, such as `check` and `diagnose`.
-        if name.startswith("_") or name == "task":
-            raise AttributeError(name)
-        return getattr(self.task, name)
-
-
-@dataclass(frozen=True)
-class _SkipNonfinite(_WholeStep):
-    def train_step(self, state, batch):
-        new, metrics = self.task.train_step(state, batch)
-        finite = all_finite(metrics) & _still_finite(new, state)
-        metrics = jax.tree.map(lambda m: jnp.where(finite, m, jnp.zeros_like(m)), metrics)
-        kept = _select(finite, new, replace(state, step=new.step))
-        return kept, {**metrics, "skipped_steps": 1 - finite.astype(jnp.int32)}
-
-
-@dataclass(frozen=True)
-class _HaltOnNonfinite(_WholeStep):
-    """Looks at the metrics of each step, which is free, and leaves the state to `sound`."""
-
-    reason: str
-
-    def train_step(self, state, batch):
-        new, metrics = self.task.train_step(state, batch)
-        return new, {**metrics, self.reason: (~all_finite(metrics)).astype(jnp.int32)}
-
-    def sound(self, before, after):
-        return _still_finite(after, before)
-
-
-def guard_nonfinite(task: Task[Any], policy: NonfinitePolicy) -> Task[Any]:
-    """Keep a step that gives a NaN or an infinity from spoiling the state.
-
-    Policies:
-        `"skip"`: the step counts but changes nothing; `skipped_steps` in the history counts them.
-        `"stop"`: training ends with the state before the step, `stop_reason` is `"nonfinite"`, and
-            the batch and that state are kept for a replay that names the first bad layer.
-        `"raise"`: the same, but `fit` raises `NonFiniteError`.
-
-    It takes any task, and has to be the outermost technique. `"stop"` and `"raise"` cost next to
-    nothing; `"skip"` checks and selects the whole state in each step, which a small network feels.
-
-    Raises:
-        UsageError: an unknown policy.
-    """
-    if policy not in get_args(NonfinitePolicy):
-        raise UsageError(
-            f"guard_nonfinite: expected one of {', '.join(get_args(NonfinitePolicy))}, "
-            f"got {policy!r}"
-        )
-    if policy == "skip":
-        return _SkipNonfinite(task)
-    return _HaltOnNonfinite(task, HALT + ("nonfinite" if policy == "stop" else "nonfinite_error"))
-
-
-def _still_finite(new: PyTree, old: PyTree) -> jax.Array:
-    """No leaf has become non-finite; Optax keeps an infinity in some states on purpose."""
-
-    def check(new_leaf, old_leaf):
-        if not jnp.issubdtype(new_leaf.dtype, jnp.inexact):
-            return jnp.ones((), bool)
-        return (jnp.isfinite(new_leaf) | ~jnp.isfinite(old_leaf)).all()
-
-    return jnp.stack(jax.tree.leaves(jax.tree.map(check, new, old))).all()
-
-
 # --- shared -------------------------------------------------------------------------------------
-
-
-def _select(condition: jax.Array, yes: PyTree, no: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
 def _remember(state: TrainState, **memory: PyTree) -> TrainState:
@@ -452,7 +357,7 @@ def _remember(state: TrainState, **memory: PyTree) -> TrainState:
 def _require_gradients(task: Any, technique: str) -> None:
     if isinstance(task, GradientTask):
         return
-    if isinstance(task, _WholeStep):
+    if isinstance(task, WholeStep):
         raise UsageError(
             f"{technique} acts on gradients or their update, and guard_nonfinite on the whole step:"
             f" put the guard outside, guard_nonfinite({technique}(task, ...), ...)"
@@ -462,17 +367,3 @@ def _require_gradients(task: Any, technique: str) -> None:
         f"(a GradientTask, such as Supervised); {type(task).__name__} has a step of its own. "
         "Apply it inside that task's train_step."
     )
-
-
-__all__ = [
-    "NonfinitePolicy",
-    "Technique",
-    "accumulate",
-    "clip",
-    "freeze",
-    "freeze_except",
-    "guard_nonfinite",
-    "mixed_precision",
-    "remat",
-    "with_ema",
-]

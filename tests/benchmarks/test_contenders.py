@@ -38,7 +38,8 @@ def test_forms_of_convolution_agree():
     assert im2col == pytest.approx(plain, rel=1e-4)
 
 
-def test_rounds_of_jaxnet_compile_once():
+def test_rounds_of_jaxnet_compile_once(monkeypatch):
+    monkeypatch.setenv("JAXNET_CACHE_DIR", "off")
     compiled: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, _, **about: compiled.append(event) if "backend_compile" in event else None

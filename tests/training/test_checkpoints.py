@@ -89,13 +89,16 @@ def test_typed_keys_survive(impl, store):
 
 
 def test_a_state_may_be_donated_once_save_returns(store):
-    state = _state(1)
-    expected = bits(state)
+    overwrite = jax.jit(lambda state: jax.tree.map(lambda x: x * 2 + 1, state), donate_argnums=0)
+    state = {"large": jnp.arange(3_000_000.0), "small": jnp.arange(3.0)}
+    expected, like = bits(state), jax.eval_shape(lambda: state)
     store.save(1, state, _progress(-1), -1)
+    for _ in range(3):
+        state = overwrite(state)
     for leaf in jax.tree.leaves(state):
-        leaf.delete()
+        leaf.block_until_ready().delete()
     store.finish()
-    assert bits(store.restore("last", jax.eval_shape(lambda: _state(1))).state) == expected
+    assert bits(store.restore("last", like).state) == expected
 
 
 def test_a_new_store_finds_what_another_saved(store, tmp_path):
@@ -312,7 +315,8 @@ def test_all_damaged_names_them_all(good, tmp_path):
 
 def test_what_a_kill_left_of_a_save_is_ignored_and_cleared_away(good, tmp_path, caplog):
     shutil.copytree(good, tmp_path, dirs_exist_ok=True)
-    shutil.copytree(good / "3", tmp_path / "4.orbax-checkpoint-tmp")
+    for step in (4, 9):
+        shutil.copytree(good / "3", tmp_path / f"{step}.orbax-checkpoint-tmp")
     store = Checkpoints(tmp_path).open()
     assert store.restore("last", _state()).step == 3
     assert not caplog.records

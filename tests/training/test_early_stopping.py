@@ -208,6 +208,7 @@ def test_divergence_ends_a_run_and_leaves_its_best_state():
     assert result.stop_reason == "diverged"
     assert result.history["loss"][-1] > 50
     assert all(loss <= 50 for loss in result.history["loss"][:-1])
-    assert result.best == min(result.history["loss"])
-    assert result.best_step == result.history["step"][result.history["loss"].index(result.best)]
-    assert math.isfinite(result.best)
+    best = min(result.history["loss"])
+    assert math.isfinite(best)
+    assert result.best == best
+    assert result.best_step == result.history["step"][result.history["loss"].index(best)]

@@ -60,12 +60,13 @@ class Game:
             key=key,
         )
 
-    def made(self, generator, noise):
+    def made(self, generator, noise) -> Any:
         return self.generator.apply(generator, noise)
 
     def score(self, critic, numbers):
         features = jnp.concatenate([numbers, jnp.square(numbers)], axis=1)
-        return self.critic.apply(critic, features)[:, 0]
+        scores: Any = self.critic.apply(critic, features)
+        return scores[:, 0]
 
     def train_step(self, state, batch):
         noise = jax.random.normal(stream(state.key, "noise", state.step), batch["inputs"].shape)
@@ -143,7 +144,7 @@ def test_it_is_evaluated_and_it_predicts_like_any_other(played):
     best = played.history["step"].index(played.best_step)
     assert measured["difference"] == played.best == played.history["val_difference"][best]
 
-    noise = np.float32([[0.0], [1.0], [-2.0]])
+    noise = np.array([[0.0], [1.0], [-2.0]], np.float32)
     made = played.model.predict(noise)
     params = played.state.generator["params"]
     expected = noise @ np.asarray(params["kernel"]) + np.asarray(params["bias"])

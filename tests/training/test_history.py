@@ -33,7 +33,7 @@ def test_sums_do_not_depend_on_where_stretches_end():
 
 def test_sums_are_taken_in_float64():
     ones = np.ones(10, np.float32)
-    assert add_steps([np.float64(2**24)], [ones])[0] == 2**24 + 10
+    assert add_steps([np.array(2.0**24)], [ones])[0] == 2**24 + 10
 
 
 def test_a_column_has_nan_where_a_row_lacks_it():

@@ -157,8 +157,9 @@ def test_a_pipeline_of_ones_own_trains_and_evaluates():
 
     # The same data from arrays give the same numbers.
     made = [Generated().batch(0, 0, step) for step in range(6)]
-    arrays = tuple(np.concatenate([b[name] for b in made]) for name in ("inputs", "labels"))
-    by_arrays, by_batches = (trainer.evaluate(result.state, d) for d in (arrays, Generated()))
+    inputs, labels = (np.concatenate([b[name] for b in made]) for name in ("inputs", "labels"))
+    by_arrays = trainer.evaluate(result.state, (inputs, labels))
+    by_batches = trainer.evaluate(result.state, Generated())
     np.testing.assert_allclose(by_arrays["loss"], by_batches["loss"], rtol=1e-5)
 
 
@@ -174,7 +175,7 @@ def test_it_may_end_in_the_middle_of_an_epoch():
 def test_training_on_arrays_sees_the_pairs_of_the_arrays():
     # A shuffle that loses the pairing of inputs and labels could not be fitted exactly.
     inputs, _ = table(40)
-    labels = inputs @ np.float32([1, -2, 3, 0.5])
+    labels = inputs @ np.array([1, -2, 3, 0.5], np.float32)
     trainer = Trainer(regressor(optimizer=optax.sgd(0.2)))
     result = trainer.fit((inputs, labels), epochs=40, batch_size=7)
     np.testing.assert_allclose(result.state.params["kernel"][:, 0], [1, -2, 3, 0.5], atol=1e-3)

@@ -190,11 +190,11 @@ def test_a_process_that_is_asked_again_ends_at_once(tmp_path):
 
 @pytest.mark.slow
 def test_preempted_at_random_moments(tmp_path):
-    options = {"epochs": 40, "every_steps": 3, "sleep": 0.02}
+    options = {"epochs": 30, "every_steps": 3, "sleep": 0.02}
     expected = finished(tmp_path / "whole", **options)
     moments, folder = random.Random(0), tmp_path / "run"
     last_steps = [0]
-    while len(last_steps) <= 10:
+    while len(last_steps) <= 6:
         process = start(folder, **options)
         _when_at(process, last_steps[-1] + 1)
         time.sleep(moments.uniform(0.0, 0.4))

@@ -26,7 +26,7 @@ def by_hand(task: Supervised, data: Any, epochs: int, batch_size: int, params: A
     assert isinstance(model, nn.Module)
 
     def objective(params, inputs, labels):
-        logits = model.apply({"params": params}, inputs)
+        logits: Any = model.apply({"params": params}, inputs)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     differentiate = jax.jit(jax.value_and_grad(objective))
@@ -76,7 +76,7 @@ def test_predictions_are_those_of_the_model_a_row_each(trained, rows):
     outputs = result.model.predict(data.inputs[:rows])
     assert isinstance(outputs, np.ndarray)
     assert outputs.shape == (rows, 3)
-    expected = MLP().apply({"params": result.state.params}, data.inputs[:rows])
+    expected: Any = MLP().apply({"params": result.state.params}, data.inputs[:rows])
     np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -119,7 +119,7 @@ def test_evaluation_equals_scikit_learn(trained, weighted):
 
     logits = result.model.predict(data.inputs).astype(np.float64)
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    answers, options = logits.argmax(axis=1), {"sample_weight": weights}
+    answers, options = logits.argmax(axis=1), dict[str, Any](sample_weight=weights)
     assert measured["accuracy"] == pytest.approx(accuracy_score(data.labels, answers, **options))
     assert measured["loss"] == pytest.approx(
         log_loss(data.labels, shares, labels=[0, 1, 2], **options), rel=1e-5

@@ -16,8 +16,8 @@ FLOORS = [
     {"names", "trees", "config"},
     {"losses", "layers", "optimizers", "summary"},
     {"metrics", "data"},
-    {"training"},
-    {"bundle", "module_json", "recipe"},
+    {"training", "module_json"},
+    {"bundle", "recipe"},
     {"cli", "run_folder"},
     {"prove_resume"},
 ]
@@ -43,7 +43,7 @@ def test_nothing_imports_from_its_own_floor_or_above():
         for name in imported(path):
             top, *rest = name.split(".")
             assert top not in ("models", "train", "benchmarks"), f"{path} imports {name}"
-            if top == "jaxnet" and rest[0] != parts[0] and rest[0] != "__version__":
+            if top == "jaxnet" and rest and rest[0] != parts[0]:
                 assert FLOOR[rest[0]] < FLOOR[parts[0]], f"{path} imports {name}"
 
 

@@ -157,7 +157,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(
-        self, inputs: Real[Array, "batch *_spatial channels"]
+        self, inputs: Real[Array | np.ndarray, "batch *_spatial channels"]
     ) -> Float[Array, "batch *_outputs {self.features}"]:
         """`(batch, *spatial, channels)` to `(batch, *outputs, features)`."""
         channels, groups = inputs.shape[-1], self.feature_group_count
@@ -172,9 +172,9 @@ class Conv(nn.Module):
         bias = None
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
-        inputs, kernel, bias = promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         outputs = conv(
-            inputs,
+            x,
             kernel,
             self.strides,
             self.padding,

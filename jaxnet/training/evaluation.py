@@ -73,7 +73,7 @@ class Evaluator:
                 )
         check = getattr(self.programs.task, "check", None)
         if check and isinstance(data, ArrayPipeline) and "labels" in data.columns:
-            check(state, data.columns, data.name)
+            check(self.programs.outputs(state, data.spec()), data.columns, data.name)
         self.like.update({**spec, **self.like})
 
     def hold(self, data: Data, state: PyTree) -> Iterable[Stretch]:

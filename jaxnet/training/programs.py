@@ -107,6 +107,7 @@ class Programs:
     task: Task[Any]
     steps_per_dispatch: StepsPerDispatch = "auto"
     compiles: Compiles = field(default_factory=Compiles)
+    _forms: dict[str, Form] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         steps = self.steps_per_dispatch
@@ -122,7 +123,7 @@ class Programs:
         return AUTO_STEPS if self.steps_per_dispatch == "auto" else self.steps_per_dispatch
 
     @cached_property
-    def init(self) -> Callable[[jax.Array, PyTree], PyTree]:
+    def init(self) -> Any:
         """`(key, batch) -> state`; of the batch only shapes and types matter."""
 
         def init(key: jax.Array, batch: PyTree) -> PyTree:
@@ -135,18 +136,29 @@ class Programs:
         """What a training step measures, as shapes."""
         return jax.eval_shape(self._step, state, batch)[1]
 
+    def outputs(self, state: PyTree, batch: PyTree) -> PyTree:
+        """What prediction gives, as shapes."""
+        return jax.eval_shape(self._predict_step, state, batch)
+
     def form(self, state: PyTree, batch: PyTree) -> Form:
         """How to train with batches like this one: in a device loop, or step by step."""
         if jax.default_backend() != "cpu":
             return "loop"
-        program = self._step.lower(state, batch).as_text()
-        return "step" if "stablehlo.convolution" in program else "loop"
+        shapes = str(jax.tree.map(jnp.shape, batch))
+        if shapes not in self._forms:
+            program = self._step.lower(state, batch).as_text()
+            self._forms[shapes] = "step" if "stablehlo.convolution" in program else "loop"
+        return self._forms[shapes]
 
     @cached_property
-    def _step(self) -> Callable[[PyTree, PyTree], tuple[PyTree, Metrics]]:
+    def _step(self) -> Any:
         # Traced once for all its uses, and inlined into the programs: tracing costs as much as
         # reading a compiled program from the cache.
         return jax.jit(self.task.train_step, inline=True)
+
+    @cached_property
+    def _predict_step(self) -> Any:
+        return jax.jit(self.task.predict_step, inline=True)
 
     def train(self, form: Form, state: PyTree, feed: Any, count: int) -> tuple[PyTree, Log]:
         """Take `count` steps from `feed`. The state is donated: go on with the returned one.
@@ -228,10 +240,10 @@ class Programs:
             self.compiles.record("prediction", feed)
 
             def step(i, outputs):
-                batch_outputs = self.task.predict_step(state, feed.batch(i))
+                batch_outputs = self._predict_step(state, feed.batch(i))
                 return jax.tree.map(lambda all_, one: all_.at[i].set(one), outputs, batch_outputs)
 
-            shapes = jax.eval_shape(self.task.predict_step, state, feed.batch(0))
+            shapes = self.outputs(state, feed.batch(0))
             zeros = jax.tree.map(lambda o: jnp.zeros((feed.capacity, *o.shape), o.dtype), shapes)
             return jax.lax.fori_loop(0, count, step, zeros)
 

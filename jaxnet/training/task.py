@@ -154,7 +154,7 @@ class GradientTask:
         """The same task with `change(network)` in place of its network."""
         raise NotImplementedError
 
-    def check(self, state: TrainState, columns: Mapping[str, Any], name: str) -> None:
+    def check(self, outputs: PyTree, columns: Mapping[str, Any], name: str) -> None:
         """Raise `InputError` where data can't be for this task; called before compiling."""
 
     def diagnose(self, state: TrainState, batch: Batch) -> str:
@@ -287,16 +287,14 @@ class Supervised(GradientTask):
         """The same task with `change(network)` in place of its network."""
         return replace(self, model=change(self.network))
 
-    def check(self, state: TrainState, columns: Mapping[str, Any], name: str) -> None:
+    def check(self, outputs: PyTree, columns: Mapping[str, Any], name: str) -> None:
         """Raise `InputError` where labels and outputs can't belong together.
 
         Args:
-            state: arrays or their shapes.
+            outputs: the shapes of what `predict_step` gives for a batch.
             columns: the data's arrays, with the example as leading axis.
             name: the data's name, for the message.
         """
-        batch = {k: jax.ShapeDtypeStruct((1, *v.shape[1:]), v.dtype) for k, v in columns.items()}
-        outputs = jax.eval_shape(self.predict_step, state, batch)
         labels = columns["labels"]
         integer = jnp.issubdtype(labels.dtype, jnp.integer)
         if not hasattr(outputs, "shape") or not integer or outputs.ndim != labels.ndim + 1:

@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 import numpy as np
 
-from jaxnet.data.pipeline import Pipeline, Placement, pipeline
+from jaxnet.data.arrays import Arrays
+from jaxnet.data.pipeline import ArrayPipeline, Pipeline, Placement, pipeline
 from jaxnet.errors import NonFiniteError, UsageError
 from jaxnet.files import write_atomically
 from jaxnet.training.callbacks import Callback, ProgressBar
@@ -165,16 +167,10 @@ class Trainer:
         """
         _check_whole(1, epochs=epochs, steps=steps, batch_size=batch_size)
         _check_whole(0, seed=seed)
-        train = pipeline(
-            train,
-            batch_size,
-            shuffle=True,
-            placement=self.placement,
-            capacity=self.programs.capacity,
-        )
+        train = self._pipeline(train, batch_size)
         wanted, end = _planned_steps(train, epochs, steps)
         key, batch = jax.random.key(seed), _zeros(train.spec())
-        shapes = jax.eval_shape(self.task.init, key, batch)
+        shapes = jax.eval_shape(self.programs.init, key, batch)
         self.evaluator.check(train, shapes)
         held = [] if valid is None else self.evaluator.hold(valid, shapes)
         metrics = self.programs.metrics(shapes, batch)
@@ -236,6 +232,24 @@ class Trainer:
             InputError: the inputs have another shape or type.
         """
         return self.evaluator.predict(state, inputs)
+
+    @cached_property
+    def _pipelines(self) -> WeakKeyDictionary[Arrays, Pipeline]:
+        return WeakKeyDictionary()
+
+    def _pipeline(self, data: Data, batch_size: int) -> Pipeline:
+        """The pipeline over the training data: that of the last `fit`, if the data is the same.
+
+        Arrays are thus sent to the device once, as long as they and this trainer live.
+        """
+        known = self._pipelines.get(data) if isinstance(data, Arrays) else None
+        if isinstance(known, ArrayPipeline) and known.batch_size == batch_size:
+            return known
+        capacity = self.programs.capacity
+        made = pipeline(data, batch_size, shuffle=True, placement=self.placement, capacity=capacity)
+        if isinstance(data, Arrays):
+            self._pipelines[data] = made
+        return made
 
     def _monitor(self, shapes: PyTree, batch: PyTree, metrics: PyTree, validates: bool) -> str:
         columns = _columns(measured(metrics))

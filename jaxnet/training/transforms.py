@@ -81,9 +81,9 @@ class Technique(GradientTask):
         """See `GradientTask`."""
         return replace(self, task=self.task.map_network(change))
 
-    def check(self, state: TrainState, columns: Any, name: str) -> None:
+    def check(self, outputs: PyTree, columns: Any, name: str) -> None:
         """See `GradientTask`."""
-        self.task.check(state, columns, name)
+        self.task.check(outputs, columns, name)
 
     def diagnose(self, state: TrainState, batch: Batch) -> str:
         """See `GradientTask`."""

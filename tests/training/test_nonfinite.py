@@ -77,8 +77,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("steps_per_dispatch", ["auto", 3])
+@pytest.mark.parametrize(
+    ("case", "steps_per_dispatch"),
+    [("product", "auto"), ("function", "auto"), ("gradient", "auto"), ("gradient", 3)],
+)
 def test_stop_ends_training_before_the_bad_step(case, steps_per_dispatch, caplog):
     model, value, message = CASES[case]
     data, step, batch = poisoned(value)
@@ -138,7 +140,7 @@ def test_raise_names_step_and_layer_and_keeps_the_batch(tmp_path):
         assert bits(dict(kept)) == bits(batch)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["product", "gradient"])
 def test_skip_leaves_the_bad_batch_out(case):
     model, value, _ = CASES[case]
     data, step, _ = poisoned(value)

@@ -180,9 +180,11 @@ def test_a_process_saves_and_exits_and_the_same_command_goes_on(number, tmp_path
 def test_a_process_that_is_asked_again_ends_at_once(tmp_path):
     process = start(tmp_path / "run", epochs=8, sleep=1000)
     _when_at(process, 1)
-    while process.poll() is None:  # signals that come together count once
-        process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        process.send_signal(signal.SIGTERM)  # signals that come together count once
         time.sleep(0.05)
+    process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGTERM
     assert result_of(tmp_path / "run") is None

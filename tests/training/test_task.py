@@ -131,7 +131,8 @@ def check(task: Any, labels: Any) -> None:
     inputs, _ = table(len(labels))
     columns = {"inputs": inputs, "labels": np.asarray(labels)}
     batch = {**{k: v[:2] for k, v in columns.items()}, "mask": np.ones(2, bool)}
-    task.check(jax.eval_shape(task.init, jax.random.key(0), batch), columns, "train")
+    state = jax.eval_shape(task.init, jax.random.key(0), batch)
+    task.check(jax.eval_shape(task.predict_step, state, batch), columns, "train")
 
 
 @pytest.mark.parametrize(("labels", "wrong"), [([0, 1, 3], 3), ([0, -1, 2], -1)])

@@ -29,14 +29,17 @@ def by_hand(task: Supervised, data: Any, epochs: int, batch_size: int, params: A
         logits: Any = model.apply({"params": params}, inputs)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    differentiate = jax.jit(jax.value_and_grad(objective))
+    @jax.jit
+    def step(params, state, inputs, labels):
+        loss, grads = jax.value_and_grad(objective)(params, inputs, labels)
+        updates, state = task.optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
     means = []
     for epoch in range(epochs):
         order, total = epoch_order(0, epoch, len(inputs)), 0.0
         for rows in np.split(order, range(batch_size, len(order), batch_size)):
-            loss, grads = differentiate(params, inputs[rows], labels[rows])
-            updates, state = task.optimizer.update(grads, state, params)
-            params = optax.apply_updates(params, updates)
+            params, state, loss = step(params, state, inputs[rows], labels[rows])
             total += float(loss) * len(rows)
         means.append(total / len(inputs))
     return params, means

@@ -141,8 +141,10 @@ class Normalised(nn.Module):
         return nn.Dense(3)(nn.relu(hidden))
 
 
-@pytest.mark.parametrize(("precision", "kind"), [("bf16", "bf16"), ("fp16", "f16")])
-@pytest.mark.parametrize("model", [MLP(), Normalised()], ids=["mlp", "batch_norm"])
+@pytest.mark.parametrize(
+    ("precision", "kind", "model"),
+    [("bf16", "bf16", MLP()), ("bf16", "bf16", Normalised()), ("fp16", "f16", Normalised())],
+)
 def test_mixed_precision_multiplies_in_half_and_remembers_in_float32(precision, kind, model):
     task, batch = mixed_precision(classifier(model), precision), make_batch(8, masked=2)
     assert set(products(task, batch)) == {kind}
@@ -326,7 +328,7 @@ def test_techniques_agree_in_any_order():
         lambda t: freeze(t, "Dense_0/bias"),
     ]
     batch = make_batch(8, masked=3)
-    orders = [(0, 1, 2, 3), (1, 0, 3, 2), (3, 2, 1, 0)]
+    orders = [(0, 1, 2, 3), (3, 2, 1, 0)]
     results = []
     for order in orders:
         task: Any = classifier()

@@ -46,7 +46,7 @@ class Options:
     data_dir: Path | None = None
     """Folder that holds mnist/*.gz; default JAXNET_DATA_DIR or ../shared/data."""
     out: Path = report.RESULTS
-    """Where to write peers.json and peers.png."""
+    """Where to write peers_RACE.json and peers_RACE.png."""
 
 
 def contenders(workload: Workload) -> list[Contender]:
@@ -236,27 +236,25 @@ def show_verdicts(results: list[Race]) -> None:
 
 
 def main(options: Options) -> None:
-    """Run the races, one after the other, and write the report."""
-    head = report.header("peers", "seconds per round")
-    say = partial(print, flush=True)
+    """Run the races, one after the other, and write a report of each."""
     results = []
     for name in options.race:
         workload = WORKLOADS[name]
+        say = partial(print, flush=True)
         result = race.run(workload, contenders(workload), options.rounds, options.data_dir, say=say)
         results.append(result)
         show(result)
-    show_verdicts(results)
-    print(report.caption(head))
-    panels = {
-        f"{result.workload.name} ({result.source})": {
+        head = report.header(f"peers_{name}", "seconds per round")
+        bars = {
             entry.contender.name: report.Bar(
                 entry.median, min(entry.seconds), max(entry.seconds), entry.contender.library
             )
             for entry in result.entries
         }
-        for result in results
-    }
-    report.write({**head, "races": [as_json(result) for result in results]}, panels, options.out)
+        panels = {f"{name} ({result.source})": bars}
+        report.write({**head, **as_json(result)}, panels, options.out)
+        print(report.caption(head))
+    show_verdicts(results)
 
 
 if __name__ == "__main__":

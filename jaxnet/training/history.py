@@ -92,8 +92,14 @@ def computed(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def scalars(values: Mapping[str, Any]) -> dict[str, float]:
-    """The values that fit into a row of the history: those that are numbers."""
-    return {name: float(v) for name, v in values.items() if np.ndim(v) == 0}
+    """The values that fit into a row of the history: those that are numbers, the loss first.
+
+    Example:
+        >>> scalars({"accuracy": 0.5, "confusion": np.eye(2), "loss": 1.5})
+        {'loss': 1.5, 'accuracy': 0.5}
+    """
+    names = sorted(values, key=lambda name: not name.endswith("loss"))
+    return {name: float(values[name]) for name in names if np.ndim(values[name]) == 0}
 
 
 def _plain(value: Any) -> Any:

@@ -25,7 +25,7 @@ from jaxnet.training.checkpoints import CheckpointStore
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.history import add_steps, computed, scalars
 from jaxnet.training.preemption import Preemption
-from jaxnet.training.programs import Log, Programs, copy, halt_names, halt_reason, measured
+from jaxnet.training.programs import Log, Programs, copy, halt_names, halt_reason, without_halts
 from jaxnet.training.progress import Progress
 
 PyTree = Any
@@ -280,7 +280,7 @@ class Loop:
         if progress.sums is None:
             return {}
         metrics = jax.tree.unflatten(jax.tree.structure(self.metrics), progress.sums)
-        return scalars(computed(measured(metrics)))
+        return scalars(computed(without_halts(metrics)))
 
     def _save(self, state: PyTree, progress: Progress) -> None:
         if self.store:

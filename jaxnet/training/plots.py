@@ -33,9 +33,10 @@ def plot_curves(history: History, path: Path, best_step: int | None = None) -> N
     best = next((row["epoch"] for row in history.rows if row["step"] == best_step), None)
     for index, name in enumerate(names):
         axes = figure.add_subplot(1, len(names), index + 1)
-        axes.plot(epochs, history[name], label="training", marker="." if len(epochs) < 30 else "")
+        marker = "." if len(epochs) < 30 else ""
+        axes.plot(epochs, history[name], label="training", marker=marker)
         if f"val_{name}" in history.columns:
-            axes.plot(epochs, history[f"val_{name}"], label="validation")
+            axes.plot(epochs, history[f"val_{name}"], label="validation", marker=marker)
         if best is not None:
             axes.axvline(best, color="grey", linestyle=":", label=f"best (epoch {best:.0f})")
         axes.set(xlabel="epoch", ylabel=name)

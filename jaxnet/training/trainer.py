@@ -24,7 +24,7 @@ from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.evaluation import Data, Evaluator
 from jaxnet.training.history import History, computed, scalars
 from jaxnet.training.loop import Halt, Loop
-from jaxnet.training.programs import Programs, StepsPerDispatch, measured
+from jaxnet.training.programs import Programs, StepsPerDispatch, without_halts
 from jaxnet.training.progress import Progress
 from jaxnet.training.task import Task
 
@@ -252,7 +252,7 @@ class Trainer:
         return made
 
     def _monitor(self, shapes: PyTree, batch: PyTree, metrics: PyTree, validates: bool) -> str:
-        columns = _columns(measured(metrics))
+        columns = _columns(metrics)
         if validates:
             columns += _columns(jax.eval_shape(self.task.eval_step, shapes, batch), "val_")
         return self.early_stopping.key(columns)
@@ -319,7 +319,7 @@ def _zeros(spec: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
 
 def _columns(metrics: PyTree, prefix: str = "") -> list[str]:
     """The names of the metrics that are numbers, from their shapes."""
-    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape), metrics)
+    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape), without_halts(metrics))
     return list(scalars(computed(ones, prefix)))
 
 

@@ -12,7 +12,7 @@ import pytest
 from jaxnet.data.pipeline import pipeline
 from jaxnet.errors import UsageError
 from jaxnet.training import Callback, Trainer
-from jaxnet.training.programs import Programs
+from jaxnet.training.programs import AUTO_STEPS, Programs
 from tests.training.helpers import ConvNet, assert_close, bits, classifier, images, table
 
 
@@ -57,7 +57,7 @@ def test_dispatch_and_placement_change_no_bit(usual, options):
     assert result.history.rows == usual.history.rows
     assert heard.steps[-1] == 45
     most = max(np.diff([0, *heard.steps]))
-    assert most <= options.get("steps_per_dispatch", 128)
+    assert most <= options.get("steps_per_dispatch", AUTO_STEPS)
     assert most > 1 or options == {"steps_per_dispatch": 1}
 
 
@@ -122,7 +122,8 @@ def test_nothing_is_compiled_twice_until_a_shape_changes(caplog):
     said = trainer.programs.compiles.repeated()
     assert len(said) == 2
     assert said[1] == (
-        "the training loop was compiled again: .order was int32[128, 8], is int32[128, 16]"
+        "the training loop was compiled again: "
+        f".order was int32[{AUTO_STEPS}, 8], is int32[{AUTO_STEPS}, 16]"
     )
     assert all(line in caplog.text for line in said)
 

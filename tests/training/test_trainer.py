@@ -162,7 +162,7 @@ def test_the_history_has_the_means_over_an_epoch_and_the_validation_after_it(tra
 
     watched = Trainer(trainer.task, callbacks=[Watcher()], eval_batch_size=8)
     result = watched.fit(table(30), table(30), epochs=2, batch_size=8)
-    names = ["epoch", "step", "accuracy", "loss", "val_accuracy", "val_loss"]
+    names = ["epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy"]
     assert result.history.columns == names
     assert [row for row, _ in seen] == [dict(row) for row in result.history.rows]
     assert [loss for _, loss in seen] == result.history["val_loss"]

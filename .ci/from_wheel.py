@@ -3,9 +3,10 @@
 import importlib.util
 import tempfile
 
+from jaxnet.models import CNN
+
 from jaxnet import Bundle, Supervised, Trainer, losses, metrics, optimizers
 from jaxnet.data import fit_standard, load_digits, split
-from jaxnet.models import CNN
 
 for name in ("models", "train"):
     assert importlib.util.find_spec(name) is None, f"the wheel must not install {name}/"

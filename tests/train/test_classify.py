@@ -41,7 +41,14 @@ def test_the_run_folder_is_complete(run):
     assert summary["stop_reason"] == "epochs"
     assert summary["compiles"] == 3  # initialisation, training, evaluation
     assert 0 <= summary["data_wait_share"] < 1
-    for name in ("test_loss", "best_step", "seconds", "samples_per_second", "jax_version", "device"):
+    for name in (
+        "test_loss",
+        "best_step",
+        "seconds",
+        "samples_per_second",
+        "jax_version",
+        "device",
+    ):
         assert summary[name], name
     for picture in ("curves.png", "confusion.png"):
         assert (run / picture).read_bytes().startswith(b"\x89PNG")

@@ -194,16 +194,17 @@ def _stepwise(step: Step, images: Images, workload: Workload) -> RunEpoch:
 
 def _on_device(loop: Callable, step: Step, images: Images, workload: Workload) -> RunEpoch:
     """All whole batches in a device loop, then the last, smaller one in a loop of its own."""
-    inputs, labels = jnp.asarray(images.inputs), jnp.asarray(images.labels)
+    data = jnp.asarray(images.inputs), jnp.asarray(images.labels)
 
-    def step_on(state: State, index: jax.Array) -> tuple[State, Sums]:
-        def rows(values: jax.Array) -> jax.Array:
-            return values.at[index].get(mode="promise_in_bounds")
-
-        return step(state, rows(inputs), rows(labels))
-
+    # The data is an argument: what a compiled function captures becomes part of its program.
     @partial(jax.jit, donate_argnums=0)
-    def run(state: State, order: jax.Array, count: int) -> tuple[State, Sums]:
+    def run(
+        state: State, data: tuple[jax.Array, jax.Array], order: jax.Array, count: int
+    ) -> tuple[State, Sums]:
+        def step_on(state: State, index: jax.Array) -> tuple[State, Sums]:
+            inputs, labels = (each.at[index].get(mode="promise_in_bounds") for each in data)
+            return step(state, inputs, labels)
+
         state, (losses, correct) = loop(step_on, state, order, count)
         return state, (jnp.sum(losses), jnp.sum(correct))
 
@@ -214,7 +215,7 @@ def _on_device(loop: Callable, step: Step, images: Images, workload: Workload) -
         losses = []
         for stack in batches:
             if stack.size:
-                state, (loss, _) = run(state, stack, len(stack))
+                state, (loss, _) = run(state, data, stack, len(stack))
                 losses.append(loss)
         return state, float(np.sum(jax.device_get(losses)))
 

@@ -29,8 +29,9 @@ _Form = Callable[[jax.Array, jax.Array], jax.Array]
 #     channels, image, batch     XLA's convolution    patches times matrix
 #     32 -> 64,   11x11, 64          9.8, 111              4.3,  3.3
 #     16 -> 16,   32x32, 128          68, 365               61,   35
-#     64 -> 64,   32x32, 32          164, > 3000            77,   44
-#     256 -> 256,   8x8, 32           39, > 2000            32,   21
+#     64 -> 64,   32x32, 32          164,   -               77,   44
+#     256 -> 256,   8x8, 32           39,   -               32,   21
+#     (-: not waited for)
 #
 # Without gradients XLA's form is the faster one, up to four times on large images. The patches
 # hold every pixel once per element of the kernel, which this bounds.

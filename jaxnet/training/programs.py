@@ -123,14 +123,18 @@ class Programs:
         return AUTO_STEPS if self.steps_per_dispatch == "auto" else self.steps_per_dispatch
 
     @cached_property
-    def init(self) -> Any:
+    def init(self) -> Callable[[jax.Array, PyTree], PyTree]:
         """`(key, batch) -> state`; of the batch only shapes and types matter."""
 
         def init(key: jax.Array, batch: PyTree) -> PyTree:
             self.compiles.record("initialisation", batch)
-            return self.task.init(key, batch)
+            return self._init(key, batch)
 
         return jax.jit(init)
+
+    def state(self, key: jax.Array, batch: PyTree) -> PyTree:
+        """The state that `init` gives, as shapes."""
+        return jax.eval_shape(self._init, key, batch)
 
     def metrics(self, state: PyTree, batch: PyTree) -> Metrics:
         """What a training step measures, as shapes."""
@@ -150,10 +154,15 @@ class Programs:
             self._forms[shapes] = "step" if "stablehlo.convolution" in program else "loop"
         return self._forms[shapes]
 
+    # The task's functions, traced once for all their uses and inlined into the programs: tracing
+    # costs as much as reading a compiled program from the cache.
+
+    @cached_property
+    def _init(self) -> Any:
+        return jax.jit(self.task.init, inline=True)
+
     @cached_property
     def _step(self) -> Any:
-        # Traced once for all its uses, and inlined into the programs: tracing costs as much as
-        # reading a compiled program from the cache.
         return jax.jit(self.task.train_step, inline=True)
 
     @cached_property

@@ -170,7 +170,7 @@ class Trainer:
         train = self._pipeline(train, batch_size)
         wanted, end = _planned_steps(train, epochs, steps)
         key, batch = jax.random.key(seed), _zeros(train.spec())
-        shapes = jax.eval_shape(self.programs.init, key, batch)
+        shapes = self.programs.state(key, batch)
         self.evaluator.check(train, shapes)
         held = [] if valid is None else self.evaluator.hold(valid, shapes)
         metrics = self.programs.metrics(shapes, batch)

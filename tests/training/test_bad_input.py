@@ -21,7 +21,8 @@ INPUTS, LABELS = table(12)
 def trainer() -> Any:
     made = Trainer(classifier())
     yield made
-    assert made.programs.compiles.total == 0, "it was compiled before it was refused"
+    # The shapes of the state may have been looked up, which compiles nothing.
+    assert set(made.programs.compiles.traces) <= {"initialisation"}
 
 
 @pytest.mark.parametrize("wrong", [3, -1])
@@ -196,7 +197,7 @@ def test_a_metric_to_watch_that_is_not_measured(trainer):
     )
     with pytest.raises(UsageError, match=message):
         watching.fit((INPUTS, LABELS), epochs=1)
-    assert watching.programs.compiles.total == 0
+    assert set(watching.programs.compiles.traces) <= {"initialisation"}
 
 
 def test_a_negative_patience():

@@ -363,7 +363,7 @@ def _survives_kills(tmp_path: Path, kills: int, seed: int, **options: Any) -> No
 
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path):
-    _survives_kills(tmp_path, kills=10, seed=0, epochs=100, every_steps=7, sleep=0.05)
+    _survives_kills(tmp_path, kills=10, seed=0, epochs=60, every_steps=7, sleep=0.05)
 
 
 @pytest.mark.slow

@@ -193,7 +193,7 @@ class _Process:
 
     def _ask(self, message: Mapping[str, Any]) -> dict[str, Any]:
         assert self._popen.stdin and self._popen.stdout
-        os.kill(self.pid, signal.SIGCONT)
+        self._popen.send_signal(signal.SIGCONT)
         try:
             self._popen.stdin.write(json.dumps(message) + "\n")
             self._popen.stdin.flush()
@@ -202,7 +202,7 @@ class _Process:
             reply = ""
         if not reply:
             raise RuntimeError(f"{self.contender.name} failed:\n{self._last_words()}")
-        os.kill(self.pid, signal.SIGSTOP)
+        self._popen.send_signal(signal.SIGSTOP)
         os.waitpid(self.pid, os.WUNTRACED)
         return json.loads(reply)
 

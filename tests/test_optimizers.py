@@ -263,3 +263,15 @@ def test_schedules_equal_their_formulas(name: str, options: dict, expected: Any)
 def test_bad_schedules_are_refused(name: str, rate: float, steps: Any, options: dict, message: str):
     with pytest.raises(UsageError, match=message):
         optimizers.schedule(name, rate, steps, **options)
+
+
+@pytest.mark.parametrize("options", [{"eps_root": 1e-3}, {"eps": 1e-2, "b2": 0.99}])
+def test_adam_equals_optax_in_its_cheaper_order(options: dict):
+    theirs = optax.adam(RATE, **options)
+    weights, state = jnp.asarray(START, jnp.float32), theirs.init(jnp.asarray(START, jnp.float32))
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(STEPS):
+            gradient = jnp.asarray(CURVATURE, jnp.float32) @ weights
+            updates, state = theirs.update(gradient, state, weights)
+            weights = optax.apply_updates(weights, updates)
+    assert_same_way(by_jaxnet("adam", **options), np.asarray(weights))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import jax
-import optax
 
 from benchmarks.workloads import Contestant, Images, Workload
-from jaxnet import losses, metrics
+from jaxnet import losses, metrics, optimizers
 from jaxnet.data import Arrays, Scale
 from jaxnet.training import FitResult, Supervised, Trainer
 from models.cnn import CNN
@@ -24,7 +23,7 @@ def setup(workload: Workload, data: Images, options: Mapping[str, str]) -> Conte
     task = Supervised(
         model,
         losses.cross_entropy,
-        {"adam": optax.adam, "rmsprop": optax.rmsprop}[workload.optimizer](workload.learning_rate),
+        optimizers.by_name(workload.optimizer, workload.learning_rate),
         metrics={"accuracy": metrics.accuracy},
         preprocess=Scale(0, 1 / 255),
     )

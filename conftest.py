@@ -23,7 +23,11 @@ jaxtyping.install_import_hook(
     [
         "jaxnet.layers.activations",
         "jaxnet.layers.convolution",
+        "jaxnet.layers.maxout",
         "jaxnet.layers.pooling",
+        "jaxnet.layers.separable",
+        "jaxnet.layers.sequential",
+        "jaxnet.layers.transposed",
         "jaxnet.losses",
         "jaxnet.metrics",
     ],

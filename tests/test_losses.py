@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,12 +19,18 @@ PROBABILITIES = RNG.dirichlet(np.ones(4), 6).astype(np.float32)
 TARGETS = RNG.normal(size=(6, 4)).astype(np.float32)
 
 
+YES_OR_NO = (PROBABILITIES > 0.3).astype(np.float32)
+BINARY = ["binary_cross_entropy", "binary_focal", "hinge", "squared_hinge"]
+NUMBERS = ["cross_entropy", "focal", "multiclass_hinge"]
+SHARES = ["categorical_cross_entropy", "kl_divergence", "categorical_hinge"]
+REGRESSION = ["squared_error", "absolute_error", "huber", "log_cosh", "sum_of_squares"]
+
+
 def labels_for(name: str) -> np.ndarray:
-    return {
-        "cross_entropy": LABELS,
-        "categorical_cross_entropy": PROBABILITIES,
-        "binary_cross_entropy": (PROBABILITIES > 0.3).astype(np.float32),
-    }.get(name, TARGETS)
+    if name == "categorical_hinge":
+        return np.eye(4, dtype=np.float32)[LABELS]
+    kinds = [(BINARY, YES_OR_NO), (NUMBERS, LABELS), (SHARES, PROBABILITIES), (REGRESSION, TARGETS)]
+    return next(labels for names, labels in kinds if name in names)
 
 
 def pytorch(name: str, logits: np.ndarray, labels: np.ndarray, **options: float) -> np.ndarray:
@@ -46,12 +54,94 @@ def pytorch(name: str, logits: np.ndarray, labels: np.ndarray, **options: float)
     return got if got.ndim == 1 else got.mean(1)
 
 
-@pytest.mark.parametrize("name", losses.LOSSES)
+def in_float64(name: str, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The formulas that PyTorch does not have, on its autograd's tensors."""
+    torch = pytest.importorskip("torch", reason="needs the extra [parity]")
+    f = torch.nn.functional
+    z, y = logits, torch.as_tensor(labels)
+    if name == "kl_divergence":
+        return f.kl_div(z.log_softmax(-1), y, reduction="none").sum(-1)
+    if name == "focal":
+        right = z.softmax(-1).gather(-1, y.long()[:, None])[:, 0]
+        return -((1 - right) ** 2) * right.log()
+    if name == "binary_focal":
+        right = torch.where(y > 0, z.sigmoid(), 1 - z.sigmoid())
+        return (-((1 - right) ** 2) * right.log()).mean(-1)
+    if name in ("hinge", "squared_hinge"):
+        margins = (1 - (2 * y - 1) * z).clamp(min=0)
+        return (margins if name == "hinge" else margins**2).mean(-1)
+    if name == "multiclass_hinge":
+        wrong = z.scatter(-1, y.long()[:, None], -torch.inf).max(-1).values
+        return (1 + wrong - z.gather(-1, y.long()[:, None])[:, 0]).clamp(min=0)
+    if name == "categorical_hinge":
+        return (1 + ((1 - y) * z).max(-1).values - (y * z).sum(-1)).clamp(min=0)
+    assert name == "log_cosh"
+    return (z - y).cosh().log().mean(-1)
+
+
+IN_PYTORCH = ["cross_entropy", "categorical_cross_entropy", "binary_cross_entropy", *REGRESSION]
+IN_PYTORCH.remove("log_cosh")
+
+
+@pytest.mark.parametrize("name", IN_PYTORCH)
 def test_equals_pytorch(name: str):
     labels = labels_for(name)
     ours = losses.LOSSES[name](jnp.asarray(LOGITS), jnp.asarray(labels))
     assert ours.shape == (6,) and ours.dtype == jnp.float32
     np.testing.assert_allclose(ours, pytorch(name, LOGITS, labels), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(set(losses.LOSSES) - set(IN_PYTORCH)))
+def test_equals_the_formula_in_float64_gradients_too(name: str):
+    torch = pytest.importorskip("torch", reason="needs the extra [parity]")
+    labels, weights = labels_for(name), np.arange(1.0, 7)
+    logits = torch.tensor(LOGITS.astype(np.float64), requires_grad=True)
+    expected = in_float64(name, logits, labels)
+    expected.backward(torch.tensor(weights))
+
+    got, back = jax.vjp(lambda z: losses.LOSSES[name](z, jnp.asarray(labels)), jnp.asarray(LOGITS))
+    (gradient,) = back(jnp.asarray(weights, jnp.float32))
+    assert got.shape == (6,) and got.dtype == jnp.float32
+    np.testing.assert_allclose(got, expected.detach(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gradient, logits.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_hinges_equal_scikit_learn():
+    from sklearn.metrics import hinge_loss
+
+    got = losses.multiclass_hinge(LOGITS, LABELS).mean()
+    assert got == pytest.approx(hinge_loss(LABELS, LOGITS, labels=range(4)), rel=1e-6)
+    scores, signs = LOGITS[:, 0], 2 * (LABELS > 1).astype(int) - 1
+    for labels in (signs, LABELS > 1):  # -1 and 1, or False and True
+        got = losses.hinge(scores, labels).mean()
+        assert got == pytest.approx(hinge_loss(signs, scores), rel=1e-6)
+
+
+def test_focal_without_focus_is_cross_entropy():
+    np.testing.assert_allclose(
+        losses.focal(LOGITS, LABELS, gamma=0.0), losses.cross_entropy(LOGITS, LABELS), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        losses.binary_focal(LOGITS, YES_OR_NO, gamma=0.0),
+        losses.binary_cross_entropy(LOGITS, YES_OR_NO),
+        rtol=1e-6,
+    )
+    with pytest.raises(InputError, match="gamma must be at least 0; got -1"):
+        losses.focal(LOGITS, LABELS, gamma=-1.0)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal_has_finite_gradients_where_the_answer_is_certain(gamma: float):
+    logits, labels = jnp.array([[200.0, 0.0], [0.0, 200.0]]), jnp.array([0, 0])
+    gradient = jax.grad(lambda z: losses.focal(z, labels, gamma=gamma).sum())(logits)
+    assert jnp.isfinite(gradient).all()
+    np.testing.assert_allclose(gradient[1], [-1, 1])
+
+
+def test_kl_divergence_is_zero_where_the_prediction_is_right():
+    labels = jnp.array([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]])
+    got = losses.kl_divergence(jnp.log(labels), labels)
+    np.testing.assert_allclose(got, 0, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -105,14 +195,17 @@ def test_further_axes_are_those_of_more_examples(name: str):
     np.testing.assert_allclose(folded, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", losses.LOSSES)
+CORNERED = {"hinge", "multiclass_hinge", "categorical_hinge"}
+
+
+@pytest.mark.parametrize("name", sorted(set(losses.LOSSES) - CORNERED))
 def test_gradients(name: str):
     labels = jnp.asarray(labels_for(name))
     logits = jnp.asarray(LOGITS) / 5
     check_grads(lambda z: losses.LOSSES[name](z, labels), (logits,), order=1, modes=["rev"])
 
 
-@pytest.mark.parametrize("name", ["squared_error", "absolute_error", "huber", "sum_of_squares"])
+@pytest.mark.parametrize("name", REGRESSION)
 def test_a_column_of_outputs_is_not_broadcast_against_the_labels(name: str):
     outputs, labels = jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 0.0, 5.0])
     loss = losses.LOSSES[name]
@@ -125,6 +218,13 @@ def test_shapes_that_do_not_fit_are_refused(name: str, shape: tuple[int, ...]):
     labels = jnp.zeros(shape, labels_for(name).dtype)
     with pytest.raises(InputError, match=r"\[6, 4\]"):
         losses.LOSSES[name](jnp.asarray(LOGITS), labels)
+
+
+@pytest.mark.parametrize("name", [*NUMBERS, *SHARES])
+def test_one_example_without_a_batch_is_refused(name: str):
+    labels = jnp.asarray(labels_for(name))[0]
+    with pytest.raises(InputError, match=rf"{name} expects logits.*\[4\]"):
+        losses.LOSSES[name](jnp.asarray(LOGITS)[0], labels)
 
 
 def test_one_hot_labels_for_class_numbers_are_refused_with_advice():
@@ -148,10 +248,19 @@ def test_small_label_types_work_with_many_classes(dtype: jnp.dtype):
     np.testing.assert_array_equal(losses.cross_entropy(logits, labels.astype(dtype)), expected)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_a_label_that_is_no_class_is_nan_and_not_another_class(smoothing: float):
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.cross_entropy,
+        functools.partial(losses.cross_entropy, label_smoothing=0.1),
+        losses.focal,
+        losses.multiclass_hinge,
+        losses.with_class_weights(losses.cross_entropy, [1.0] * 4),
+    ],
+)
+def test_a_label_that_is_no_class_is_nan_and_not_another_class(loss):
     labels = jnp.array([0, -1, 4, -100])
-    got = losses.cross_entropy(LOGITS[:4], labels, label_smoothing=smoothing)
+    got = loss(LOGITS[:4], labels)
     assert jnp.isfinite(got[0]) and jnp.isnan(got[1:]).all()
 
 

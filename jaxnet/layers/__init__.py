@@ -1,11 +1,65 @@
-"""Layers and pure functions that Flax lacks or that run faster here."""
+"""Layers: Flax Linen's own where those are right and fast, and what it lacks or does slowly.
 
+All take the channels last. Where a default is not the one that users of another library know:
+
+| layer | here | Keras | PyTorch |
+|---|---|---|---|
+| `Dense` | kernel `(in, out)`, `lecun_normal` | `glorot_uniform` | uniform, limit `1 / sqrt(in)` |
+| `Conv` | `padding="SAME"` | `"valid"` | 0 |
+| `BatchNorm` | `momentum=0.99`, `epsilon=1e-5` | 0.99, 1e-3 | 0.1 (0.9 here), 1e-5 |
+| `LayerNorm` | `epsilon=1e-6` | 1e-3 | 1e-5 |
+| `Embed` | normal, variance `1 / features` | uniform in ±0.05 | normal, variance 1 |
+| `PReLU` | slope 0.01, one for all | 0, one for each place | 0.25, one for all |
+
+- `BatchNorm(use_running_average=not train)` normalises by the batch and remembers
+  `momentum * running + (1 - momentum) * batch`. The variance it remembers is the biased one, by n
+  (the batch times the pixels), as Keras's is. PyTorch computes with that and remembers the unbiased
+  one, by n - 1: training is the same, evaluation differs a little. The variance is
+  `E[x^2] - E[x]^2`, which is fast, and good enough unless the mean is hundreds of deviations: then
+  take `use_fast_variance=False`. The rows that fill up an epoch's last batch are ordinary examples
+  (`jaxnet.data.batches`) and count; `mask=` leaves out others of your own.
+- `Dropout(rate, deterministic=not train)` scales what it keeps by `1 / (1 - rate)`. With
+  `broadcast_dims=(1, 2)` it drops whole channels of images `(batch, height, width, channels)`: the
+  spatial dropout of Tompson et al. (2015); `(1,)` is that of sequences.
+- `Embed` turns an index beyond its table into NaN, and counts -1 from the end, as NumPy does.
+"""
+
+from flax.linen import BatchNorm as BatchNorm
+from flax.linen import Dense as Dense
+from flax.linen import Dropout as Dropout
+from flax.linen import Embed as Embed
+from flax.linen import LayerNorm as LayerNorm
+from flax.linen import PReLU as PReLU
+
+from .activations import maxout as maxout
 from .convolution import Conv as Conv
 from .convolution import conv as conv
+from .maxout import Maxout as Maxout
+from .pooling import AvgPool as AvgPool
+from .pooling import GlobalAvgPool as GlobalAvgPool
+from .pooling import GlobalMaxPool as GlobalMaxPool
+from .pooling import GlobalMinPool as GlobalMinPool
+from .pooling import MaxPool as MaxPool
+from .pooling import MinPool as MinPool
 from .pooling import avg_pool as avg_pool
 from .pooling import global_avg_pool as global_avg_pool
 from .pooling import global_max_pool as global_max_pool
 from .pooling import global_min_pool as global_min_pool
 from .pooling import max_pool as max_pool
 from .pooling import min_pool as min_pool
+from .recurrent import LSTMState as LSTMState
+from .recurrent import gru as gru
+from .recurrent import lstm as lstm
+from .recurrent import sequence_mask as sequence_mask
+from .recurrent import simple_rnn as simple_rnn
+from .rnn import GRU as GRU
+from .rnn import LSTM as LSTM
+from .rnn import SimpleRNN as SimpleRNN
+from .separable import DepthwiseConv as DepthwiseConv
+from .separable import SeparableConv as SeparableConv
+from .sequential import Flatten as Flatten
+from .sequential import Sequential as Sequential
+from .transposed import ConvTranspose as ConvTranspose
+from .transposed import conv_transpose as conv_transpose
 from .windows import conv_output_size as conv_output_size
+from .windows import conv_transpose_output_size as conv_transpose_output_size

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxnet.errors import InputError
+
 Activation = Callable[[jax.Array], jax.Array]
 
 
@@ -60,18 +62,60 @@ def gelu(inputs: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
     return jax.nn.gelu(inputs, approximate=False)
 
 
+def maxout(inputs: Float[Array, "*dims units"], pieces: int) -> Float[Array, "*dims features"]:
+    """The largest of every `pieces` neighbours along the last axis.
+
+    Goodfellow et al. (2013), "Maxout networks", section 3. The layer that learns what goes in is
+    `jaxnet.layers.Maxout`.
+
+    Args:
+        inputs: (..., features * pieces).
+        pieces: how many linear pieces make up a feature.
+
+    Returns:
+        (..., features).
+
+    Raises:
+        InputError: the last axis does not divide into `pieces`.
+
+    Example:
+        >>> print(maxout(jnp.array([1.0, 3.0, -2.0, -1.0]), pieces=2))
+        [ 3. -1.]
+    """
+    if pieces < 1 or inputs.shape[-1] % pieces:
+        raise InputError(
+            f"maxout: expected a last axis that divides into pieces={pieces}, got {inputs.shape}"
+        )
+    return inputs.reshape(*inputs.shape[:-1], -1, pieces).max(axis=-1)
+
+
 ACTIVATIONS: Mapping[str, Activation] = {
     "linear": linear,
     "sigmoid": jax.nn.sigmoid,
     "tanh": jnp.tanh,
     "softmax": jax.nn.softmax,
+    "log_softmax": jax.nn.log_softmax,
     "relu": jax.nn.relu,
     "leaky_relu": leaky_relu,
     "leaky_relu_0.1": functools.partial(leaky_relu, negative_slope=0.1),
+    "relu6": jax.nn.relu6,
     "elu": jax.nn.elu,
+    "celu": jax.nn.celu,
+    "selu": jax.nn.selu,
     "gelu": gelu,
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "mish": jax.nn.mish,
+    "softplus": jax.nn.softplus,
+    "softsign": jax.nn.soft_sign,
+    "log_sigmoid": jax.nn.log_sigmoid,
+    "hard_sigmoid": jax.nn.hard_sigmoid,
+    "hard_silu": jax.nn.hard_silu,
+    "hard_tanh": jax.nn.hard_tanh,
     "step": step,
 }
-"""The activations by name, for `jaxnet.names.lookup`; `softmax` is over the last axis."""
+"""The activations by name, for `jaxnet.names.lookup`; `softmax` is over the last axis.
+
+Two more have parameters or another size and so are layers: `jaxnet.layers.Maxout` and `PReLU`.
+"""

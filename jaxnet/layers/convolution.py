@@ -96,7 +96,7 @@ def conv(
         window_strides=strides,
         padding=pads,
         rhs_dilation=dilation,
-        dimension_numbers=_layout(rank),
+        dimension_numbers=channels_last(rank),
         feature_group_count=groups,
         precision=precision,
     )
@@ -111,7 +111,7 @@ def conv(
         dilation=dilation,
         precision=precision,
     )
-    return _with_gradient_on_cpu(by_xla, by_matmul)(x, kernel)
+    return with_gradient_on_cpu(by_xla, by_matmul)(x, kernel)
 
 
 class Conv(nn.Module):
@@ -161,41 +161,56 @@ class Conv(nn.Module):
         self, inputs: Real[Array | np.ndarray, "batch *_spatial channels"]
     ) -> Float[Array, "batch *_outputs {self.features}"]:
         """`(batch, *spatial, channels)` to `(batch, *outputs, features)`."""
-        channels, groups = inputs.shape[-1], self.feature_group_count
-        if channels % groups or self.features % groups:
-            raise InputError(
-                f"{'/'.join(self.path)}: {channels} channels and {self.features} features do not "
-                f"divide into {groups} groups"
-            )
-        size = per_axis(self.kernel_size, inputs.ndim - 2, "kernel_size")
-        shape = (*size, channels // groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
-        x, kernel, bias = promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = kernel_and_bias(self, inputs)
         outputs = conv(
             x,
             kernel,
             self.strides,
             self.padding,
             dilation=self.kernel_dilation,
-            groups=groups,
+            groups=self.feature_group_count,
             border=self.border,
             precision=self.precision,
         )
-        return (
-            outputs if bias is None else outputs + bias.reshape((1,) * (outputs.ndim - 1) + (-1,))
+        return add_bias(outputs, bias)
+
+
+def kernel_and_bias(layer: Any, inputs: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """The inputs of a convolution layer, its kernel and its bias, in the type to compute in.
+
+    To be called in the layer's own `@nn.compact` method.
+
+    Raises:
+        InputError: channels or features do not divide into the groups.
+    """
+    channels, groups = inputs.shape[-1], layer.feature_group_count
+    if channels % groups or layer.features % groups:
+        raise InputError(
+            f"{'/'.join(layer.path)}: {channels} channels and {layer.features} features do not "
+            f"divide into {groups} groups"
         )
+    size = per_axis(layer.kernel_size, inputs.ndim - 2, "kernel_size")
+    shape = (*size, channels // groups, layer.features)
+    kernel = layer.param("kernel", layer.kernel_init, shape, layer.param_dtype)
+    bias = None
+    if layer.use_bias:
+        bias = layer.param("bias", layer.bias_init, (layer.features,), layer.param_dtype)
+    x, kernel, bias = promote_dtype(inputs, kernel, bias, dtype=layer.dtype)
+    return x, kernel, bias
 
 
-def _layout(rank: int) -> lax.ConvDimensionNumbers:
+def add_bias(outputs: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """The bias `(features,)`, if there is one, on outputs `(..., features)`."""
+    return outputs if bias is None else outputs + bias.reshape((1,) * (outputs.ndim - 1) + (-1,))
+
+
+def channels_last(rank: int) -> lax.ConvDimensionNumbers:
     """Channels last, for inputs, kernel and outputs."""
     last, first = (0, rank + 1, *range(1, rank + 1)), (rank + 1, rank, *range(rank))
     return lax.ConvDimensionNumbers(last, first, last)
 
 
-def _with_gradient_on_cpu(by_xla: _Form, by_matmul: _Form) -> _Form:
+def with_gradient_on_cpu(by_xla: _Form, by_matmul: _Form) -> _Form:
     """`by_xla`, but `by_matmul` where it is differentiated and the platform turns out a CPU."""
     form = jax.custom_jvp(by_xla)
 

@@ -5,20 +5,23 @@ size of its window if it is a convolution's.
 
 | name | distribution | source |
 |---|---|---|
-| `zeros` | 0 | |
+| `zeros`, `ones` | 0, 1 | |
 | `normal` | normal, deviation 0.05, as Keras's `RandomNormal` | |
+| `truncated_normal` | the same cut at two deviations, as Keras's `TruncatedNormal` | |
 | `uniform` | uniform in [-0.5, 0.5) | |
 | `glorot_uniform` | uniform, limit `sqrt(6 / (fan_in + fan_out))` | Glorot 2010, eq. 16 |
 | `glorot_normal` | normal, variance `2 / (fan_in + fan_out)` | Glorot 2010, eq. 12 |
 | `xavier_uniform`, `xavier_normal` | Glorot's by his first name | |
 | `he_uniform` | uniform, limit `sqrt(6 / fan_in)` | He 2015, eq. 10 |
 | `he_normal` | normal, variance `2 / fan_in` | He 2015, eq. 10 |
+| `kaiming_uniform`, `kaiming_normal` | He's by his first name | |
 | `lecun_uniform` | uniform, limit `sqrt(3 / fan_in)` | LeCun 1998, sect. 4.6 |
 | `lecun_normal` | normal, variance `1 / fan_in` | LeCun 1998, sect. 4.6 |
 | `orthogonal` | orthonormal rows or columns | Saxe 2014 |
 
 The Glorot, He and LeCun normals are cut at two deviations and widened again to the variance above,
-as Keras's are; PyTorch's are not cut.
+as Keras's are; PyTorch's are not cut. `truncated_normal` is cut and not widened: its deviation is
+0.044.
 """
 
 from __future__ import annotations
@@ -77,7 +80,9 @@ def orthogonal(scale: float = 1.0) -> Initializer:
 
 INITIALIZERS: Mapping[str, Initializer] = {
     "zeros": initializers.zeros,
+    "ones": initializers.ones,
     "normal": initializers.normal(stddev=0.05),
+    "truncated_normal": initializers.truncated_normal(stddev=0.05),
     "uniform": uniform(),
     "glorot_uniform": initializers.glorot_uniform(),
     "xavier_uniform": initializers.glorot_uniform(),
@@ -85,6 +90,8 @@ INITIALIZERS: Mapping[str, Initializer] = {
     "glorot_normal": initializers.glorot_normal(),
     "he_uniform": initializers.he_uniform(),
     "he_normal": initializers.he_normal(),
+    "kaiming_uniform": initializers.he_uniform(),
+    "kaiming_normal": initializers.he_normal(),
     "lecun_uniform": initializers.lecun_uniform(),
     "lecun_normal": initializers.lecun_normal(),
     "orthogonal": orthogonal(),

@@ -55,7 +55,7 @@ def max_pool(
     if windows.tile and math.prod(windows.sizes) <= _MAX_SLICES:
         return _tiled_max(x, windows.sizes)
     lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
-    return nn.pool(x, lowest, lax.max, *windows)
+    return nn.pool(x, np.array(lowest, x.dtype), lax.max, *windows)
 
 
 def min_pool(
@@ -70,7 +70,9 @@ def min_pool(
         >>> min_pool(jnp.asarray([1.0, 3.0, 2.0, 5.0]).reshape(1, 4, 1), 2).ravel().tolist()
         [1.0, 2.0]
     """
-    return -max_pool(-x, window, strides, padding)
+    # The bits of an integer the other way round: -x has no room for the lowest, nor for unsigned.
+    flip = jnp.negative if jnp.issubdtype(x.dtype, jnp.floating) else jnp.invert
+    return flip(max_pool(flip(x), window, strides, padding))
 
 
 def avg_pool(
@@ -121,6 +123,86 @@ def global_avg_pool(
 ) -> Float[Array, "batch channels"]:
     """The mean over all spatial axes: `(batch, *spatial, channels)` to `(batch, channels)`."""
     return x.mean(axis=tuple(range(1, x.ndim - 1)))
+
+
+class MaxPool(nn.Module):
+    """`max_pool` as a layer.
+
+    Args:
+        window: see `max_pool`.
+        strides: see `max_pool`.
+        padding: see `max_pool`.
+
+    Example:
+        >>> MaxPool(2).apply({}, jnp.asarray([1.0, 3.0, 2.0, 5.0]).reshape(1, 4, 1)).ravel()
+        Array([3., 5.], dtype=float32)
+    """
+
+    window: int | Sequence[int]
+    strides: int | Sequence[int] | None = None
+    padding: Padding = "VALID"
+
+    def __call__(
+        self, inputs: Real[Array, "batch *_spatial channels"]
+    ) -> Real[Array, "batch *_windows channels"]:
+        """`(batch, *spatial, channels)` to `(batch, *windows, channels)`."""
+        return max_pool(inputs, self.window, self.strides, self.padding)
+
+
+class MinPool(MaxPool):
+    """`min_pool` as a layer, with the arguments of `MaxPool`."""
+
+    def __call__(
+        self, inputs: Real[Array, "batch *_spatial channels"]
+    ) -> Real[Array, "batch *_windows channels"]:
+        """`(batch, *spatial, channels)` to `(batch, *windows, channels)`."""
+        return min_pool(inputs, self.window, self.strides, self.padding)
+
+
+class AvgPool(MaxPool):
+    """`avg_pool` as a layer, with the arguments of `MaxPool` and one more.
+
+    Args:
+        count_include_pad: see `avg_pool`; Keras counts no padding, PyTorch does.
+    """
+
+    count_include_pad: bool = True
+
+    def __call__(
+        self, inputs: Float[Array, "batch *_spatial channels"]
+    ) -> Float[Array, "batch *_windows channels"]:
+        """`(batch, *spatial, channels)` to `(batch, *windows, channels)`."""
+        return avg_pool(inputs, self.window, self.strides, self.padding, self.count_include_pad)
+
+
+class GlobalMaxPool(nn.Module):
+    """`global_max_pool` as a layer."""
+
+    def __call__(
+        self, inputs: Real[Array, "batch *_spatial channels"]
+    ) -> Real[Array, "batch channels"]:
+        """`(batch, *spatial, channels)` to `(batch, channels)`."""
+        return global_max_pool(inputs)
+
+
+class GlobalMinPool(nn.Module):
+    """`global_min_pool` as a layer."""
+
+    def __call__(
+        self, inputs: Real[Array, "batch *_spatial channels"]
+    ) -> Real[Array, "batch channels"]:
+        """`(batch, *spatial, channels)` to `(batch, channels)`."""
+        return global_min_pool(inputs)
+
+
+class GlobalAvgPool(nn.Module):
+    """`global_avg_pool` as a layer."""
+
+    def __call__(
+        self, inputs: Float[Array, "batch *_spatial channels"]
+    ) -> Float[Array, "batch channels"]:
+        """`(batch, *spatial, channels)` to `(batch, channels)`."""
+        return global_avg_pool(inputs)
 
 
 class _Windows(NamedTuple):

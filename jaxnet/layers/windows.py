@@ -44,6 +44,44 @@ def conv_output_size(
     return room // stride + 1
 
 
+def conv_transpose_output_size(
+    size: int,
+    kernel: int,
+    stride: int = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int = 1,
+    output_padding: int = 0,
+) -> int:
+    """How many outputs a transposed convolution has along one axis, as PyTorch counts them.
+
+    `(I - 1) S - 2 P + dilation (K - 1) + output_padding + 1`: the size that `conv_output_size`
+    brings back to I. For S > 1 there are S such sizes, and `output_padding` chooses.
+
+    Args:
+        size: the input's length I.
+        kernel: the kernel's length K.
+        stride: the step S.
+        padding: what the convolution added on both sides and is cut off here, or a pair.
+        dilation: the distance of the kernel's elements.
+        output_padding: what is added at the end.
+
+    Raises:
+        InputError: nothing would be left.
+
+    Example:
+        >>> conv_transpose_output_size(7, 4, stride=2, padding=1)
+        14
+    """
+    low, high = (padding, padding) if isinstance(padding, int) else padding
+    outputs = (size - 1) * stride + dilation * (kernel - 1) + 1 - low - high + output_padding
+    if outputs < 1:
+        raise InputError(
+            f"padding ({low}, {high}) cuts off all of a transposed convolution of {size} by a "
+            f"kernel of {kernel} (stride {stride}, dilation {dilation}): pad less"
+        )
+    return outputs
+
+
 def per_axis(value: int | Sequence[int], rank: int, name: str) -> tuple[int, ...]:
     """One positive number for each of `rank` axes, from one number for all or a sequence.
 

@@ -5,22 +5,55 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.layers.activations import ACTIVATIONS, leaky_relu, step
+from jaxnet.errors import InputError
+from jaxnet.layers import Maxout
+from jaxnet.layers.activations import ACTIVATIONS, leaky_relu, maxout, step
 
+SMOOTH_AT_0 = {
+    "sigmoid",
+    "tanh",
+    "softmax",
+    "elu",
+    "gelu",
+    "silu",
+    "softplus",
+    "mish",
+    "log_sigmoid",
+}
 INPUTS = np.array([[-30.0, -2.0, -0.5, 0.0, 0.5, 2.0, 30.0]], np.float32)
 
 
-@pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"linear", "step"}))
-def test_equals_pytorch(name: str):
+def pytorch(name: str):
     torch = pytest.importorskip("torch", reason="needs the extra [parity]")
     f = torch.nn.functional
-    reference = {
+    return {
+        "linear": lambda x: x * 1,
         "softmax": lambda x: f.softmax(x, -1),
+        "log_softmax": lambda x: f.log_softmax(x, -1),
+        "log_sigmoid": f.logsigmoid,
         "leaky_relu_0.1": lambda x: f.leaky_relu(x, 0.1),
         "gelu_tanh": lambda x: f.gelu(x, approximate="tanh"),
+        "swish": f.silu,
+        "hard_sigmoid": f.hardsigmoid,
+        "hard_silu": f.hardswish,
+        "hard_tanh": f.hardtanh,
     }.get(name) or getattr(f, name)
-    got = ACTIVATIONS[name](jnp.asarray(INPUTS))
-    np.testing.assert_allclose(got, reference(torch.from_numpy(INPUTS)), rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"step"}))
+def test_equals_pytorch(name: str):
+    torch = pytest.importorskip("torch", reason="needs the extra [parity]")
+    inputs = torch.tensor(INPUTS.astype(np.float64), requires_grad=True)
+    weights = np.cos(np.arange(INPUTS.size)).reshape(INPUTS.shape)
+    expected = pytorch(name)(inputs)
+    expected.backward(torch.from_numpy(weights))
+
+    got, back = jax.vjp(ACTIVATIONS[name], jnp.asarray(INPUTS))
+    (gradient,) = back(jnp.asarray(weights, jnp.float32))
+    np.testing.assert_allclose(got, expected.detach(), rtol=1e-5, atol=1e-7)
+    # At a corner (0, and 3 or 6 of some) any slope between the two is right.
+    smooth = np.isin(INPUTS, [-3, 0, 3, 6], invert=True) | (name in SMOOTH_AT_0)
+    np.testing.assert_allclose(gradient[smooth], inputs.grad[smooth], rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -44,3 +77,30 @@ def test_step_fires_from_zero_upwards_and_has_no_gradient():
 def test_the_slope_of_leaky_relu():
     assert leaky_relu(jnp.float32(-2.0)) == np.float32(-0.02)
     assert leaky_relu(jnp.float32(-2.0), negative_slope=0.3) == np.float32(-0.6)
+
+
+def test_maxout_takes_the_largest_of_neighbouring_pieces():
+    inputs = np.random.default_rng(0).normal(size=(2, 3, 12)).astype(np.float32)
+    expected = [[[max(row[i : i + 3]) for i in range(0, 12, 3)] for row in rows] for rows in inputs]
+    np.testing.assert_array_equal(maxout(jnp.asarray(inputs), 3), np.asarray(expected))
+    with pytest.raises(InputError, match="pieces=5, got"):
+        maxout(jnp.asarray(inputs), 5)
+
+
+def test_a_maxout_unit_learns_the_absolute_value():
+    # Two pieces are enough for any function with one corner (Goodfellow et al. 2013, figure 1).
+    inputs = jnp.linspace(-1, 1, 21)[:, None]
+    layer = Maxout(1, pieces=2)
+    params = layer.init(jax.random.key(1), inputs)
+
+    def error(params):
+        return jnp.square(layer.apply(params, inputs) - jnp.abs(inputs)).mean()
+
+    @jax.jit
+    def learnt(params):
+        def step(_, p):
+            return jax.tree.map(lambda w, g: w - 0.3 * g, p, jax.grad(error)(p))
+
+        return jax.lax.fori_loop(0, 500, step, params)
+
+    assert error(learnt(params)) < 1e-4 < 1e-2 < error(params)

@@ -12,6 +12,7 @@ FAN_IN, FAN_OUT = 400, 200
 LIMITS = {
     "glorot_uniform": np.sqrt(6 / (FAN_IN + FAN_OUT)),
     "xavier_uniform": np.sqrt(6 / (FAN_IN + FAN_OUT)),
+    "kaiming_uniform": np.sqrt(6 / FAN_IN),
     "he_uniform": np.sqrt(6 / FAN_IN),
     "lecun_uniform": np.sqrt(3 / FAN_IN),
     "uniform": 0.5,
@@ -19,9 +20,12 @@ LIMITS = {
 DEVIATIONS = {
     "glorot_normal": np.sqrt(2 / (FAN_IN + FAN_OUT)),
     "xavier_normal": np.sqrt(2 / (FAN_IN + FAN_OUT)),
+    "kaiming_normal": np.sqrt(2 / FAN_IN),
     "he_normal": np.sqrt(2 / FAN_IN),
     "lecun_normal": np.sqrt(1 / FAN_IN),
     "normal": 0.05,
+    # Of a normal distribution cut at two deviations: 1 - 4 pdf(2) / (2 cdf(2) - 1) of the variance.
+    "truncated_normal": 0.05 * 0.8796257,
 }
 
 
@@ -30,7 +34,7 @@ def draw(name: str, shape: tuple[int, ...] = (FAN_IN, FAN_OUT)) -> np.ndarray:
 
 
 def test_every_initializer_is_tested():
-    assert set(LIMITS) | set(DEVIATIONS) | {"zeros", "orthogonal"} == set(INITIALIZERS)
+    assert set(LIMITS) | set(DEVIATIONS) | {"zeros", "ones", "orthogonal"} == set(INITIALIZERS)
 
 
 @pytest.mark.parametrize("name", LIMITS)
@@ -67,8 +71,26 @@ def test_orthogonal_columns_or_rows_are_orthonormal():
     np.testing.assert_allclose(wide @ wide.T, np.eye(20), atol=1e-5)
 
 
-def test_zeros():
-    assert not draw("zeros").any()
+def test_orthogonal_matrices_favour_no_direction():
+    """An entry of a Haar-distributed n x n matrix has mean 0 and variance 1/n (Saxe 2014)."""
+    keys = jax.random.split(jax.random.key(0), 4000)
+    draws = jax.vmap(lambda key: INITIALIZERS["orthogonal"](key, (4, 4), jnp.float32))(keys)
+    draws = np.asarray(draws, np.float64)
+    np.testing.assert_allclose(draws.mean(axis=0), 0, atol=5 / np.sqrt(4 * 4000))
+    np.testing.assert_allclose((draws**2).mean(axis=0), 1 / 4, rtol=0.06)
+
+
+def test_an_orthogonal_convolution_is_so_from_window_to_features():
+    kernel = draw("orthogonal", (3, 3, 4, 8)).reshape(-1, 8)
+    np.testing.assert_allclose(kernel.T @ kernel, np.eye(8), atol=1e-5)
+
+
+def test_constants():
+    assert not draw("zeros").any() and (draw("ones") == 1).all()
+
+
+def test_the_plain_truncated_normal_is_cut_at_two_deviations():
+    assert 0.0999 < np.abs(draw("truncated_normal")).max() <= 0.1 * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("name", INITIALIZERS)

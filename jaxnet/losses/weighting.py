@@ -1,0 +1,191 @@
+"""Which examples, classes and positions count, and how much: losses made out of losses.
+
+Four things weigh, each at its own place:
+
+- an example: `Arrays(inputs, labels, weights)`. The mean of a batch divides by the SUM of these
+  weights, so doubling all of them changes nothing.
+- padding rows, which the pipeline masks: weight 0.
+- a class: `with_class_weights`. It multiplies losses and the mean divides by what it did before, as
+  Keras's `class_weight` does.
+- a position within an example (a token, a pixel): `masked`.
+
+PyTorch's `CrossEntropyLoss(weight=w)` divides by the sum of the weights of the labels at hand. That
+is what example weights do: `Arrays(inputs, labels, weights=w[labels])`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxnet.errors import InputError, UsageError
+
+Loss = Callable[..., jax.Array]
+"""`(outputs, labels) -> (B,)`; some take options by name."""
+
+
+def with_class_weights(loss: Loss, weights: Sequence[float] | np.ndarray) -> Loss:
+    """`loss`, multiplied by the weight of the label's class.
+
+    Where labels have further axes, each position is weighted by its own label and the loss of an
+    example is still the mean over its positions. A mean over examples divides by their number (or
+    by the sum of their weights) and not by the sum of class weights; with balanced weights both are
+    the same for the whole training set.
+
+    Args:
+        loss: takes integer class numbers: `cross_entropy`, `focal`, `multiclass_hinge`, or with
+            weights for "no" and "yes" `binary_cross_entropy`, `binary_focal`, `hinge`.
+        weights: one for each class, in the order of their numbers, at least 0.
+
+    Returns:
+        The loss. Used on labels that are not integers, it raises `InputError`.
+
+    Raises:
+        UsageError: a weight is negative or not finite, or `loss` is `masked`, which has to be the
+            outer one.
+
+    Example:
+        >>> from jaxnet.losses import cross_entropy
+        >>> loss = with_class_weights(cross_entropy, [1.0, 3.0])
+        >>> print(loss(jnp.zeros((2, 2)), jnp.array([0, 1])).round(4))
+        [0.6931 2.0794]
+    """
+    if isinstance(loss, _Masked):
+        raise UsageError("put masked outside: masked(with_class_weights(loss, ...))")
+    values = tuple(float(weight) for weight in np.asarray(weights).ravel())
+    if not values or not all(math.isfinite(weight) and weight >= 0 for weight in values):
+        raise UsageError(
+            f"with_class_weights: expected a finite number of at least 0 a class, got {values}"
+        )
+    return _ClassWeighted(loss, values)
+
+
+def masked(loss: Loss, ignored: int = -1) -> Loss:
+    """`loss` over the positions of an example whose label is not `ignored`.
+
+    For labels (B, T) of sequences, or (B, H, W) of images, with gaps: the loss of an example is the
+    mean over the positions that count, and 0 where none does. Outputs at the others may hold any
+    finite number and get no gradient.
+
+    A mean over examples then lets each example count alike. To let each POSITION count alike, as
+    PyTorch's `ignore_index` does, weigh the examples by their positions:
+    `Arrays(inputs, labels, weights=position_counts(labels))`.
+
+    Args:
+        loss: a loss of integer labels, such as `cross_entropy`.
+        ignored: the label that marks what doesn't count; PyTorch's default is -100.
+
+    Example:
+        >>> from jaxnet.losses import cross_entropy
+        >>> logits = jnp.array([[[0.0, 0.0], [9.0, 0.0], [5.0, 5.0]]])
+        >>> print(masked(cross_entropy)(logits, jnp.array([[0, 0, -1]])).round(4))
+        [0.3466]
+    """
+    return _Masked(loss, ignored)
+
+
+def position_counts(labels: np.ndarray, ignored: int = -1) -> np.ndarray:
+    """float32 (n,): how many positions of each example count, as weights of the examples.
+
+    Args:
+        labels: (n, ...) integers.
+        ignored: the label that marks what doesn't count.
+
+    Example:
+        >>> position_counts(np.array([[4, 2, -1], [3, -1, -1]])).tolist()
+        [2.0, 1.0]
+    """
+    labels = np.asarray(labels)
+    return (labels != ignored).reshape(len(labels), -1).sum(axis=1).astype(np.float32)
+
+
+def balanced_class_weights(labels: np.ndarray, num_classes: int | None = None) -> np.ndarray:
+    """float32 (C,): weights with which all classes count alike, `n / (C * count)`.
+
+    King and Zeng (2001), "Logistic regression in rare events data"; scikit-learn's `"balanced"`.
+    They average to 1 over `labels`. For the weights of examples take `weights[labels]`.
+
+    Args:
+        labels: integers of any shape, those of the training data.
+        num_classes: C; by default the largest label plus one.
+
+    Raises:
+        InputError: labels are not integers, are outside [0, C), or lack a class.
+
+    Example:
+        >>> print(balanced_class_weights(np.array([0, 0, 0, 1])).round(4))
+        [0.6667 2.    ]
+    """
+    labels = np.asarray(labels).ravel()
+    if labels.dtype.kind not in "ui" or not labels.size or labels.min() < 0:
+        raise InputError(
+            f"balanced_class_weights: expected class numbers from 0, got {labels.size} labels of "
+            f"type {labels.dtype}" + (f" from {labels.min()}" if labels.size else "")
+        )
+    counts = np.bincount(labels, minlength=num_classes or 0)
+    if num_classes is not None and len(counts) > num_classes:
+        raise InputError(
+            f"balanced_class_weights: label {labels.max()} is none of {num_classes} classes"
+        )
+    if not counts.all():
+        raise InputError(
+            f"balanced_class_weights: class {int(counts.argmin())} of {len(counts)} has no example"
+        )
+    return (labels.size / (len(counts) * counts)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _ClassWeighted:
+    loss: Loss
+    weights: tuple[float, ...]
+
+    def __call__(self, outputs: ArrayLike, labels: ArrayLike) -> jax.Array:
+        labels = _integers(labels, "with_class_weights")
+        losses = _each_position(self.loss, outputs, labels)
+        # A label that is no class has no weight either: NaN, as in the losses themselves.
+        known = (labels >= 0) & (labels < len(self.weights))
+        table = jnp.asarray(self.weights, losses.dtype)
+        weighted = losses * jnp.where(known, table[jnp.where(known, labels, 0)], jnp.nan)
+        return jnp.mean(weighted, axis=tuple(range(1, weighted.ndim)))
+
+
+@dataclass(frozen=True)
+class _Masked:
+    loss: Loss
+    ignored: int
+
+    def __call__(self, outputs: ArrayLike, labels: ArrayLike) -> jax.Array:
+        labels = _integers(labels, "masked")
+        counts = labels != self.ignored
+        losses = _each_position(self.loss, outputs, jnp.where(counts, labels, 0))
+        axes = tuple(range(1, losses.ndim))
+        total = jnp.sum(losses, axis=axes, where=counts)
+        return total / jnp.maximum(counts.sum(axis=axes), 1).astype(total.dtype)
+
+
+def _integers(labels: ArrayLike, name: str) -> jax.Array:
+    labels = jnp.asarray(labels)
+    if labels.ndim == 0 or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise InputError(
+            f"{name}: expected integer labels (B, ...), got {labels.dtype}{list(labels.shape)}; "
+            "give class numbers, or weigh the examples: Arrays(inputs, labels, weights)"
+        )
+    return labels.astype(jnp.int32)
+
+
+def _each_position(loss: Loss, outputs: ArrayLike, labels: jax.Array) -> jax.Array:
+    """The loss of each label, in the labels' shape."""
+    outputs = jnp.asarray(outputs)
+    if outputs.shape[: labels.ndim] != labels.shape:
+        raise InputError(
+            f"expected outputs (B, ...) or (B, ..., C) for labels {list(labels.shape)}, got "
+            f"{list(outputs.shape)}"
+        )
+    flat = outputs.reshape(labels.size, *outputs.shape[labels.ndim :])
+    return loss(flat, labels.reshape(-1)).reshape(labels.shape)

@@ -1,0 +1,103 @@
+"""Metrics: pure functions `metric(outputs, labels, weights) -> Sums`.
+
+`outputs` are what the network gives: logits, or numbers in regression. `weights` (B,) says how much
+each example counts; 0 leaves it out, whatever it holds. What comes back is a small pytree of SUMS
+over the batch: two of them merge by adding leaf by leaf (`merge`), on the device, between devices
+(`psum`) or on the host, and `.compute()` turns the total into the number. So the value over an
+epoch is exact, however it was cut into batches.
+
+Options are keywords, given with `functools.partial(metrics.f_beta, beta=2.0)`. Metrics of
+classification take three forms of outputs and labels:
+
+    yes or no       one logit an example, (B,) or (B, 1); labels (B,) of 0 and 1. The rates are
+                    those of "yes".
+    one of C        logits (B, ..., C), of which the largest is the answer; integer labels (B, ...).
+                    The rates are those of each class against the rest, averaged.
+    any of K        logits (B, ..., K), each a yes or no of its own, and labels of the same shape.
+                    Metrics of answers need a `threshold` then, such as 0.5, for otherwise one-hot
+                    labels would pass for these. The rates are those of each label, averaged.
+
+Where a value is undefined: a rate whose denominator is 0 (precision without a positive answer, say)
+is 0, as in scikit-learn, or what `zero_division` says; an area under a curve, R2, explained
+variance and kappa are NaN; an average is over the classes for which there is something to average;
+and where nothing was counted everything is NaN.
+
+On the device the sums are float32 (float64 where the outputs are), which counts examples exactly up
+to 2**24 (16.7 million) in one dispatch; the trainer adds the dispatches on the host in float64.
+`jaxnet.metrics.curves` has what needs all predictions at once: exact areas, curves, thresholds.
+
+The signatures name axes as those of `jaxnet.losses` do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from jaxnet.metrics.agreement import Confusion as Confusion
+from jaxnet.metrics.agreement import balanced_accuracy as balanced_accuracy
+from jaxnet.metrics.agreement import cohen_kappa as cohen_kappa
+from jaxnet.metrics.agreement import confusion_matrix as confusion_matrix
+from jaxnet.metrics.agreement import matthews_correlation as matthews_correlation
+from jaxnet.metrics.answers import accuracy as accuracy
+from jaxnet.metrics.answers import exact_match as exact_match
+from jaxnet.metrics.answers import multilabel_accuracy as multilabel_accuracy
+from jaxnet.metrics.answers import top_k_accuracy as top_k_accuracy
+from jaxnet.metrics.curves import average_precision_of as average_precision_of
+from jaxnet.metrics.curves import best_threshold as best_threshold
+from jaxnet.metrics.curves import mean_area as mean_area
+from jaxnet.metrics.curves import precision_recall_curves as precision_recall_curves
+from jaxnet.metrics.curves import roc_auc_of as roc_auc_of
+from jaxnet.metrics.curves import roc_curves as roc_curves
+from jaxnet.metrics.language import BleuCounts as BleuCounts
+from jaxnet.metrics.language import bleu as bleu
+from jaxnet.metrics.language import perplexity as perplexity
+from jaxnet.metrics.ranking import average_precision as average_precision
+from jaxnet.metrics.ranking import roc_auc as roc_auc
+from jaxnet.metrics.rates import f1 as f1
+from jaxnet.metrics.rates import f_beta as f_beta
+from jaxnet.metrics.rates import negative_predictive_value as negative_predictive_value
+from jaxnet.metrics.rates import precision as precision
+from jaxnet.metrics.rates import recall as recall
+from jaxnet.metrics.rates import specificity as specificity
+from jaxnet.metrics.regression import explained_variance as explained_variance
+from jaxnet.metrics.regression import mean_absolute_error as mean_absolute_error
+from jaxnet.metrics.regression import mean_squared_error as mean_squared_error
+from jaxnet.metrics.regression import r2 as r2
+from jaxnet.metrics.regression import root_mean_squared_error as root_mean_squared_error
+from jaxnet.metrics.reports import classification_report as classification_report
+from jaxnet.metrics.sums import Mean as Mean
+from jaxnet.metrics.sums import Metric as Metric
+from jaxnet.metrics.sums import Score as Score
+from jaxnet.metrics.sums import Sums as Sums
+from jaxnet.metrics.sums import merge as merge
+from jaxnet.metrics.sums import weighted_mean as weighted_mean
+
+METRICS: Mapping[str, Metric] = {
+    "accuracy": accuracy,
+    "top_5_accuracy": top_k_accuracy(5),
+    "multilabel_accuracy": multilabel_accuracy,
+    "exact_match": exact_match,
+    "precision": precision,
+    "recall": recall,
+    "sensitivity": recall,
+    "specificity": specificity,
+    "negative_predictive_value": negative_predictive_value,
+    "f1": f1,
+    "f1_micro": partial(f1, average="micro"),
+    "f1_weighted": partial(f1, average="weighted"),
+    "multilabel_f1": partial(f1, threshold=0.5),
+    "balanced_accuracy": balanced_accuracy,
+    "matthews_correlation": matthews_correlation,
+    "cohen_kappa": cohen_kappa,
+    "quadratic_kappa": partial(cohen_kappa, weighting="quadratic"),
+    "roc_auc": roc_auc,
+    "average_precision": average_precision,
+    "mean_squared_error": mean_squared_error,
+    "mean_absolute_error": mean_absolute_error,
+    "root_mean_squared_error": root_mean_squared_error,
+    "r2": r2,
+    "explained_variance": explained_variance,
+    "perplexity": perplexity,
+}
+"""The metrics by name, for `jaxnet.names.lookup`."""

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn_metrics
+
+from jaxnet import metrics
+from jaxnet.errors import InputError
+from jaxnet.metrics.answers import cut
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(size=(50, 7)).astype(np.float32)
+LABELS = RNG.integers(0, 7, 50)
+WEIGHTS = RNG.uniform(size=50).astype(np.float32)
+ONES = np.ones(50, np.float32)
+
+
+@pytest.mark.parametrize("weights", [ONES, WEIGHTS])
+def test_accuracy_equals_scikit_learn(weights: np.ndarray):
+    got = metrics.accuracy(LOGITS, LABELS, weights).compute()
+    expected = sklearn_metrics.accuracy_score(LABELS, LOGITS.argmax(1), sample_weight=weights)
+    assert got == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(50,), (50, 1)])
+def test_accuracy_of_one_logit_an_example(shape: tuple[int, ...]):
+    logits, labels = LOGITS[:, 0], (LABELS > 3).astype(np.float32)
+    got = metrics.accuracy(logits.reshape(shape), labels, WEIGHTS).compute()
+    expected = sklearn_metrics.accuracy_score(labels, logits > 0, sample_weight=WEIGHTS)
+    assert got == pytest.approx(expected, rel=1e-6)
+
+
+def test_accuracy_of_sequences_is_the_mean_over_their_steps():
+    logits, labels = LOGITS.reshape(5, 10, 7), LABELS.reshape(5, 10)
+    got = metrics.accuracy(logits, labels, np.ones(5)).compute()
+    assert got == pytest.approx((LOGITS.argmax(1) == LABELS).mean(), rel=1e-6)
+
+
+def test_accuracy_does_not_compare_in_eight_bits():
+    logits = np.eye(300, dtype=np.float32)[[256, 256]]
+    got = metrics.accuracy(logits, np.array([0, 1], np.uint8), np.ones(2))
+    assert got.compute() == 0.0
+    top = metrics.top_k_accuracy(1)(logits, np.array([0, 1], np.uint8), np.ones(2))
+    assert top.compute() == 0.0
+
+
+def test_accuracy_refuses_one_hot_labels():
+    with pytest.raises(InputError, match="argmax"):
+        metrics.accuracy(LOGITS, np.eye(7)[LABELS], ONES)
+
+
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_top_k_accuracy_equals_scikit_learn(k: int):
+    got = metrics.top_k_accuracy(k)(LOGITS, LABELS, WEIGHTS).compute()
+    if k == 7:  # scikit-learn warns that this is 1 by definition
+        assert got == pytest.approx(1.0)
+        return
+    expected = sklearn_metrics.top_k_accuracy_score(
+        LABELS, LOGITS, k=k, sample_weight=WEIGHTS, labels=range(7)
+    )
+    assert got == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("k", [0, 8])
+def test_top_k_needs_k_classes(k: int):
+    with pytest.raises(InputError, match=r"top_k_accuracy"):
+        metrics.top_k_accuracy(k)(LOGITS, LABELS, ONES)
+
+
+def test_the_accuracy_of_nothing_is_nan():
+    assert np.isnan(metrics.accuracy(LOGITS, LABELS, 0 * ONES).compute())
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7])
+def test_accuracies_of_several_labels_equal_scikit_learn(threshold: float):
+    labels = RNG.integers(0, 2, LOGITS.shape)
+    answers = 1 / (1 + np.exp(-LOGITS.astype(np.float64))) > threshold
+    share = metrics.multilabel_accuracy(LOGITS, labels, WEIGHTS, threshold=threshold)
+    lost = sklearn_metrics.hamming_loss(labels, answers, sample_weight=WEIGHTS)
+    assert share.compute() == pytest.approx(1 - lost, rel=1e-6)
+    labels[:20] = answers[:20]
+    whole = metrics.exact_match(LOGITS, labels, WEIGHTS, threshold=threshold)
+    expected = sklearn_metrics.accuracy_score(labels, answers, sample_weight=WEIGHTS)
+    assert 0 < expected < 1
+    assert whole.compute() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, np.nan])
+def test_a_threshold_is_inside_zero_and_one(threshold: float):
+    with pytest.raises(InputError, match=r"inside \(0, 1\)"):
+        cut(threshold)

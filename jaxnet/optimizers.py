@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules by name, over Optax.
+"""Optimizers by name, over Optax; `schedule` is that of `jaxnet.schedules`.
 
 An optimizer is an `optax.GradientTransformation`: everything in Optax works wherever one of these
 does. What a name adds is a check of its options before anything starts. Defaults are Optax's, and
@@ -27,20 +27,19 @@ with `v(t) = g(t) + momentum v(t-1)`, which for a constant learning rate is the
 from __future__ import annotations
 
 import functools
-import inspect
-import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxnet.errors import UsageError
-from jaxnet.names import lookup
+from jaxnet.names import check_number, checked_options, lookup
+from jaxnet.schedules import SCHEDULES as SCHEDULES
+from jaxnet.schedules import relaxed
+from jaxnet.schedules import schedule as schedule
 
-T = TypeVar("T")
 LearningRate = float | jax.Array | optax.Schedule
 
 
@@ -115,6 +114,65 @@ def adamw(
     )
 
 
+def lbfgs(
+    learning_rate: LearningRate | None = None,
+    memory_size: int = 10,
+    max_linesearch_steps: int = 20,
+) -> optax.GradientTransformationExtraArgs:
+    """L-BFGS with a line search by the strong Wolfe conditions (`optax.lbfgs`).
+
+    Nocedal and Wright 1999, algorithms 7.4 and 7.5. Each step evaluates the objective a few times
+    on its batch, with the same dropout: `jaxnet.training.Supervised` hands `value`, `grad` and
+    `value_fn` to the update. It is for small networks and batches that hold all or much of the
+    data; with small batches its curvature is noise, which a learning rate below 1 damps.
+
+    Args:
+        learning_rate: a factor on the step that the line search found, to damp it where batches
+            are small; None is 1.
+        memory_size: the pairs of steps and gradient differences to remember.
+        max_linesearch_steps: evaluations a step, at most.
+
+    Example:
+        >>> def loss(w):
+        ...     return jnp.sum((w - 3.0) ** 4 + w**2)
+        >>> optimizer = by_name("lbfgs")
+        >>> def step(carry, _):
+        ...     w, state = carry
+        ...     value, grad = jax.value_and_grad(loss)(w)
+        ...     update, state = optimizer.update(
+        ...         grad, state, w, value=value, grad=grad, value_fn=loss)
+        ...     return (optax.apply_updates(w, update), state), value
+        >>> start = jnp.zeros(2), optimizer.init(jnp.zeros(2))
+        >>> (w, state), values = jax.lax.scan(step, start, length=10)
+        >>> w.round(3).tolist()
+        [2.0, 2.0]
+    """
+    search = optax.scale_by_zoom_linesearch(max_linesearch_steps, initial_guess_strategy="one")
+    direction = optax.lbfgs(memory_size=memory_size, linesearch=search)
+    damping = (
+        optax.identity()
+        if learning_rate is None
+        else optax.scale_by_learning_rate(learning_rate, flip_sign=False)
+    )
+    inner = optax.chain(direction, damping)
+
+    def init(params: optax.Params) -> optax.OptState:
+        # Python numbers in Optax's states are weakly typed, and would make a second compile.
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), inner.init(params))
+
+    def update(updates, state, params=None, *, value=None, grad=None, value_fn=None, **extra):
+        if params is None or value_fn is None:
+            raise UsageError(
+                "lbfgs searches along its direction, for which its update needs params and, by "
+                "name, value, grad and value_fn of the objective. Supervised hands them over, but "
+                "accumulate and fp16 have no objective of a whole step: leave them out."
+            )
+        given = {"value": value, "grad": grad, "value_fn": value_fn}
+        return inner.update(updates, state, params, **given, **extra)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
 OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": optax.sgd,
     "momentum": functools.partial(optax.sgd, momentum=0.9),
@@ -128,18 +186,20 @@ OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
     "adamax": optax.adamax,
     "lamb": optax.lamb,
     "lion": optax.lion,
+    "lbfgs": lbfgs,
 }
 """The optimizers by name: functions `(learning_rate, **options)`."""
 
-_BELOW_ONE = {"b1", "b2", "decay", "rho", "momentum"}
 
-
-def by_name(name: str, learning_rate: LearningRate, **options: Any) -> optax.GradientTransformation:
+def by_name(
+    name: str, learning_rate: LearningRate | None = None, **options: Any
+) -> optax.GradientTransformation:
     """The optimizer called `name`.
 
     Args:
         name: one of `OPTIMIZERS`.
-        learning_rate: a number, or a function of the step (`schedule`).
+        learning_rate: a number, or a function of the step (`schedule`). Only `lbfgs`, which
+            searches for the length of its step, does without.
         options: those of the Optax function of this name. Where it takes a mask,
             `lambda params: trees.mask(params, "**/kernel")` keeps biases out of weight decay.
 
@@ -154,164 +214,16 @@ def by_name(name: str, learning_rate: LearningRate, **options: Any) -> optax.Gra
         -0.2
     """
     make = lookup(name, OPTIMIZERS, "optimizer")
-    _check_learning_rate(learning_rate)
-    chosen = _checked_options(f"optimizer {name!r}", make, options)
+    if learning_rate is not None or make is not lbfgs:
+        _check_learning_rate(learning_rate)
+    chosen = checked_options(f"optimizer {name!r}", make, options, given=("learning_rate",))
     if chosen.get("nesterov") and not chosen.get("momentum", True):
         raise UsageError(f"optimizer {name!r}: nesterov=True needs momentum > 0")
     optimizer = make(learning_rate, **options)
-    return optimizer._replace(update=_relaxed(optimizer.update))
+    return optimizer._replace(update=relaxed(optimizer.update))
 
 
-def _constant(learning_rate: float, total_steps: int) -> optax.Schedule:
-    """The same learning rate all along."""
-    return optax.constant_schedule(learning_rate)
-
-
-def _cosine(learning_rate: float, total_steps: int, *, end_value: float = 0.0) -> optax.Schedule:
-    """Down to `end_value` along half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
-    return _warmup_cosine(learning_rate, total_steps, warmup_steps=0, end_value=end_value)
-
-
-def _warmup_cosine(
-    learning_rate: float, total_steps: int, *, warmup_steps: int, end_value: float = 0.0
-) -> optax.Schedule:
-    """Linearly up from 0 in `warmup_steps`, then `cosine` over the rest."""
-    if warmup_steps >= total_steps:
-        raise UsageError(f"warmup_steps={warmup_steps} must be below total_steps={total_steps}")
-    return optax.warmup_cosine_decay_schedule(
-        0.0, learning_rate, warmup_steps, total_steps, end_value
-    )
-
-
-def _one_cycle(
-    learning_rate: float,
-    total_steps: int,
-    *,
-    pct_start: float = 0.3,
-    div_factor: float = 25.0,
-    final_div_factor: float = 1e4,
-) -> optax.Schedule:
-    """Up to `learning_rate` and down again along two half cosines (Smith and Topin 2018).
-
-    It starts from `learning_rate / div_factor`, is highest after the share `pct_start` of the
-    steps, and ends at the start divided by `final_div_factor`.
-    """
-    if not 0 < int(pct_start * total_steps) < total_steps:
-        raise UsageError(
-            f"one_cycle needs a step going up and one coming down; got pct_start={pct_start} of "
-            f"total_steps={total_steps}"
-        )
-    if not (div_factor > 0 and final_div_factor > 0):
-        raise UsageError(
-            f"one_cycle needs factors above 0; got {div_factor=} and {final_div_factor=}"
-        )
-    return optax.cosine_onecycle_schedule(
-        total_steps, learning_rate, pct_start, div_factor, final_div_factor
-    )
-
-
-def _step(
-    learning_rate: float, total_steps: int, *, transition_steps: int, decay_rate: float = 0.1
-) -> optax.Schedule:
-    """Times `decay_rate` after every `transition_steps` steps, constant in between."""
-    return optax.exponential_decay(learning_rate, transition_steps, decay_rate, staircase=True)
-
-
-def _exponential(
-    learning_rate: float, total_steps: int, *, transition_steps: int, decay_rate: float
-) -> optax.Schedule:
-    """`learning_rate * decay_rate ** (step / transition_steps)`."""
-    return optax.exponential_decay(learning_rate, transition_steps, decay_rate)
-
-
-SCHEDULES: Mapping[str, Callable[..., optax.Schedule]] = {
-    "constant": _constant,
-    "cosine": _cosine,
-    "warmup_cosine": _warmup_cosine,
-    "one_cycle": _one_cycle,
-    "step": _step,
-    "exponential": _exponential,
-}
-"""The schedules by name: functions `(learning_rate, total_steps, **options)`."""
-
-
-def schedule(name: str, learning_rate: float, total_steps: int, **options: Any) -> optax.Schedule:
-    """The schedule called `name`: a function from the step, counted from 0, to the learning rate.
-
-    | name | course | options |
-    |---|---|---|
-    | constant | the same all along | |
-    | cosine | down along half a cosine | end_value 0 |
-    | warmup_cosine | linearly up from 0, then as cosine | warmup_steps, end_value 0 |
-    | one_cycle | up, then down | pct_start 0.3, div_factor 25, final_div_factor 1e4 |
-    | step | times decay_rate every transition_steps | transition_steps, decay_rate 0.1 |
-    | exponential | the same, but evenly | transition_steps, decay_rate |
-
-    Args:
-        name: one of `SCHEDULES`.
-        learning_rate: the highest of the run.
-        total_steps: the steps of the whole run.
-        options: those of the table; one without a number has no default.
-
-    Raises:
-        UsageError: an unknown name, an unknown or missing option, or a value outside its range.
-
-    Example:
-        >>> rate = schedule("cosine", 0.1, total_steps=100)
-        >>> [round(float(rate(step)), 4) for step in (0, 50, 100)]
-        [0.1, 0.05, 0.0]
-    """
-    make = lookup(name, SCHEDULES, "schedule")
-    _check_number("learning_rate", learning_rate)
-    if not isinstance(total_steps, int | np.integer) or total_steps < 1:
-        raise UsageError(f"total_steps must be a whole number above 0; got {total_steps!r}")
-    chosen = _checked_options(f"schedule {name!r}", make, options)
-    for option in ("transition_steps", "decay_rate"):
-        if chosen.get(option) == 0:
-            raise UsageError(f"{option} must be above 0")
-    return _relaxed(make(learning_rate, total_steps, **options))
-
-
-def _relaxed(function: Callable[..., T]) -> Callable[..., T]:
-    """Optax multiplies its integer step count with floats, which strict type promotion forbids."""
-
-    @functools.wraps(function)
-    def relaxed(*args: Any, **kwargs: Any) -> T:
-        with jax.numpy_dtype_promotion("standard"):
-            return function(*args, **kwargs)
-
-    return relaxed
-
-
-def _check_learning_rate(learning_rate: LearningRate) -> None:
+def _check_learning_rate(learning_rate: Any) -> None:
     # A traced learning rate, as under `optax.inject_hyperparams`, has no value to check yet.
     if not callable(learning_rate) and not isinstance(learning_rate, jax.Array):
-        _check_number("learning_rate", learning_rate)
-
-
-def _check_number(name: str, value: Any) -> None:
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0:
-        raise UsageError(f"{name} must be a number, finite and not negative; got {value!r}")
-    if name in _BELOW_ONE and value >= 1:
-        raise UsageError(f"{name} must be in [0, 1); got {value!r}")
-
-
-def _checked_options(
-    owner: str, make: Callable[..., Any], options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """All options of `make`, given and default, after a check of those given."""
-    known = {
-        parameter.name: parameter.default
-        for parameter in inspect.signature(make).parameters.values()
-        if parameter.name not in ("learning_rate", "total_steps")
-    }
-    for option, value in options.items():
-        lookup(option, known, f"option of {owner}")
-        if isinstance(value, int | float | np.number) and not isinstance(value, bool):
-            _check_number(option, value)
-    chosen = {**known, **options}
-    missing = [option for option, value in chosen.items() if value is inspect.Parameter.empty]
-    if missing:
-        raise UsageError(f"{owner} needs {', '.join(f'{option}=' for option in missing)}")
-    return chosen
+        check_number("learning_rate", learning_rate)

@@ -107,7 +107,7 @@ def summary(model: nn.Module, *inputs: Any, **call: Any) -> Summary:
         >>> print(str(network).splitlines()[-1])
         650 parameters (2.60 KB), 1.28 KFLOP forward
     """
-    arrays = tuple(_abstract(value) for value in inputs)
+    arrays = tuple(abstract(value) for value in inputs)
     if not arrays:
         raise InputError("summary needs the shape of an input, with its batch axis: (1, 784)")
     if "train" in inspect.signature(type(model).__call__).parameters:
@@ -143,7 +143,7 @@ class _Call:
 
     @property
     def output_shape(self) -> Any:
-        return self.outputs.get("__call__", next(iter(self.outputs.values())))
+        return self.outputs.get("__call__", next(iter(self.outputs.values()), ()))
 
 
 def _recorded(
@@ -159,7 +159,9 @@ def _recorded(
         return method(*args, **kwargs)
     call = calls.setdefault(module.path, _Call(type(module).__name__, {}))
     outputs = method(*args, **kwargs)
-    call.outputs.setdefault(name, jax.tree.map(jnp.shape, outputs))
+    # A helper may return what has no shape, such as another module.
+    if all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(outputs)):
+        call.outputs.setdefault(name, jax.tree.map(jnp.shape, outputs))
     return outputs
 
 
@@ -231,9 +233,19 @@ def _shape(variable: Any) -> tuple[int, ...]:
     return variable.aval.shape
 
 
-def _abstract(value: Any) -> jax.ShapeDtypeStruct:
+def abstract(value: Any) -> jax.ShapeDtypeStruct:
+    """The shape and type of an input that is given as a shape or an array.
+
+    Raises:
+        InputError: it is neither.
+
+    Example:
+        >>> abstract((1, 784))
+        ShapeDtypeStruct(shape=(1, 784), dtype=float32)
+    """
     if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return jax.ShapeDtypeStruct(value.shape, value.dtype)
+        # As JAX would take it: float64 only where that is switched on.
+        return jax.ShapeDtypeStruct(value.shape, jax.dtypes.canonicalize_dtype(value.dtype))
     if isinstance(value, tuple | list) and _is_shape(tuple(value)):
         return jax.ShapeDtypeStruct(tuple(value), jnp.float32)
     raise InputError(f"an input is a shape, an array or a jax.ShapeDtypeStruct; got {value!r}")

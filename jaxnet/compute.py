@@ -1,0 +1,199 @@
+"""What training costs, before it starts: arithmetic and memory.
+
+A product of matrices takes two operations for each multiplication with its addition, and a training
+step three forward passes: one forward, and two for the gradients by the inputs and by the weights.
+So a network that uses each of its N parameters once for each token takes `6 N` a token (Kaplan et
+al. 2020, section 2.1).
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+from jax.extend.core import Var
+
+from jaxnet import trees
+from jaxnet.errors import UsageError
+from jaxnet.summary import abstract, summary
+
+PF_DAY = 1e15 * 24 * 60 * 60
+"""The operations of a petaflop/s-day."""
+FORWARD_PASSES = 3
+"""The cost of a training step in forward passes."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """The arithmetic of a whole training.
+
+    Attributes:
+        flops: floating-point operations.
+    """
+
+    flops: float
+
+    @property
+    def pf_days(self) -> float:
+        """The same in petaflop/s-days."""
+        return self.flops / PF_DAY
+
+    def seconds(self, flops_per_second: float, utilization: float = 0.4) -> float:
+        """How long it takes.
+
+        Args:
+            flops_per_second: the peak of all devices together, as their data sheet gives it.
+            utilization: the share of the peak that training reaches; 0.3 to 0.5 is usual for large
+                models.
+
+        Raises:
+            UsageError: `flops_per_second` isn't positive, or `utilization` isn't in (0, 1].
+        """
+        if not (flops_per_second > 0 and 0 < utilization <= 1):
+            raise UsageError(
+                "expected flops_per_second above 0 and utilization in (0, 1], got "
+                f"{flops_per_second} and {utilization}"
+            )
+        return self.flops / (flops_per_second * utilization)
+
+
+def training_compute(parameters: float, tokens: float, active: float = 1.0) -> Compute:
+    """What it takes to train a language model: `6 N D` (Brown et al. 2020, appendix D).
+
+    Attention's products of activations with activations are left out, as there: for contexts much
+    shorter than 12 times the width they are small. `network_compute` counts them.
+
+    Args:
+        parameters: N, in all.
+        tokens: D, those that training goes through, repeats included.
+        active: the share of the parameters that a token meets: 1 for encoders and decoders, 0.5 for
+            encoder-decoders, whose tokens go through one of the two, and less for experts.
+
+    Raises:
+        UsageError: a number isn't positive, or `active` isn't in (0, 1].
+
+    Example:
+        >>> gpt3 = training_compute(parameters=174.6e9, tokens=300e9)
+        >>> f"{gpt3.flops:.2e} FLOP, {gpt3.pf_days:.2e} PF-days"
+        '3.14e+23 FLOP, 3.64e+03 PF-days'
+    """
+    if not (parameters > 0 and tokens > 0 and 0 < active <= 1):
+        raise UsageError(
+            "training_compute: expected parameters and tokens above 0 and active in (0, 1], got "
+            f"{parameters=}, {tokens=}, {active=}"
+        )
+    return Compute(FORWARD_PASSES * 2 * active * parameters * tokens)
+
+
+def network_compute(model: nn.Module, *inputs: Any, batches: float, **call: Any) -> Compute:
+    """What it takes to train any network: three forward passes for each batch.
+
+    Args:
+        model: the module.
+        inputs: its inputs for a batch, as `summary` takes them.
+        batches: how many of them training goes through.
+        call: further keyword arguments of the call.
+
+    Raises:
+        InputError: no input, or one that is neither a shape nor an array.
+
+    Example:
+        >>> network_compute(nn.Dense(10), (32, 784), batches=100).flops == 3 * 2 * 7840 * 32 * 100
+        True
+    """
+    return Compute(float(FORWARD_PASSES * summary(model, *inputs, **call).flops * batches))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory of a training step, in bytes.
+
+    Attributes:
+        parameters: the parameters.
+        gradients: their gradients, of the same size.
+        optimizer: the optimizer's state.
+        collections: the network's other variables, such as running statistics.
+        activations: what the forward pass keeps for the backward pass, before the compiler's
+            fusion, which may keep less. It grows with the batch.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    collections: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return (
+            self.parameters + self.gradients + self.optimizer + self.collections + self.activations
+        )
+
+
+def training_memory(
+    model: nn.Module, *inputs: Any, optimizer: optax.GradientTransformation, **call: Any
+) -> Memory:
+    """What training a network takes on one device, from shapes alone: nothing is allocated.
+
+    Args:
+        model: the module; it is called with `train=True` if it takes that.
+        inputs: its inputs for a batch, as `summary` takes them.
+        optimizer: the optimizer.
+        call: further keyword arguments of the call.
+
+    Raises:
+        InputError: an input is neither a shape nor an array.
+
+    Example:
+        >>> memory = training_memory(nn.Dense(10), (32, 784), optimizer=optax.adam(1e-3))
+        >>> memory.parameters, memory.optimizer, memory.activations
+        (31400, 62804, 0)
+    """
+    arrays = [abstract(value) for value in inputs]
+    takes_train = "train" in inspect.signature(type(model).__call__).parameters
+    evaluation, training = ({"train": False}, {"train": True}) if takes_train else ({}, {})
+
+    def init(*arrays: Any) -> Any:
+        return model.init(jax.random.key(0), *arrays, **{**evaluation, **call})
+
+    variables = dict(jax.eval_shape(init, *arrays))
+    params = variables.pop("params", {})
+
+    def forward(params: Any, variables: Any, *arrays: Any) -> Any:
+        rngs = {"dropout": jax.random.key(0)}
+        outputs, _ = model.apply(
+            {"params": params, **variables},
+            *arrays,
+            rngs=rngs,
+            mutable=list(variables),
+            **{**training, **call},
+        )
+        return outputs
+
+    return Memory(
+        parameters=trees.size_bytes(params),
+        gradients=trees.size_bytes(params),
+        optimizer=trees.size_bytes(jax.eval_shape(optimizer.init, params)),
+        collections=trees.size_bytes(variables),
+        activations=_residual_bytes(forward, params, variables, *arrays),
+    )
+
+
+def _residual_bytes(forward: Any, params: Any, *others: Any) -> int:
+    """The bytes that the pullback of `forward` by `params` holds, without its arguments."""
+
+    def residuals(params: Any, *others: Any) -> Any:
+        _, pullback = jax.vjp(lambda p: forward(p, *others), params)
+        return jax.tree.leaves(pullback)
+
+    jaxpr = jax.make_jaxpr(residuals)(params, *others).jaxpr
+    given = {*jaxpr.invars, *jaxpr.constvars}
+    kept = {v for v in jaxpr.outvars if isinstance(v, Var) and v not in given}
+    shapes: list[Any] = [variable.aval for variable in kept]
+    return sum(math.prod(shape.shape) * shape.dtype.itemsize for shape in shapes)

@@ -1,7 +1,8 @@
 """JAX's persistent compilation cache, on by default, so that the second start is quick.
 
-It lies in the user's cache folder. `JAXNET_CACHE_DIR=DIR` moves it, `JAXNET_CACHE_DIR=off` switches
-it off; a cache that JAX itself was told to use (`JAX_COMPILATION_CACHE_DIR`) is left alone.
+It lies in the user's cache folder, and downloaded data beside it. `JAXNET_CACHE_DIR=DIR` moves
+both, `JAXNET_CACHE_DIR=off` switches both off; a cache that JAX itself was told to use
+(`JAX_COMPILATION_CACHE_DIR`) is left alone.
 """
 
 from __future__ import annotations
@@ -18,13 +19,25 @@ def cache_folder() -> Path | None:
     chosen = os.environ.get("JAXNET_CACHE_DIR")
     if chosen:
         return None if chosen.lower() in ("off", "0", "none") else Path(chosen)
+    return _user_folder() / "compiled"
+
+
+def data_folder() -> Path | None:
+    """Where downloaded data is kept; None when switched off."""
+    compiled = cache_folder()
+    if compiled is None:
+        return None
+    return (compiled if os.environ.get("JAXNET_CACHE_DIR") else compiled.parent) / "data"
+
+
+def _user_folder() -> Path:
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
     elif sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return base / "jaxnet" / "compiled"
+    return base / "jaxnet"
 
 
 def enable_compilation_cache() -> None:

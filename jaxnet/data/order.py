@@ -12,6 +12,7 @@ from jaxnet.errors import InputError
 # Epochs use the lower half of a seed's streams; what is above serves other purposes.
 _MAX_EPOCH = 2**63 - 1
 SPLIT_STREAM = 2**64 - 1
+FOLD_STREAM = 2**64 - 2
 _MAX_KEY = 2**64 - 1
 _MAX_INDEX = 2**31 - 1
 
@@ -63,6 +64,24 @@ def permutation(seed: int, stream: int, n: int) -> np.ndarray:
     n = _integer("n (the number of examples)", n, 1, _MAX_INDEX)
     raw = np.random.Philox(key=np.array(key, np.uint64)).random_raw(n)
     return np.argsort(raw).astype(np.int32)
+
+
+def epoch_draws(seed: int, epoch: int, n: int) -> np.ndarray:
+    """Random 64-bit numbers (n,) uint64, one for each place of an epoch, for augmentation.
+
+    Philox's raw output as in `permutation`, from another part of its sequence.
+
+    Raises:
+        InputError: a value is out of range.
+
+    Example:
+        >>> epoch_draws(seed=0, epoch=3, n=2).tolist() == epoch_draws(0, 3, 5)[:2].tolist()
+        True
+    """
+    key = [_integer("seed", seed, 0, _MAX_KEY), _integer("epoch", epoch, 0, _MAX_EPOCH)]
+    n = _integer("n (the number of draws)", n, 1, _MAX_INDEX)
+    counter = np.array([0, 0, 0, 1], np.uint64)
+    return np.random.Philox(key=np.array(key, np.uint64), counter=counter).random_raw(n)
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:

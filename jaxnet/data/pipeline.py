@@ -8,9 +8,10 @@ stack of batches that a thread has put together while the device was busy.
 
 from __future__ import annotations
 
-import queue
-import threading
+import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
@@ -20,8 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from jaxnet.data.ahead import ahead
 from jaxnet.data.arrays import Arrays
-from jaxnet.data.order import batches, epoch_order, steps_per_epoch
+from jaxnet.data.cropping import HostAugmentation, Take
+from jaxnet.data.order import batches, epoch_draws, epoch_order, steps_per_epoch
+from jaxnet.data.sources import Source, empty_columns, read_into, reading_threads
 from jaxnet.errors import InputError, UsageError
 
 Batch = dict[str, jax.Array]
@@ -31,6 +35,11 @@ Placement = Literal["auto", "device", "host"]
 RESIDENT_BYTES = 2 << 30
 # A stack of batches on its way to the device is at most this large.
 STAGED_BYTES = 64 << 20
+# Memory that begins at a multiple of this becomes an array of JAX's CPU without a copy.
+ALIGNMENT = 64
+# A stack of batches that are read has at most so many: reading a batch takes far longer than the
+# dispatch that a larger stack would save.
+READ_STEPS = 4
 # Stacks that may wait for the device: one in use, one ready.
 READY_STACKS = 2
 
@@ -138,6 +147,7 @@ class ArrayPipeline:
         shuffle: whether each epoch has an order of its own.
         resident: whether the data lives on the device (`Resident`) or is sent there (`Staged`).
         capacity: the largest number of steps in a stretch.
+        augment: how to vary inputs that are sent to the device, such as `CropFlip`.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -146,6 +156,7 @@ class ArrayPipeline:
     shuffle: bool
     resident: bool
     capacity: int
+    augment: HostAugmentation | None = None
 
     @property
     def examples(self) -> int:
@@ -179,15 +190,19 @@ class ArrayPipeline:
             batches(order, self.batch_size), start, lambda step: min(size(step), self._capacity)
         )
         if self.resident:
-            return map(self._take_resident, pieces)
-        return _ahead(map(self._take_staged, pieces))
+            return (self._take_resident(order) for _, order in pieces)
+        draws = None
+        if self.augment:
+            draws = epoch_draws(seed, epoch, self.steps * self.batch_size)
+            draws = draws.reshape(self.steps, self.batch_size)
+        staged = (self._take_staged(order, draws, at) for at, order in pieces)
+        return ahead(staged, READY_STACKS)
 
     @cached_property
     def _capacity(self) -> int:
         if self.resident:
             return self.capacity
-        row = sum(column[:1].nbytes for column in self.columns.values())
-        return max(1, min(self.capacity, STAGED_BYTES // (row * self.batch_size)))
+        return _staged_steps(self.spec(), self.capacity)
 
     @cached_property
     def _on_device(self) -> dict[str, jax.Array]:
@@ -200,30 +215,139 @@ class ArrayPipeline:
         return padded
 
     def _take_resident(self, order: np.ndarray) -> Stretch:
-        return Stretch(Resident(self._on_device, jax.device_put(self._full(order))), len(order))
+        full = _full(order, self._capacity)
+        return Stretch(Resident(self._on_device, jax.device_put(full)), len(order))
 
-    def _take_staged(self, order: np.ndarray) -> Stretch:
-        order_ = self._full(order)
-        rows = np.where(order_ < 0, ~order_, order_)
-        stack = {name: np.take(column, rows, axis=0) for name, column in self.columns.items()}
-        return Stretch(Staged(jax.device_put({**stack, "mask": order_ >= 0})), len(order))
+    def _take_staged(self, order: np.ndarray, draws: np.ndarray | None, position: int) -> Stretch:
+        """The batches of `order`; what the stack holds beyond them is never looked at."""
+        spec, count = self.spec(), len(order)
+        stack = {
+            name: _aligned((self._capacity, *leaf.shape), leaf.dtype) for name, leaf in spec.items()
+        }
+        stack["mask"][:count] = order >= 0
+        rows = np.where(order < 0, ~order, order)
+        for name, column in self.columns.items():
+            if draws is None or name != "inputs":
+                # The rows are in range: "clip" only spares NumPy a buffer.
+                np.take(column, rows, axis=0, out=stack[name][:count], mode="clip")
+        if draws is not None:
+            for step in range(count):
+                stack["inputs"][step] = self._varied(rows[step], draws[position + step])
+        return Stretch(Staged(jax.device_put(stack)), count)
 
-    def _full(self, order: np.ndarray) -> np.ndarray:
-        """The order with as many rows as a stretch can have, so that all share one shape."""
-        full = np.full((self._capacity, self.batch_size), ~0, np.int32)
-        full[: len(order)] = order
-        return full
+    @cached_property
+    def _varied(self) -> Take:
+        assert self.augment is not None
+        return self.augment.open(self.columns["inputs"])
+
+
+@dataclass(frozen=True, eq=False)
+class SourcePipeline:
+    """Batches of a source, read while the device computes.
+
+    Several threads read and decode, one more puts stacks of batches together, and both run ahead.
+    Order, padding and mask are those of `ArrayPipeline`: a source and the same data in arrays give
+    the same batches, and a resumed run reads nothing but what it still needs.
+
+    Attributes:
+        source: where to read.
+        batch_size: examples a batch.
+        shuffle: whether each epoch has an order of its own.
+        capacity: the largest number of steps in a stretch.
+        threads: how many threads read; None takes two for each processor.
+    """
+
+    source: Source
+    batch_size: int
+    shuffle: bool = True
+    capacity: int = READ_STEPS
+    threads: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What to call the data in messages."""
+        return self.source.name
+
+    @property
+    def examples(self) -> int:
+        """The number of examples."""
+        return len(self.source)
+
+    @property
+    def steps(self) -> int:
+        """The number of batches an epoch."""
+        return steps_per_epoch(self.examples, self.batch_size)
+
+    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes and types of a batch."""
+        columns = {
+            name: jax.ShapeDtypeStruct((self.batch_size, *leaf.shape), leaf.dtype)
+            for name, leaf in self.source.spec().items()
+        }
+        return {**columns, "mask": jax.ShapeDtypeStruct((self.batch_size,), jnp.bool_)}
+
+    def stretches(
+        self, seed: int, epoch: int, start: int, size: Callable[[int], int]
+    ) -> Iterator[Stretch]:
+        """The batches of an epoch from step `start` on."""
+        order = epoch_order(seed, epoch, self.examples, shuffle=self.shuffle)
+        pieces = _pieces(
+            batches(order, self.batch_size), start, lambda step: min(size(step), self._capacity)
+        )
+        return ahead(self._read((order for _, order in pieces), epoch), READY_STACKS)
+
+    @cached_property
+    def _capacity(self) -> int:
+        return _staged_steps(self.spec(), self.capacity)
+
+    def _read(self, pieces: Iterator[np.ndarray], epoch: int) -> Iterator[Stretch]:
+        """The stretches. While one is put together, the threads already read the next."""
+        pool = ThreadPoolExecutor(self.threads or reading_threads(), "jaxnet-reader")
+        started: deque[_Reading] = deque()
+        try:
+            for order in pieces:
+                started.append(self._start(order, epoch, pool))
+                if len(started) == READY_STACKS:
+                    yield self._finish(started.popleft())
+            while started:
+                yield self._finish(started.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _start(self, order: np.ndarray, epoch: int, pool: ThreadPoolExecutor) -> _Reading:
+        columns = empty_columns(self.source, self._capacity * self.batch_size)
+        rows = np.where(order < 0, ~order, order).ravel()
+        return _Reading(order, columns, read_into(columns, self.source, rows, epoch, pool))
+
+    def _finish(self, reading: _Reading) -> Stretch:
+        for part in reading.parts:
+            part.result()
+        stack = {
+            name: column.reshape(self._capacity, self.batch_size, *column.shape[1:])
+            for name, column in reading.columns.items()
+        }
+        mask = _full(reading.order, self._capacity) >= 0
+        return Stretch(Staged(jax.device_put({**stack, "mask": mask})), len(reading.order))
+
+
+class _Reading(NamedTuple):
+    """A stack that is being read."""
+
+    order: np.ndarray
+    columns: dict[str, np.ndarray]
+    parts: list[Future[None]]
 
 
 def pipeline(
-    data: Arrays | tuple[Any, Any] | Pipeline,
+    data: Arrays | tuple[Any, Any] | Source | Pipeline,
     batch_size: int,
     *,
     shuffle: bool,
     placement: Placement = "auto",
     capacity: int = 1,
+    augment: HostAugmentation | None = None,
 ) -> Pipeline:
-    """A pipeline over `data`: arrays, a pair `(inputs, labels)`, or a pipeline of your own.
+    """A pipeline over `data`: arrays, a pair `(inputs, labels)`, a source, or one of your own.
 
     Args:
         data: what to train on or to evaluate.
@@ -232,6 +356,8 @@ def pipeline(
         placement: `"device"` keeps the data there, `"host"` sends batches from a thread; `"auto"`
             keeps it there up to `RESIDENT_BYTES`.
         capacity: the largest number of steps in a stretch.
+        augment: how to vary inputs on the host (`jaxnet.data.cropping.CropFlip`), for
+            `placement="host"`; on the device `jaxnet.training.augment` does it.
 
     Raises:
         UsageError: an impossible value.
@@ -239,27 +365,41 @@ def pipeline(
     """
     if placement not in ("auto", "device", "host"):
         raise UsageError(f"expected placement 'auto', 'device' or 'host', got {placement!r}")
+    if augment is not None and placement != "host":
+        raise UsageError(
+            f"augment={augment} varies data on the host, and with placement={placement!r} it may "
+            "live on the device: take placement='host', or jaxnet.training.augment(task, ...)"
+        )
     arrays = checked(data)
+    if augment is not None and not isinstance(arrays, Arrays):
+        raise UsageError(
+            f"augment={augment} is for arrays in memory, and {arrays.name} is read as it is used: "
+            "take jaxnet.training.augment(task, ...)"
+        )
+    if isinstance(arrays, Source):
+        return SourcePipeline(arrays, batch_size, shuffle, min(capacity, READ_STEPS))
     if not isinstance(arrays, Arrays):
         return arrays
-    made = ArrayPipeline(arrays.columns(), arrays.name, batch_size, shuffle, False, capacity)
+    made = ArrayPipeline(
+        arrays.columns(), arrays.name, batch_size, shuffle, False, capacity, augment
+    )
     resident = placement == "device" or (placement == "auto" and made.bytes <= RESIDENT_BYTES)
     return replace(made, resident=resident)
 
 
-def checked(data: Any) -> Arrays | Pipeline:
+def checked(data: Any) -> Arrays | Source | Pipeline:
     """What may stand for data: a pair `(inputs, labels)` as `Arrays`, all else as it is.
 
     Raises:
         InputError: it is something else, or arrays that can't be trained on.
     """
-    if isinstance(data, Arrays) or hasattr(data, "stretches"):
+    if isinstance(data, Arrays | Source) or hasattr(data, "stretches"):
         return data
     if isinstance(data, tuple) and len(data) == 2:
         return Arrays(*data)
     got = f"a tuple of {len(data)}" if isinstance(data, tuple) else type(data).__name__
     raise InputError(
-        f"expected Arrays, a pair (inputs, labels) or a Pipeline, got {got}. "
+        f"expected Arrays, a pair (inputs, labels), a Source or a Pipeline, got {got}. "
         "Weights of examples go into Arrays(inputs, labels, weights)."
     )
 
@@ -275,43 +415,31 @@ def rounded_up(n: int) -> int:
     return -(-n // unit) * unit
 
 
-def _pieces(order: np.ndarray, start: int, size: Callable[[int], int]) -> Iterator[np.ndarray]:
-    """The rows of `order` in stretches, until there are none or none are wanted."""
+def _staged_steps(spec: Mapping[str, jax.ShapeDtypeStruct], capacity: int) -> int:
+    """How many batches make a stack."""
+    batch = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in spec.values())
+    return max(1, min(capacity, STAGED_BYTES // batch))
+
+
+def _full(order: np.ndarray, steps: int) -> np.ndarray:
+    """The order with as many steps as a stretch can have, so that all share one shape."""
+    full = np.full((steps, order.shape[1]), ~0, np.int32)
+    full[: len(order)] = order
+    return full
+
+
+def _pieces(
+    order: np.ndarray, start: int, size: Callable[[int], int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The rows of `order` in stretches and where each begins, until none are left or wanted."""
     while start < len(order) and (count := size(start)) > 0:
-        yield order[start : start + count]
+        yield start, order[start : start + count]
         start += count
 
 
-def _ahead(items: Iterator[Stretch]) -> Iterator[Stretch]:
-    """The items, made by a thread that runs ahead; it ends when the consumer does."""
-    ready: queue.Queue[Any] = queue.Queue(READY_STACKS)
-    stopped = threading.Event()
-
-    def put(item: Any) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def produce() -> None:
-        try:
-            for item in items:
-                if not put(item):
-                    return
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    thread = threading.Thread(target=produce, name="jaxnet-pipeline", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        thread.join()
+def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array without contents, for which JAX's CPU needs no copy."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)

@@ -106,15 +106,30 @@ def fit_standard(train: Arrays, per_feature: bool = False) -> Scale:
         >>> fit_standard(Arrays(np.array([[1.0], [3.0]]), np.array([0, 1])))
         Scale(shift=2.0, scale=1.0)
     """
-    inputs = train.inputs
-    axes = tuple(range(inputs.ndim - 1 if per_feature and inputs.ndim > 1 else inputs.ndim))
-    mean = inputs.mean(axis=axes, dtype=np.float64)
-    # In blocks: the squares of all inputs at once would take eight times MNIST's memory.
-    blocks = range(0, len(inputs), _ROWS_AT_ONCE)
-    squares = sum(np.square(inputs[i : i + _ROWS_AT_ONCE] - mean).sum(axis=axes) for i in blocks)
-    deviation = np.sqrt(squares / (inputs.size / mean.size))
-    # A constant deviates by exactly 0: float64 holds the sum of 2^29 equal float32 values exactly.
-    return Scale(mean.tolist(), (1 / np.where(deviation > _TINY, deviation, 1.0)).tolist())
+    return _standard(train.inputs, per_feature)
+
+
+def fit_target(train: Arrays) -> Scale:
+    """The scale that gives the numbers to predict mean 0 and standard deviation 1.
+
+    `jaxnet.training.scaled_target` trains with it and undoes it in what the network predicts.
+
+    Args:
+        train: the training part and nothing else; several targets (n, targets) have a scale each.
+
+    Raises:
+        InputError: the labels are classes (integers).
+
+    Example:
+        >>> fit_target(Arrays(np.array([[1.0], [3.0]]), np.array([10.0, 30.0])))
+        Scale(shift=20.0, scale=0.1)
+    """
+    if train.labels.dtype.kind != "f":
+        raise InputError(
+            f"{train.name}: expected numbers to predict, got labels of type {train.labels.dtype}; "
+            "convert with labels.astype(np.float32) if these are no classes"
+        )
+    return _standard(train.labels, per_feature=True)
 
 
 def fit_range(train: Arrays) -> Scale:
@@ -130,6 +145,17 @@ def fit_range(train: Arrays) -> Scale:
     shift = min(0.0, float(train.inputs.min()))
     extent = float(train.inputs.max()) - shift
     return Scale(shift, 1 / extent if extent > _TINY else 1.0)
+
+
+def _standard(values: np.ndarray, per_feature: bool) -> Scale:
+    axes = tuple(range(values.ndim - 1 if per_feature and values.ndim > 1 else values.ndim))
+    mean = values.mean(axis=axes, dtype=np.float64)
+    # In blocks: the squares of all inputs at once would take eight times MNIST's memory.
+    blocks = range(0, len(values), _ROWS_AT_ONCE)
+    squares = sum(np.square(values[i : i + _ROWS_AT_ONCE] - mean).sum(axis=axes) for i in blocks)
+    deviation = np.sqrt(squares / (values.size / mean.size))
+    # A constant deviates by exactly 0: float64 holds the sum of 2^29 equal float32 values exactly.
+    return Scale(mean.tolist(), (1 / np.where(deviation > _TINY, deviation, 1.0)).tolist())
 
 
 def _plain(value: Any, field: str) -> float | tuple[float, ...]:

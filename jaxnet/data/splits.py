@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
-from jaxnet.data.arrays import Arrays
-from jaxnet.data.order import SPLIT_STREAM, permutation
+from jaxnet.data.order import FOLD_STREAM, SPLIT_STREAM, permutation
 from jaxnet.errors import InputError
+
+E = TypeVar("E", bound="Examples")
+
+
+class Examples(Protocol):
+    """What can be cut into parts: `Arrays`, `Table`, a source, or labelled data of your own."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n, ...), one row an example."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What class 0, 1, ... is called."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What messages call this dataset."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def take(self: E, indices: np.ndarray, /) -> E:
+        """The examples at `indices`, in that order."""
+        ...
 
 
 def split(
-    data: Arrays,
+    data: E,
     fractions: Sequence[float] = (0.7, 0.2, 0.1),
     seed: int = 0,
     stratify: bool | Literal["auto"] = "auto",
-) -> tuple[Arrays, ...]:
+) -> tuple[E, ...]:
     """Cut a dataset at random into parts, every example in exactly one of them.
 
     A stratified split gives each part its fraction of every class, rounded up or down to a whole
@@ -25,31 +52,28 @@ def split(
     The same seed gives the same parts. Inside a part the examples keep the order of `data`.
 
     Args:
-        data: the examples.
+        data: the examples: `Arrays`, a `Table`, or a source, of which nothing is read.
         fractions: the share of each part; positive, summing to 1.
         seed: at least 0.
         stratify: `"auto"` stratifies by integer labels of shape (n,) and by nothing else; True
             insists on such labels; False ignores them.
 
     Returns:
-        One `Arrays` for each fraction.
+        For each fraction a dataset like `data`.
 
     Raises:
         InputError: the fractions are wrong, a class has fewer examples than there are parts, a part
             would be empty, or labels cannot be stratified by.
 
     Example:
+        >>> from jaxnet.data import Arrays
         >>> data = Arrays(np.arange(20.0).reshape(20, 1), np.arange(20) % 2)
         >>> train, valid, test = split(data, seed=1)
         >>> len(train), len(valid), len(test), np.bincount(train.labels).tolist()
         (14, 4, 2, [7, 7])
     """
     shares = _checked_fractions(fractions, data.name)
-    stratified = _is_stratified(data, stratify)
-    strata = data.labels if stratified else np.zeros(len(data), np.int32)
-    classes, sizes = np.unique(strata, return_counts=True)
-    if stratified and sizes.min() < len(shares):
-        _refuse_small_class(data, int(classes[sizes.argmin()]), int(sizes.min()), len(shares))
+    strata, sizes = _strata(data, stratify, len(shares))
     counts = _apportion(sizes, shares)
     for part, total in enumerate(counts.sum(axis=0)):
         if total == 0:
@@ -63,6 +87,87 @@ def split(
     return tuple(data.take(np.sort(by_stratum[part_of == part])) for part in range(len(shares)))
 
 
+def k_fold(
+    data: E, k: int = 5, seed: int = 0, stratify: bool | Literal["auto"] = "auto"
+) -> Iterator[tuple[E, E]]:
+    """The k pairs (rest, fold) of cross-validation: each example is in exactly one fold.
+
+    Folds differ in size by at most one example and, where they are stratified, have as many
+    examples of each class, give or take one. The same seed gives the same folds. Inside a part the
+    examples keep the order of `data`.
+
+    Args:
+        data: the examples: `Arrays`, or a `Table`.
+        k: the number of folds, at least 2.
+        seed: at least 0.
+        stratify: as for `split`.
+
+    Returns:
+        An iterator of k pairs: what to train on and what to test on. Each is made when it is asked
+        for.
+
+    Raises:
+        InputError: k is wrong or more than the number of examples, a class has fewer than k
+            examples, or labels cannot be stratified by.
+
+    Example:
+        >>> from jaxnet.data import Arrays
+        >>> data = Arrays(np.arange(9.0).reshape(9, 1), np.arange(9) % 3)
+        >>> [(len(train), test.labels.tolist()) for train, test in k_fold(data, 3)]
+        [(6, [0, 1, 2]), (6, [1, 0, 2]), (6, [2, 0, 1])]
+    """
+    fold_of = assign_folds(data, k, seed, stratify)
+
+    def pair(fold: int) -> tuple[E, E]:
+        return data.take(np.flatnonzero(fold_of != fold)), data.take(
+            np.flatnonzero(fold_of == fold)
+        )
+
+    return map(pair, range(k))
+
+
+def assign_folds(
+    data: Examples, k: int = 5, seed: int = 0, stratify: bool | Literal["auto"] = "auto"
+) -> np.ndarray:
+    """The fold of each example, (n,) from 0 to k - 1: what `k_fold` takes its pairs by.
+
+    Arguments and errors are those of `k_fold`.
+
+    Example:
+        >>> from jaxnet.data import Arrays
+        >>> data = Arrays(np.zeros((5, 1)), np.array([0, 0, 1, 1, 1]))
+        >>> np.bincount(assign_folds(data, 2)).tolist()
+        [3, 2]
+    """
+    try:
+        k = operator.index(k)
+    except TypeError as error:
+        raise InputError(f"{data.name}: expected a whole number of folds, got {k!r}") from error
+    if not 2 <= k <= len(data):
+        raise InputError(
+            f"{data.name}: expected from 2 folds to one for each of the {len(data)} examples, "
+            f"got {k}"
+        )
+    strata, _ = _strata(data, stratify, k)
+    shuffled = permutation(seed, FOLD_STREAM, len(data))
+    fold_of = np.empty(len(data), np.int64)
+    # Dealt out like cards, class after class without beginning anew: so all counts are even.
+    fold_of[shuffled[np.argsort(strata[shuffled], kind="stable")]] = np.arange(len(data)) % k
+    return fold_of
+
+
+def _strata(
+    data: Examples, stratify: bool | Literal["auto"], parts: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which stratum each example belongs to, and how many belong to each."""
+    stratified = _is_stratified(data, stratify)
+    strata = data.labels if stratified else np.zeros(len(data), np.int32)
+    classes, sizes = np.unique(strata, return_counts=True)
+    if stratified and sizes.min() < parts:
+        _refuse_small_class(data, int(classes[sizes.argmin()]), int(sizes.min()), parts)
+    return strata, sizes
+
+
 def _checked_fractions(fractions: Sequence[float], name: str) -> np.ndarray:
     shares = np.asarray(fractions, np.float64)
     if shares.ndim != 1 or not len(shares) or not (shares > 0).all():
@@ -72,7 +177,7 @@ def _checked_fractions(fractions: Sequence[float], name: str) -> np.ndarray:
     return shares / shares.sum()
 
 
-def _is_stratified(data: Arrays, stratify: bool | Literal["auto"]) -> bool:
+def _is_stratified(data: Examples, stratify: bool | Literal["auto"]) -> bool:
     if stratify not in (True, False, "auto"):
         raise InputError(f"stratify must be True, False or 'auto', got {stratify!r}")
     possible = data.labels.ndim == 1 and data.labels.dtype.kind in "ui"
@@ -86,7 +191,7 @@ def _is_stratified(data: Arrays, stratify: bool | Literal["auto"]) -> bool:
     return bool(stratify)
 
 
-def _refuse_small_class(data: Arrays, label: int, size: int, parts: int) -> None:
+def _refuse_small_class(data: Examples, label: int, size: int, parts: int) -> None:
     called = f" ({data.class_names[label]!r})" if data.class_names else ""
     raise InputError(
         f"{data.name}: class {label}{called} has {size} of the examples, fewer than the {parts} "

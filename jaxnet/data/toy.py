@@ -1,13 +1,15 @@
-"""Small real datasets that come with a dependency: for tests, examples and first steps."""
+"""Small real datasets, most of which come with a dependency: for tests and first steps."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
 import numpy as np
 
 from jaxnet.data.arrays import Arrays
+from jaxnet.data.tables import Kind, Table, read_table
 
 
 def load_digits() -> Arrays:
@@ -28,6 +30,51 @@ def load_digits() -> Arrays:
         class_names=tuple("0123456789"),
         name="digits",
     )
+
+
+def load_diabetes() -> Arrays:
+    """Ten measurements of 442 patients, and how far their diabetes went on in a year.
+
+    Efron et al. 2004, "Least angle regression"; scikit-learn carries it.
+
+    Returns:
+        inputs (442, 10) float32, unscaled, labels (442,) float32 from 25 to 346.
+
+    Example:
+        >>> diabetes = load_diabetes()
+        >>> diabetes.inputs.shape, round(float(diabetes.labels.mean()), 1)
+        ((442, 10), 152.1)
+    """
+    from sklearn.datasets import load_diabetes as sklearn_diabetes
+
+    inputs, labels = sklearn_diabetes(return_X_y=True, scaled=False)
+    return Arrays(np.asarray(inputs), np.asarray(labels), name="diabetes")
+
+
+def load_titanic(path: Path | str) -> Table:
+    """The 891 passengers of Kaggle's training table, and who of them survived.
+
+    The class of the cabin is taken for a category, and of the cabin's number only whether it is
+    known. Name, ticket and the number of the row are left out.
+
+    Args:
+        path: the CSV file, or the folder with `titanic.csv` or `train.csv`.
+
+    Raises:
+        InputError: there is no such file, or it is another table.
+    """
+    path = Path(path)
+    if path.is_dir():
+        known = [path / name for name in ("titanic.csv", "train.csv")]
+        path = next((file for file in known if file.is_file()), known[0])
+    kinds: dict[str, Kind] = {
+        **dict.fromkeys(("PassengerId", "Name", "Ticket"), "drop"),
+        **dict.fromkeys(("Pclass", "Sex", "Embarked"), "category"),
+        **dict.fromkeys(("Age", "SibSp", "Parch", "Fare"), "number"),
+        "Cabin": "presence",
+    }
+    table = read_table(path, "Survived", kinds=kinds, target_kind="class")
+    return dataclasses.replace(table, class_names=("died", "survived"), name="titanic")
 
 
 def _digits_table() -> np.ndarray:

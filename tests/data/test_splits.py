@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedKFold, train_test_split
 
-from jaxnet.data import Arrays, load_digits, split
+from jaxnet.data import Arrays, assign_folds, k_fold, load_digits, split
 from jaxnet.errors import InputError
 
 
@@ -130,3 +130,56 @@ def test_an_empty_part_is_refused(labels):
 def test_another_word_for_stratify_is_refused():
     with pytest.raises(InputError, match="stratify must be True, False or 'auto', got 'yes'"):
         split(dataset(LABELS), stratify="yes")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("k", [2, 5, 7])
+@pytest.mark.parametrize("labels", [LABELS, LABELS.astype(np.float32)])
+def test_each_example_is_in_one_fold_and_in_the_rest_of_the_others(labels, k):
+    data = dataset(labels)
+    pairs = list(k_fold(data, k, seed=2))
+    assert len(pairs) == k
+    assert sorted(row for _, fold in pairs for row in rows(fold)) == list(range(500))
+    for rest, fold in pairs:
+        assert sorted(rows(rest) + rows(fold)) == list(range(500))
+        assert rows(rest) == sorted(rows(rest))
+        np.testing.assert_array_equal(fold.labels, data.labels[rows(fold)])
+        assert len(fold) in (500 // k, -(-500 // k))
+
+
+@pytest.mark.parametrize("k", [2, 5, 7])
+def test_folds_are_as_even_as_those_of_sklearn(k):
+    data = dataset(LABELS)
+    ours = [np.bincount(fold.labels, minlength=4) for _, fold in k_fold(data, k)]
+    theirs = [
+        np.bincount(LABELS[fold], minlength=4)
+        for _, fold in StratifiedKFold(k, shuffle=True, random_state=0).split(LABELS, LABELS)
+    ]
+    assert np.ptp(ours, axis=0).max() <= 1
+    np.testing.assert_array_equal(np.sort(ours, axis=0), np.sort(theirs, axis=0))
+    assert np.ptp(np.sum(ours, axis=1)) <= 1
+
+
+def test_the_seed_decides_the_folds():
+    data = dataset(LABELS)
+    folds = assign_folds(data, 5, seed=3)
+    np.testing.assert_array_equal(assign_folds(data, 5, seed=3), folds)
+    assert (assign_folds(data, 5, seed=4) != folds).mean() > 0.7
+
+
+def test_every_example_by_itself_is_a_fold_too():
+    data = dataset(np.linspace(0, 1, 6))
+    assert sorted(rows(fold)[0] for _, fold in k_fold(data, 6)) == list(range(6))
+
+
+@pytest.mark.parametrize(
+    ("labels", "k", "message"),
+    [
+        (LABELS, 1, "toy: expected from 2 folds to one for each of the 500 examples, got 1"),
+        (LABELS, 2.5, "toy: expected a whole number of folds, got 2.5"),
+        (np.linspace(0, 1, 4), 5, "toy: expected from 2 folds .* 4 examples, got 5"),
+        ([0, 0, 0, 1, 1], 3, "toy: class 1 has 2 of the examples, fewer than the 3 parts"),
+    ],
+)
+def test_folds_that_cant_be_made(labels, k, message):
+    with pytest.raises(InputError, match=message):
+        k_fold(dataset(labels, name="toy"), k)

@@ -1,0 +1,153 @@
+"""Records with random access, such as Grain's, as a source of batches."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from jaxnet.errors import InputError
+
+
+class RandomAccess(Protocol):
+    """A length, and records by number: Grain's sources and `MapDataset`, a list, an array."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Records:
+    """A source over records with random access; only what a batch needs is ever read.
+
+    Takes what Grain calls a random-access data source (`ArrayRecordDataSource`, ...) and a
+    `grain.MapDataset` with its transformations, a map-style dataset of PyTorch, or anything else
+    with `len(records)` and `records[row]`. The threads that read call it at once.
+
+    jaxnet chooses the order and puts batches together, so leave out `shuffle`, `repeat` and
+    `batch`; a resumed run reads nothing twice. `random_map` of a `MapDataset` draws anew in every
+    epoch, and the same again when an epoch is resumed.
+
+    Attributes:
+        records: each record is a dict with `inputs` and perhaps `labels` and `weights`, or a pair
+            `(inputs, labels)`, and all have the same shapes.
+        rows: (n,) integers, which records to take; by default all.
+        labels: (n,) int32 classes, where they are known without reading: `split` stratifies by
+            them, and labels that the network has no output for are found before training.
+        class_names: what class 0, 1, ... is called.
+        name: what messages call this dataset.
+
+    Raises:
+        InputError: there are no records, or not as many labels.
+
+    Example:
+        >>> squares = Records([(np.float32([i]), np.float32(i * i)) for i in range(5)])
+        >>> squares.read(np.array([3, 1]), epoch=0)["labels"].tolist()
+        [9.0, 1.0]
+    """
+
+    records: RandomAccess
+    rows: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    class_names: tuple[str, ...] | None = None
+    name: str = "records"
+
+    def __post_init__(self) -> None:
+        if not len(self):
+            raise InputError(f"{self.name}: expected at least one record, got none")
+        if self.labels is not None and len(self.labels) != len(self):
+            raise InputError(
+                f"{self.name}: expected a label for each of {len(self)} records, "
+                f"got {len(self.labels)}"
+            )
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return len(self.records) if self.rows is None else len(self.rows)
+
+    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of one example."""
+        return self._spec
+
+    def read(self, rows: np.ndarray, epoch: int) -> dict[str, np.ndarray]:
+        """The examples at `rows`, with the example as leading axis.
+
+        Raises:
+            InputError: a record isn't like the first one.
+        """
+        chosen = rows if self.rows is None else self.rows[rows]
+        records = self._fetch([int(row) for row in chosen], epoch)
+        columns = [
+            _columns(record, self.name, row) for record, row in zip(records, chosen, strict=True)
+        ]
+        return {name: self._stack(name, columns, chosen) for name in columns[0]}
+
+    def take(self, indices: np.ndarray) -> Records:
+        """The records at `indices`, integers (m,), in that order; nothing is read."""
+        rows = np.asarray(indices) if self.rows is None else self.rows[indices]
+        labels = None if self.labels is None else self.labels[indices]
+        return dataclasses.replace(self, rows=rows, labels=labels)
+
+    @cached_property
+    def _spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return {
+            name: jax.ShapeDtypeStruct(column.shape[1:], column.dtype)
+            for name, column in self.read(np.array([0]), epoch=0).items()
+        }
+
+    def _fetch(self, rows: list[int], epoch: int) -> Sequence[Any]:
+        at_once = getattr(self.records, "__getitems__", None)
+        if at_once is not None:
+            return at_once(rows)
+        # A MapDataset goes on after its end with the same records and fresh random numbers.
+        offset = epoch * len(self.records) if _is_map_dataset(self.records) else 0
+        return [self.records[offset + row] for row in rows]
+
+    def _stack(
+        self, name: str, columns: Sequence[Mapping[str, np.ndarray]], rows: np.ndarray
+    ) -> np.ndarray:
+        first = columns[0][name]
+        for values, row in zip(columns, rows, strict=True):
+            got = values.get(name)
+            if got is None or (got.shape, got.dtype) != (first.shape, first.dtype):
+                has = "nothing" if got is None else f"{got.dtype} {got.shape}"
+                raise InputError(
+                    f"{self.name}: expected {name} of {first.dtype} {first.shape} in every "
+                    f"record, as in record {rows[0]}, got {has} in record {row}. Bring all to "
+                    "one shape and type, for instance with a map over the dataset."
+                )
+        return np.stack([values[name] for values in columns])
+
+
+def _is_map_dataset(records: Any) -> bool:
+    # Told by what it can do, so that Grain is imported by nobody but those who use it.
+    return hasattr(records, "random_map") and hasattr(records, "to_iter_dataset")
+
+
+def _columns(record: Any, name: str, row: int) -> dict[str, np.ndarray]:
+    """A record as arrays of types that the device keeps."""
+    if isinstance(record, tuple) and len(record) == 2:
+        record = {"inputs": record[0], "labels": record[1]}
+    if not isinstance(record, Mapping) or "inputs" not in record:
+        got = f"keys {', '.join(record)}" if isinstance(record, Mapping) else type(record).__name__
+        raise InputError(
+            f"{name}: expected a record to be a dict with inputs and labels, or a pair of them, "
+            f"got {got} in record {row}; map the records to that first"
+        )
+    return {key: _narrow(np.asarray(value), f"{name}: {key}", row) for key, value in record.items()}
+
+
+def _narrow(values: np.ndarray, where: str, row: int) -> np.ndarray:
+    if values.dtype.kind not in "buif":
+        raise InputError(f"{where}: expected numbers, got {values.dtype} in record {row}")
+    if values.dtype.kind == "f" and values.dtype.itemsize > 4:
+        return values.astype(np.float32)
+    # A label is often one uint8 or a plain int: all of them become int32, as in `Arrays`.
+    if values.dtype.kind in "ui" and (values.ndim == 0 or values.dtype.itemsize > 4):
+        return values.astype(np.int32)
+    return values

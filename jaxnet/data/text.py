@@ -1,0 +1,140 @@
+"""Labelled texts from files; what a network reads of them is made by a tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxnet.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Texts:
+    """Texts with their classes; `split` and `k_fold` cut it into parts.
+
+    Attributes:
+        texts: n strings, none of them empty.
+        labels: (n,) int32 classes.
+        class_names: what class 0, 1, ... is called.
+        name: what messages call this dataset.
+    """
+
+    texts: tuple[str, ...]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    name: str = "texts"
+
+    def __len__(self) -> int:
+        """The number of texts."""
+        return len(self.texts)
+
+    def take(self, indices: np.ndarray) -> Texts:
+        """The texts at `indices`, in that order."""
+        taken = tuple(self.texts[index] for index in indices)
+        return dataclasses.replace(self, texts=taken, labels=self.labels[indices])
+
+
+def read_lines(path: Path | str) -> list[str]:
+    """The lines of a UTF-8 file, without blanks at their ends and without empty ones.
+
+    Raises:
+        InputError: the file can't be read, isn't UTF-8, or holds no text.
+    """
+    return [line for _, line in _numbered(Path(path))]
+
+
+def read_labelled_lines(path: Path | str, separator: str = "\t") -> Texts:
+    r"""Texts from a file with a class, a separator and a text on each line.
+
+    Args:
+        path: a UTF-8 file; an example is the SMS Spam Collection.
+        separator: what stands between class and text; the text may hold it too.
+
+    Returns:
+        The texts in the file's order; classes are in alphabetical order.
+
+    Raises:
+        InputError: the file can't be read, a line has no class or no text (the message names it),
+            or there is one class only.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "mails.tsv"
+        >>> _ = path.write_text("spam\tWin a prize\nham\tSee you at nine\n")
+        >>> mails = read_labelled_lines(path)
+        >>> mails.texts, mails.class_names, mails.labels.tolist()
+        (('Win a prize', 'See you at nine'), ('ham', 'spam'), [1, 0])
+    """
+    path = Path(path)
+    pairs = []
+    for number, line in _numbered(path):
+        label, _, text = (part.strip() for part in line.partition(separator))
+        if not (label and text):
+            raise InputError(
+                f"{path}, line {number}: expected a class, {separator!r} and a text, got "
+                f"{line[:60]!r}"
+            )
+        pairs.append((label, text))
+    return _texts([label for label, _ in pairs], [text for _, text in pairs], path.name)
+
+
+def read_class_files(files: Mapping[str, Path | str], name: str = "texts") -> Texts:
+    r"""Texts from one file for each class, one text on each line.
+
+    Args:
+        files: the file of each class, by the name of the class; an example are the film reviews
+            of Pang and Lee (2005).
+        name: what messages call this dataset.
+
+    Returns:
+        The texts of the first class, then those of the next; classes in alphabetical order.
+
+    Raises:
+        InputError: a file can't be read or holds no text, or there is one class only.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "good.txt").write_text("a delight\nmoving\n")
+        >>> _ = (folder / "bad.txt").write_text("tedious\n")
+        >>> reviews = read_class_files({"bad": folder / "bad.txt", "good": folder / "good.txt"})
+        >>> reviews.texts, reviews.labels.tolist()
+        (('tedious', 'a delight', 'moving'), [0, 1, 1])
+    """
+    labels: list[str] = []
+    texts: list[str] = []
+    for label, path in files.items():
+        lines = read_lines(path)
+        texts += lines
+        labels += [label] * len(lines)
+    return _texts(labels, texts, name)
+
+
+def _numbered(path: Path) -> list[tuple[int, str]]:
+    """The lines that hold something, with their numbers from 1."""
+    try:
+        # Not splitlines, which ends lines at characters that stand within texts, such as U+0085.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: expected UTF-8, got byte {error.object[error.start]:#x} at {error.start}; "
+            "convert the file first"
+        ) from error
+    numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
+        raise InputError(f"{path}: expected lines of text, got an empty file")
+    return numbered
+
+
+def _texts(labels: Sequence[str], texts: Sequence[str], name: str) -> Texts:
+    class_names = tuple(sorted(set(labels)))
+    if len(class_names) < 2:
+        raise InputError(f"{name}: expected at least two classes, got {', '.join(class_names)}")
+    place = {label: i for i, label in enumerate(class_names)}
+    codes = np.array([place[label] for label in labels], np.int32)
+    return Texts(tuple(texts), codes, class_names, name)

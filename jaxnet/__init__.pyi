@@ -1,9 +1,11 @@
 from . import bundle as bundle
+from . import compute as compute
 from . import data as data
 from . import layers as layers
 from . import losses as losses
 from . import metrics as metrics
 from . import optimizers as optimizers
+from . import schedules as schedules
 from . import summary as summary
 from . import training as training
 from . import trees as trees

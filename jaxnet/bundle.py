@@ -1,6 +1,7 @@
 """A trained network as a folder: saved, loaded and used.
 
-bundle.json          what the network is: its class and fields, preprocessing, class names, inputs
+bundle.json          what the network is: its class and fields, preprocessing (of a raw table too),
+                     class names, inputs
 model.safetensors    its weights, by path: `params/Dense_0/kernel`
 
 Neither file can hold code. Loading imports the module that bundle.json names, which has to be
@@ -25,6 +26,7 @@ import numpy as np
 import jaxnet
 from jaxnet import module_json, trees
 from jaxnet.data.scaling import Scale
+from jaxnet.data.table_encoder import TableEncoder
 from jaxnet.errors import InputError
 from jaxnet.files import write_atomically, write_json
 from jaxnet.training.evaluation import Evaluator
@@ -66,6 +68,7 @@ class Bundle:
         class_names: what class 0, 1, ... is called.
         info: figures about it (metrics, versions), as JSON values.
         precision: the type in which it computes, as in training (`mixed_precision`).
+        encoder: what makes inputs of raw rows: a `TableEncoder`, where it was trained on a table.
 
     Example:
         >>> import tempfile
@@ -86,12 +89,14 @@ class Bundle:
     class_names: tuple[str, ...] | None = None
     info: Mapping[str, JSON] = field(default_factory=dict)
     precision: Precision = "float32"
+    encoder: TableEncoder | None = None
 
     @staticmethod
     def of(
         trained: Trained,
         class_names: tuple[str, ...] | None = None,
         info: Mapping[str, JSON] | None = None,
+        encoder: TableEncoder | None = None,
     ) -> Bundle:
         """The bundle of `FitResult.model`, with the weights that its evaluation used.
 
@@ -99,6 +104,7 @@ class Bundle:
             trained: the trained network.
             class_names: what class 0, 1, ... is called.
             info: what else to keep, as JSON values.
+            encoder: what made the inputs of a table's rows.
 
         Raises:
             InputError: the task has no one network that predicts, or that isn't a Linen module, or
@@ -125,8 +131,10 @@ class Bundle:
             None if class_names is None else tuple(class_names),
             info or {},
             network.precision,
+            encoder,
         )
         bundle._check_class_names()
+        bundle._check_encoder()
         return bundle
 
     def save(self, folder: Path | str, *, with_model: bool = True) -> None:
@@ -149,6 +157,7 @@ class Bundle:
             "model": _described_model(self.model) if with_model else None,
             "precision": self.precision,
             "preprocess": _described_preprocess(self.preprocess),
+            "encoder": None if self.encoder is None else {"table": self.encoder.to_dict()},
             "class_names": self.class_names,
             "inputs": {"shape": self.inputs.shape, "dtype": np.dtype(self.inputs.dtype).name},
             "weights_crc32": zlib.crc32(weights),
@@ -190,20 +199,26 @@ class Bundle:
             None if names is None else tuple(names),
             values["info"],
             values["precision"],
+            _read_encoder(values.get("encoder"), file),
         )
+        bundle._check_encoder()
         return dataclasses.replace(bundle, variables=bundle._fitted(stored, weights_file))
 
     def predict(self, inputs: Any, batch_size: int = 256) -> np.ndarray:
         """The network's outputs, float32 (n, ...): logits, where it is a classifier.
 
         Args:
-            inputs: (n, ...) of the type in `self.inputs`; 64-bit numbers become 32-bit ones.
+            inputs: (n, ...) of the type in `self.inputs`; 64-bit numbers become 32-bit ones. With
+                an `encoder` also a raw table: a CSV or Parquet file, a data frame, or dicts.
             batch_size: examples at a time. Inputs are padded to it, so that one compiled program
                 serves any number of them.
 
         Raises:
-            InputError: the inputs have another shape or type.
+            InputError: the inputs have another shape or type, or the table isn't like the one it
+                was trained on.
         """
+        if self.encoder is not None and not isinstance(inputs, np.ndarray | jax.Array):
+            inputs = self.encoder(inputs)
         evaluator = Evaluator(self._programs, batch_size, {"inputs": self.inputs})
         return evaluator.predict(self._on_device, inputs)
 
@@ -269,6 +284,16 @@ class Bundle:
             raise InputError(
                 f"expected {classes} class names, because the network tells {classes} classes "
                 f"apart, got {len(self.class_names)}: {', '.join(self.class_names[:10])}"
+            )
+
+    def _check_encoder(self) -> None:
+        if self.encoder is None:
+            return
+        features = len(self.encoder.features)
+        if self.inputs.shape != (features,):
+            raise InputError(
+                f"the encoder makes {features} features of a row, and the network was trained on "
+                f"inputs of shape {self.inputs.shape}: give it the encoder that made them"
             )
 
 
@@ -354,6 +379,15 @@ def _described_preprocess(preprocess: Callable[[Any], Any]) -> JSON:
         f"preprocess is {preprocess!r}, and a bundle can hold a jaxnet.data.Scale or nothing. Do "
         "this step in the model."
     )
+
+
+def _read_encoder(description: JSON, file: Path) -> TableEncoder | None:
+    if description is None:
+        return None
+    try:
+        return TableEncoder.from_dict(description["table"])
+    except (InputError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is damaged: encoder: {error}. Save the bundle again.") from error
 
 
 def _checked_info(info: Mapping[str, JSON]) -> dict[str, JSON]:

@@ -6,13 +6,24 @@ built.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from jaxnet.errors import UsageError
+from jaxnet.training.early_stopping import EarlyStopping
+from jaxnet.training.plateau import ReduceOnPlateau
 
 if TYPE_CHECKING:
     import optax
 
+    from jaxnet.data import Table
+    from jaxnet.data.augmentation import Augmentation
+    from jaxnet.data.tables import Kind, TargetKind
     from jaxnet.training.task import GradientTask, Task
+
+
+PLATEAU = "plateau"
 
 
 @dataclass(frozen=True)
@@ -21,19 +32,122 @@ class Optimizer:
 
     name: str = "adam"
     """sgd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, adamw, nadam, adamax,
-    lamb or lion"""
+    lamb, lion, or lbfgs, which searches for its step and takes no learning rate"""
     schedule: str = "cosine"
-    """the learning rate over the run: constant, cosine, warmup_cosine, one_cycle, step"""
+    """the learning rate over the run: constant, cosine, warmup_cosine, one_cycle, step, polynomial,
+    or plateau: constant until the validation stops improving"""
     weight_decay: float | None = None
     """decoupled weight decay, for the optimizers that have it (adamw, lamb, lion)"""
+    decay: tuple[str, ...] = ()
+    """paths of the parameters that weight decay shrinks, such as '**/kernel'; by default all"""
+    plateau: ReduceOnPlateau = ReduceOnPlateau()
 
     def build(self, learning_rate: float, steps: int) -> optax.GradientTransformation:
         """The Optax transformation for a run of `steps` steps."""
-        from jaxnet import optimizers
+        from jaxnet import optimizers, trees
 
-        rate = optimizers.schedule(self.schedule, learning_rate, steps)
-        options = {} if self.weight_decay is None else {"weight_decay": self.weight_decay}
+        options: dict[str, Any] = {}
+        if self.weight_decay is not None:
+            options["weight_decay"] = self.weight_decay
+        if self.decay:
+            options["mask"] = lambda params: trees.mask(params, *self.decay)
+        if self.name == "lbfgs":
+            return optimizers.by_name(self.name, **options)
+        course = "constant" if self.schedule == PLATEAU else self.schedule
+        rate = optimizers.schedule(course, learning_rate, steps)
         return optimizers.by_name(self.name, rate, **options)
+
+    def apply(self, task: GradientTask) -> GradientTask:
+        """The task with what the schedule needs besides the optimizer."""
+        from jaxnet.training import reduce_on_plateau
+
+        return reduce_on_plateau(task, self.plateau) if self.schedule == PLATEAU else task
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How training images are varied; amounts are the most that is drawn, 0 is off."""
+
+    auto: bool = True
+    """where nothing else is chosen, take what suits the data: for cifar10 crop 4 and flip"""
+    flip: bool = False
+    """mirror left and right, one time in two"""
+    flip_up_down: bool = False
+    """turn upside down, one time in two"""
+    crop: int = 0
+    """pad by so many pixels and cut out at a random place"""
+    reflect: bool = False
+    """what lies beyond the image is its mirror image, and not zeros"""
+    resized_crop: float = 0.0
+    """cut out a rectangle of at least this share of the area, such as 0.25, and stretch it"""
+    rotate: float = 0.0
+    """degrees"""
+    translate: float = 0.0
+    """share of the image's height and width"""
+    zoom: float = 0.0
+    """0.1: by factors from 0.9 to 1.1"""
+    shear: float = 0.0
+    """degrees"""
+    brightness: float = 0.0
+    """0.2: by factors from 0.8 to 1.2"""
+    contrast: float = 0.0
+    """as brightness"""
+    saturation: float = 0.0
+    """as brightness"""
+    hue: float = 0.0
+    """share of the colour circle, at most 0.5"""
+    grayscale: float = 0.0
+    """probability of losing the colour"""
+    noise: float = 0.0
+    """standard deviation, in units of the data (for 8-bit images 0 to 255)"""
+    cutout: int = 0
+    """hide a square of so many pixels"""
+    erase: float = 0.0
+    """probability of hiding a random rectangle"""
+    mixup: float = 0.0
+    """alpha of mixing two examples, such as 0.2"""
+    cutmix: float = 0.0
+    """alpha of pasting a part of another example, such as 1; with mixup they take turns"""
+
+    def suited(self, usual: Augment | None) -> Augment:
+        """`usual`, what suits the data, where nothing was chosen and that is wanted."""
+        return usual if usual is not None and self == Augment() else self
+
+    def functions(self) -> tuple[Augmentation, ...]:
+        """What was chosen, in the order in which it is applied."""
+        from jaxnet.data import augmentation as aug
+
+        border = "reflect" if self.reflect else "zero"
+        affine = {"rotation": self.rotate, "translation": self.translate, "zoom": self.zoom}
+        affine["shear"] = self.shear
+        mixing = [
+            make(alpha)
+            for make, alpha in ((aug.mixup, self.mixup), (aug.cutmix, self.cutmix))
+            if alpha
+        ]
+        chosen = (
+            (self.flip, aug.flip_left_right),
+            (self.flip_up_down, aug.flip_up_down),
+            (self.crop, lambda: aug.crop(self.crop, border)),
+            (self.resized_crop, lambda: aug.resized_crop((self.resized_crop, 1.0))),
+            (any(affine.values()), lambda: aug.affine(**affine, border=border)),
+            (self.brightness, lambda: aug.brightness(self.brightness)),
+            (self.contrast, lambda: aug.contrast(self.contrast)),
+            (self.saturation, lambda: aug.saturation(self.saturation)),
+            (self.hue, lambda: aug.hue(self.hue)),
+            (self.grayscale, lambda: aug.grayscale(self.grayscale)),
+            (self.noise, lambda: aug.gaussian_noise(self.noise)),
+            (self.cutout, lambda: aug.cutout(self.cutout)),
+            (self.erase, lambda: aug.erase(self.erase)),
+            (mixing, lambda: aug.one_of(*mixing)),
+        )
+        return tuple(make() for wanted, make in chosen if wanted)
+
+    def apply(self, task: GradientTask) -> GradientTask:
+        """The task with these augmentations."""
+        from jaxnet.training import augment
+
+        return augment(task, *self.functions())
 
 
 @dataclass(frozen=True)
@@ -46,27 +160,44 @@ class Techniques:
     """compute the gradient of a batch in so many parts, to save memory"""
     clip: float | None = None
     """scale the gradient down to this global norm"""
+    clip_values: float | None = None
+    """cut each element of the gradient off here"""
+    rates: dict[str, float] = field(default_factory=dict)
+    """factors on the learning rate by path, such as 'Conv_0/**' 0.1"""
     ema: float | None = None
     """evaluate with a moving average of the weights of this decay, such as 0.999"""
+    l1: float = 0.0
+    """add so much times the sum of the absolute weights to the loss"""
+    l2: float = 0.0
+    """add so much times the sum of the squared weights to the loss"""
     freeze: tuple[str, ...] = ()
     """paths of parameters to keep as they are, such as 'Conv_0/**'"""
     remat: bool = False
     """keep no activations for the backward pass, to save memory"""
+    norms: bool = False
+    """log the norms of each layer's gradient and activations, and draw them"""
     nonfinite: Literal["ignore", "stop", "skip", "raise"] = "stop"
     """what to do with a step that gives a NaN or an infinity"""
 
     def apply(self, task: GradientTask) -> Task[Any]:
         """The task with these techniques around it."""
-        from jaxnet.training import guard, transforms
+        from jaxnet.training import guard, norms, transforms, updates
 
         task = transforms.mixed_precision(task, self.precision)
+        task = transforms.penalize(task, l1=self.l1, l2=self.l2)
         if self.clip is not None:
             task = transforms.clip(task, self.clip)
+        if self.clip_values is not None:
+            task = updates.clip_values(task, self.clip_values)
+        if self.rates:
+            task = updates.scale_by_path(task, self.rates)
         if self.freeze:
             task = transforms.freeze(task, *self.freeze)
         if self.remat:
             task = transforms.remat(task)
         task = transforms.accumulate(task, self.accumulate)
+        if self.norms:
+            task = norms.log_norms(task)
         if self.ema is not None:
             task = transforms.with_ema(task, self.ema)
         if self.nonfinite == "ignore":
@@ -82,7 +213,96 @@ class Saving:
     """the number of newest checkpoints to keep, besides the best one"""
     every_steps: int | None = None
     """save after so many steps too, and not only after epochs"""
+    min_seconds: float = 5.0
+    """after an epoch, save only where the last save is older than this"""
 
     def options(self) -> dict[str, Any]:
         """The fields, as arguments of `Checkpoints`."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What the columns of a table are, where that isn't recognised."""
+
+    numbers: tuple[str, ...] = ()
+    """columns to take for numbers"""
+    categories: tuple[str, ...] = ()
+    """columns to take for categories"""
+    dates: tuple[str, ...] = ()
+    """columns to take for dates"""
+    drop: tuple[str, ...] = ()
+    """columns to leave out"""
+    gaps: tuple[str, ...] = ()
+    """words that stand for a missing value, such as '?'"""
+
+    def read(self, path: Path | None, target: str | None, target_kind: TargetKind) -> Table:
+        """The table of a CSV or Parquet file.
+
+        Raises:
+            UsageError: the file, or the column to predict, wasn't said.
+            InputError: the file can't be read, or isn't what was said of it.
+        """
+        from jaxnet.data import read_table
+
+        if path is None:
+            raise UsageError("--data csv needs --data-dir, a CSV or Parquet file")
+        if target is None:
+            raise UsageError(f"{path}: say which column to predict, with --target COLUMN")
+        kinds: dict[str, Kind] = {
+            **dict.fromkeys(self.numbers, "number"),
+            **dict.fromkeys(self.categories, "category"),
+            **dict.fromkeys(self.dates, "date"),
+            **dict.fromkeys(self.drop, "drop"),
+        }
+        return read_table(path, target, kinds=kinds, target_kind=target_kind, gaps=self.gaps)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What to train on, for how long, and where the results go."""
+
+    data: str = ""
+    """the name of the data"""
+    data_dir: Path | None = None
+    """the folder of the data's files, or the file itself"""
+    target: str | None = None
+    """csv: the column to predict"""
+    model: str | None = None
+    """the name of the model"""
+    epochs: int = 40
+    """how often to go through the training data, at most"""
+    batch_size: int = 32
+    """examples a step"""
+    learning_rate: float = 3e-3
+    """the largest learning rate"""
+    seed: int = 0
+    """of the split, the weights, the order of the data and dropout"""
+    folds: int | None = None
+    """cross-validate with so many folds, instead of one split into training and test data"""
+    run_dir: Path | None = None
+    """where to put the results; by default runs/DATA-MODEL-seedSEED"""
+    resume: bool = True
+    """go on with a run that was cut short in this folder"""
+    progress: bool = True
+    """show a progress bar"""
+    table: Tables = Tables()
+    optimizer: Optimizer = Optimizer()
+    techniques: Techniques = Techniques()
+    early_stopping: EarlyStopping = EarlyStopping(monitor="val_loss", patience=10)
+    checkpoints: Saving = Saving()
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("folds", 2)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"expected {name} of at least {least}, got {value}")
+
+    def optimizer_for(self, examples: int) -> optax.GradientTransformation:
+        """The optimizer of a run over so many training examples."""
+        steps = self.epochs * -(-examples // self.batch_size)
+        return self.optimizer.build(self.learning_rate, steps)
+
+
+# Fields of a `Run` that don't decide what is learnt.
+FREE = ("run_dir", "resume", "progress")

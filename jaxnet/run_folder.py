@@ -4,7 +4,12 @@ config.toml       the resolved configuration, from which the run can be repeated
 metrics.jsonl     a line an epoch, with times
 history.csv       the same without times: equal for equal runs
 curves.png        learning curves
+norms.png         the norms of gradients and activations by layer, where they were logged
 confusion.png     the confusion matrix of the test set
+augmented.png     training images as the network sees them, where they are augmented
+roc.png pr.png    the ROC and the precision-recall curve of each class, on the test set
+classes.csv       precision, recall and F1 of each class, on the test set
+predicted.png     in place of these, where numbers are predicted: predicted against true values
 checkpoints/      the newest states and the best one
 bundle/           the trained network, ready for use
 summary.json      the figures of the run, flat
@@ -13,7 +18,7 @@ summary.json      the figures of the run, flat
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +26,22 @@ from typing import TYPE_CHECKING, Any
 from jaxnet.config import from_mapping, to_mapping, to_toml
 from jaxnet.errors import InputError, UsageError
 from jaxnet.files import write_json
+from jaxnet.recipe import FREE, Augment, Run
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from jaxnet.data import Arrays, Source, TableEncoder
+    from jaxnet.data.augmentation import Augmentation
+    from jaxnet.training.task import GradientTask
     from jaxnet.training.trainer import FitResult
 
 # What the table on the screen has of the summary, besides the test metrics.
 SHOWN = ("stop_reason", "epochs", "best_step", "parameters", "seconds", "samples_per_second")
+# Beyond this many classes the table of them is for classes.csv alone.
+SHOWN_CLASSES = 20
+# Rows and columns of the picture of augmented images.
+PREVIEWED = 8
 PACKAGES = ("jaxnet", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -56,11 +71,55 @@ def prepare(folder: Path, config: Any, *, resume: bool, may_change: tuple[str, .
         ) from error
 
 
+def fit(
+    folder: Path,
+    config: Run,
+    task: GradientTask,
+    train: Arrays | Source,
+    valid: Arrays | Source,
+    augment: Augment = Augment(),  # noqa: B008
+) -> FitResult | None:
+    """Train in a run folder as configured, or go on with it.
+
+    Returns:
+        The result, or None where the run was asked to end: all is saved, and the same call goes on.
+
+    Raises:
+        InputError: the folder can't be written, or the data isn't for this task.
+        UsageError: the folder holds a run with another configuration.
+    """
+    from jaxnet.training import Checkpoints, RunWriter, Trainer
+
+    trainer = Trainer(
+        config.techniques.apply(config.optimizer.apply(augment.apply(task))),
+        early_stopping=config.early_stopping,
+        checkpoints=Checkpoints(folder / "checkpoints", **config.checkpoints.options()),
+        callbacks=[RunWriter(folder)],
+        progress=config.progress,
+    )
+    prepare(folder, config, resume=config.resume, may_change=FREE)
+    preview(folder, augment.functions(), train, config.seed)
+    result = trainer.fit(
+        train,
+        valid,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        resume=config.resume,
+    )
+    if result.stop_reason == "preempted":
+        print(f"preempted at step {result.last_step}: run the same command again to go on")
+        return None
+    return result
+
+
 def finish(
     folder: Path,
     result: FitResult,
     test: Mapping[str, Any],
     class_names: tuple[str, ...] | None = None,
+    encoder: TableEncoder | None = None,
+    predictions: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> None:
     """Write pictures, the trained network and the summary of a run, and print a short table.
 
@@ -69,18 +128,87 @@ def finish(
         result: what `Trainer.fit` returned.
         test: the metrics of the test set; a matrix called `confusion` becomes a picture.
         class_names: the classes, in order.
+        encoder: what made the inputs of a table's rows.
+        predictions: the logits and the labels of the test set, for the curves of a classifier.
     """
     from jaxnet.bundle import Bundle
-    from jaxnet.training.plots import plot_confusion
+    from jaxnet.metrics import classification_report
+    from jaxnet.training.plots import plot_confusion, plot_norms
 
+    report = None
+    if "confusion" in test:
+        report = classification_report(test["confusion"], class_names)
+        test = {**test, **report.summary()}
+        report.write_csv(folder / "classes.csv")
+    if predictions is not None:
+        test = {**test, **_curves(folder, *predictions, class_names)}
     values = summarised(result, test)
     result.history.plot(folder / "curves.png", result.best_step)
+    if any("_norm/" in column for column in result.history.columns):
+        plot_norms(result.history, folder / "norms.png", result.model.layers())
     if "confusion" in test:
         names = class_names or tuple(str(i) for i in range(len(test["confusion"])))
         plot_confusion(test["confusion"], names, folder / "confusion.png")
-    Bundle.of(result.model, class_names=class_names, info=values).save(folder / "bundle")
+    bundle = Bundle.of(result.model, class_names=class_names, info=values, encoder=encoder)
+    bundle.save(folder / "bundle")
     write_json(folder / "summary.json", values)
-    _print_table(folder, values)
+    if report is not None and len(report.rows) <= SHOWN_CLASSES:
+        print(f"{report}\n")
+    shown = {
+        name: f"{value:.4f}" if name.startswith("test_") else f"{value}"
+        for name, value in values.items()
+        if name in SHOWN or name.startswith("test_")
+    }
+    print_table({**shown, "results": str(folder)})
+
+
+def _curves(
+    folder: Path, outputs: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...] | None
+) -> dict[str, float]:
+    """Draw the curves of a classifier; the areas under them."""
+    from jaxnet import metrics
+    from jaxnet.training.plots import plot_precision_recall, plot_roc
+
+    roc = metrics.roc_curves(outputs, labels, class_names=class_names)
+    pr = metrics.precision_recall_curves(outputs, labels, class_names=class_names)
+    plot_roc(roc, folder / "roc.png")
+    plot_precision_recall(pr, folder / "pr.png")
+    return {"roc_auc": metrics.mean_area(roc), "average_precision": metrics.mean_area(pr)}
+
+
+def preview(
+    folder: Path, functions: Sequence[Augmentation], data: Arrays | Source, seed: int = 0
+) -> None:
+    """Draw some training images as the network is going to see them.
+
+    Args:
+        folder: the run folder; the picture is `augmented.png`.
+        functions: the augmentations; without any there is no picture.
+        data: the training images.
+        seed: of the images and of what is drawn.
+
+    Raises:
+        InputError: an augmentation can't be for this data.
+    """
+    if not functions:
+        return
+    import jax
+    import numpy as np
+
+    from jaxnet.data import sample
+    from jaxnet.data.augmentation import compose
+    from jaxnet.data.order import epoch_order
+    from jaxnet.training.plots import plot_images
+    from jaxnet.training.programs import compiled
+
+    chosen = sample(data, PREVIEWED, seed)
+    chosen = chosen.take(epoch_order(seed, 0, len(chosen))[:PREVIEWED])
+    batch = {**chosen.columns(), "mask": np.ones(len(chosen), bool)}
+    varied = compiled(compose(*functions))
+    root = jax.random.key(seed)
+    draws = [varied(jax.random.fold_in(root, i), batch)["inputs"] for i in range(PREVIEWED - 1)]
+    grid = np.stack([chosen.inputs, *map(np.asarray, draws)], axis=1)
+    plot_images(grid, folder / "augmented.png", ("stored", *["seen"] * len(draws)))
 
 
 def summarised(result: FitResult, test: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,15 +233,14 @@ def summarised(result: FitResult, test: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _print_table(folder: Path, values: Mapping[str, Any]) -> None:
+def print_table(rows: Mapping[str, str]) -> None:
+    """Print names and values beside each other."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in values.items():
-        if name in SHOWN or name.startswith("test_"):
-            table.add_row(name, f"{value:.4f}" if name.startswith("test_") else f"{value}")
-    table.add_row("results", str(folder))
+    for name, value in rows.items():
+        table.add_row(name, value)
     Console().print(table)
 
 

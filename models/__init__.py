@@ -5,3 +5,4 @@ from .lenet import LeNet5 as LeNet5
 from .mlp import MLP as MLP
 from .perceptron import Perceptron as Perceptron
 from .perceptron import perceptron_update as perceptron_update
+from .tabular import TabularMLP as TabularMLP

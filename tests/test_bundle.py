@@ -26,7 +26,7 @@ from safetensors.numpy import load_file
 
 from jaxnet import losses, optimizers
 from jaxnet.bundle import Bundle
-from jaxnet.data import Scale
+from jaxnet.data import Scale, fit_table, read_table
 from jaxnet.errors import InputError
 from jaxnet.layers.activations import ACTIVATIONS
 from jaxnet.layers.initializers import INITIALIZERS
@@ -497,3 +497,37 @@ def test_other_inputs_are_refused(inputs, got):
 def test_inputs_that_are_none(inputs):
     with pytest.raises(InputError, match="inputs"):
         _logits(3).predict(inputs)
+
+
+def test_an_encoder_makes_it_take_raw_rows(tmp_path):
+    rows = {"x": [1.0, None, 3.0, 4.0], "c": ["a", "b", "a", None], "y": ["no", "yes", "no", "yes"]}
+    pytest.importorskip("pandas", reason="needs the extra [tables]")
+    train = read_table(rows, "y")
+    encoder = fit_table(train)
+    task = Supervised(MLP(hidden=(4,), num_classes=2), losses.cross_entropy, optax.sgd(0.1))
+    trained = Trainer(task).fit(encoder.arrays(train), epochs=1, batch_size=4).model
+    bundle = Bundle.of(trained, train.class_names, encoder=encoder)
+    bundle.save(tmp_path)
+    loaded = Bundle.load(tmp_path)
+    assert loaded.encoder == encoder
+    expected = trained.predict(encoder(rows))
+    np.testing.assert_array_equal(loaded.predict(rows), expected)
+    np.testing.assert_array_equal(loaded.predict(encoder(rows)), expected)  # encoded already
+    one = loaded.predict_class([{"x": 3, "c": "new"}])
+    assert one[0] in ("no", "yes")
+    with pytest.raises(InputError, match="x: expected numbers, got 'tall' in row 1"):
+        loaded.predict([{"x": 3, "c": "a"}, {"x": "tall", "c": "a"}])
+    with pytest.raises(InputError, match="the table lacks c"):
+        loaded.predict([{"x": 3}])
+    other = fit_table(read_table({"x": [1.0, 2.0], "y": ["a", "b"]}, "y"))
+    with pytest.raises(InputError, match=r"makes 1 features .* inputs of shape \(5,\)"):
+        Bundle.of(trained, encoder=other)
+
+
+@pytest.mark.parametrize("encoder", [{}, {"table": {}}, {"text": {}}, 3])
+def test_a_damaged_encoder_is_named(encoder, saved, tmp_path):
+    folder = shutil.copytree(saved["plain"].folder, tmp_path / "bundle")
+    file = folder / "bundle.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "encoder": encoder}))
+    with pytest.raises(InputError, match=r"bundle.json is damaged: encoder"):
+        Bundle.load(folder)

@@ -14,12 +14,13 @@ ROOT = Path(jaxnet.__file__).parent
 FLOORS = [
     {"errors", "files", "cache"},
     {"names", "trees", "config"},
+    {"schedules"},
     {"losses", "layers", "optimizers", "summary"},
-    {"metrics", "data"},
+    {"metrics", "data", "compute"},
     {"training", "module_json"},
     {"bundle", "recipe"},
     {"cli", "run_folder"},
-    {"prove_resume"},
+    {"prove_resume", "cross_validation"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -1,7 +1,11 @@
 """Train a classifier on images or tables.
 
     python -m train.classify                               digits: 98.9 % in half a minute
-    python -m train.classify --data mnist --data-dir DIR   MNIST or Fashion-MNIST from IDX files
+    python -m train.classify --data mnist                  MNIST, downloaded the first time
+    python -m train.classify --data cifar10 --data-dir DIR CIFAR-10 from the files in DIR
+    python -m train.classify --data folder --data-dir DIR  images in DIR/CLASS or DIR/train/CLASS
+    python -m train.classify --data titanic --data-dir FILE --folds 5     81.6 %
+    python -m train.classify --data csv --data-dir FILE --target COLUMN   a table of your own
     python -m train.classify --help                        all options
 
 Digits are the 1,797 real 8x8 scans that come with scikit-learn, so the first command needs no
@@ -14,19 +18,22 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
 from jaxnet.errors import UsageError
 from jaxnet.names import lookup
-from jaxnet.recipe import Optimizer, Saving, Techniques
-from jaxnet.training.early_stopping import EarlyStopping
+from jaxnet.recipe import Augment, Run
 
 if TYPE_CHECKING:
     import flax.linen as nn
 
-    from jaxnet.data import Arrays
+    from jaxnet.data import Arrays, ImageFolder, Table, TableEncoder
+    from jaxnet.training import Supervised
+    from jaxnet.training.task import GradientTask
+
+    Build = Callable[["Config", Arrays | ImageFolder], nn.Module]
 
 PROGRAM = "python -m train.classify"
 
@@ -35,8 +42,8 @@ PROGRAM = "python -m train.classify"
 class Network:
     """The network's size, where its kind leaves a choice."""
 
-    hidden: tuple[int, ...] = (300, 100)
-    """mlp: the width of each hidden layer"""
+    hidden: tuple[int, ...] | None = None
+    """mlp: the width of each hidden layer; by default 300 100, and 64 32 for tables"""
     filters: tuple[int, ...] = ()
     """cnn: the filters of each convolution; by default a choice that suits the data"""
     dense: tuple[int, ...] = (64,)
@@ -44,82 +51,106 @@ class Network:
     batch_norm: bool = True
     """cnn: normalise after each convolution"""
     dropout: float | None = None
-    """the share of hidden units left out in training; by default 0.5 for cnn, 0 for mlp"""
+    """the share of hidden units left out in training; by default 0.5 for cnn, 0 for mlp, 0.3 for
+    mlp on tables"""
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Run):
     """Train a classifier, and leave a run folder with pictures, checkpoints and the network."""
 
     data: str = "digits"
-    """digits, mnist or fashion_mnist"""
+    """digits, mnist, fashion_mnist, cifar10, cifar100, titanic, folder for images of your own in a
+    sub-folder for each class (perhaps below train/, valid/ and test/), or csv for a table of your
+    own (Parquet too)"""
     data_dir: Path | None = None
-    """the folder of the data's files, for all but digits"""
-    model: str = "cnn"
-    """cnn, mlp or lenet5"""
-    epochs: int = 40
-    """how often to go through the training data, at most"""
-    batch_size: int = 32
-    """examples a step"""
-    learning_rate: float = 3e-3
-    """the largest learning rate"""
-    seed: int = 0
-    """of the split, the weights, the order of the data and dropout"""
-    run_dir: Path | None = None
-    """where to put the results; by default runs/DATA-MODEL-seedSEED"""
-    resume: bool = True
-    """go on with a run that was cut short in this folder"""
-    progress: bool = True
-    """show a progress bar"""
+    """the folder of the data's files, or the table's file; by default the original images are
+    downloaded"""
+    image_size: int | None = None
+    """folder: height and width to which images are resized, if they aren't all of one size"""
+    model: str | None = None
+    """cnn, mlp or lenet5; by default cnn for images and mlp for tables"""
+    metrics: tuple[str, ...] = ()
+    """what else to measure in evaluation, such as f1, matthews_correlation or roc_auc"""
     network: Network = Network()
-    optimizer: Optimizer = Optimizer()
-    techniques: Techniques = Techniques()
-    early_stopping: EarlyStopping = EarlyStopping(monitor="val_loss", patience=10)
-    checkpoints: Saving = Saving()
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"expected {name} of at least 1, got {getattr(self, name)}")
+    augment: Augment = Augment()
 
 
 @dataclass(frozen=True)
 class Data:
     """What to learn from, to watch, and to report on."""
 
-    train: Arrays
-    valid: Arrays
-    test: Arrays
+    train: Arrays | ImageFolder
+    valid: Arrays | ImageFolder
+    test: Arrays | ImageFolder
+    whole: Arrays | Table | None = None
+    """what cross-validation cuts into folds"""
+    encoder: TableEncoder | None = None
+    """what made the inputs, where they come from a table"""
 
 
 def _digits(config: Config) -> Data:
     from jaxnet.data import load_digits, split
 
-    return Data(*split(load_digits(), (0.7, 0.1, 0.2), seed=config.seed))
+    digits = load_digits()
+    return Data(*split(digits, (0.7, 0.1, 0.2), seed=config.seed), whole=digits)
 
 
-def _idx(load: str) -> Callable[[Config], Data]:
+def _original(load: str) -> Callable[[Config], Data]:
     def read(config: Config) -> Data:
         import jaxnet.data
 
-        if config.data_dir is None:
-            raise UsageError(f"--data {config.data} needs --data-dir, the folder with its files")
-        whole, test = getattr(jaxnet.data, load)(config.data_dir)
+        folder = config.data_dir or jaxnet.data.download_original(config.data)
+        whole, test = getattr(jaxnet.data, load)(folder)
         train, valid = jaxnet.data.split(whole, (0.9, 0.1), seed=config.seed)
-        return Data(train, valid, test)
+        return Data(train, valid, test, whole)
 
     return read
 
 
-def _mlp(config: Config, data: Arrays) -> nn.Module:
+def _folder(config: Config) -> Data:
+    from jaxnet.data.images import training_parts
+
+    if config.data_dir is None:
+        raise UsageError("--data folder needs --data-dir, the folder with the images")
+    size = None if config.image_size is None else (config.image_size, config.image_size)
+    train, valid, test = training_parts(config.data_dir, size, seed=config.seed)
+    return Data(train, valid, test)
+
+
+def _table(load: Callable[[Config], Table]) -> Callable[[Config], Data]:
+    def read(config: Config) -> Data:
+        from jaxnet.data import fit_table, split
+
+        table = load(config)
+        parts = split(table, (0.7, 0.1, 0.2), seed=config.seed)
+        encoder = fit_table(parts[0])
+        return Data(*map(encoder.arrays, parts), whole=table, encoder=encoder)
+
+    return read
+
+
+def _titanic(config: Config) -> Table:
+    from jaxnet.data import load_titanic
+
+    if config.data_dir is None:
+        raise UsageError("--data titanic needs --data-dir, titanic.csv or the folder with it")
+    return load_titanic(config.data_dir)
+
+
+def _mlp(config: Config, data: Arrays | ImageFolder) -> nn.Module:
     from models import MLP
 
-    network = config.network
-    dropout = 0.0 if network.dropout is None else network.dropout
-    return MLP(hidden=network.hidden, num_classes=data.num_classes, dropout=dropout)
+    table = data.inputs.ndim == 2
+    hidden, dropout = config.network.hidden, config.network.dropout
+    return MLP(
+        hidden=((64, 32) if table else (300, 100)) if hidden is None else hidden,
+        num_classes=data.num_classes,
+        dropout=(0.3 if table else 0.0) if dropout is None else dropout,
+    )
 
 
-def _cnn(config: Config, data: Arrays) -> nn.Module:
+def _cnn(config: Config, data: Arrays | ImageFolder) -> nn.Module:
     from models import CNN
 
     small = data.inputs.shape[1] < 16
@@ -134,7 +165,7 @@ def _cnn(config: Config, data: Arrays) -> nn.Module:
     )
 
 
-def _lenet5(config: Config, data: Arrays) -> nn.Module:
+def _lenet5(config: Config, data: Arrays | ImageFolder) -> nn.Module:
     from models import LeNet5
 
     return LeNet5(num_classes=data.num_classes)
@@ -142,12 +173,18 @@ def _lenet5(config: Config, data: Arrays) -> nn.Module:
 
 DATA: Mapping[str, Callable[[Config], Data]] = {
     "digits": _digits,
-    "mnist": _idx("load_mnist"),
-    "fashion_mnist": _idx("load_fashion_mnist"),
+    "mnist": _original("load_mnist"),
+    "fashion_mnist": _original("load_fashion_mnist"),
+    "cifar10": _original("load_cifar10"),
+    "cifar100": _original("load_cifar100"),
+    "folder": _folder,
+    "titanic": _table(_titanic),
+    "csv": _table(lambda config: config.table.read(config.data_dir, config.target, "class")),
 }
-# Fields that don't decide what is learnt.
-FREE = ("run_dir", "resume", "progress")
-MODELS: Mapping[str, Callable[[Config, Arrays], nn.Module]] = {
+TABLES = ("titanic", "csv")
+# What suits a data set, where nothing was chosen.
+AUGMENT: Mapping[str, Augment] = {"cifar10": Augment(flip=True, crop=4)}
+MODELS: Mapping[str, Build] = {
     "cnn": _cnn,
     "mlp": _mlp,
     "lenet5": _lenet5,
@@ -156,49 +193,69 @@ MODELS: Mapping[str, Callable[[Config, Arrays], nn.Module]] = {
 
 def train(config: Config) -> int:
     """Train as configured, and write the run folder."""
-    read, build = lookup(config.data, DATA, "data"), lookup(config.model, MODELS, "model")
-    folder = config.run_dir or Path("runs") / f"{config.data}-{config.model}-seed{config.seed}"
-    config = replace(config, run_dir=folder)
+    read = lookup(config.data, DATA, "data")
+    name = config.model or ("mlp" if config.data in TABLES else "cnn")
+    build = lookup(name, MODELS, "model")
+    if config.data in TABLES and name != "mlp":
+        raise UsageError(f"--model {name} is for images; a table needs mlp, which is the default")
+    kind = f"-{config.folds}-folds" if config.folds else ""
+    default = Path("runs") / f"{config.data}-{name}{kind}-seed{config.seed}"
+    folder = config.run_dir or default
+    augment = config.augment.suited(AUGMENT.get(config.data))
+    config = replace(config, run_dir=folder, model=name, augment=augment)
 
-    from jaxnet import losses, metrics
-    from jaxnet.data import check_classes, fit_standard
-    from jaxnet.training import Checkpoints, RunWriter, Supervised, Trainer
+    from jaxnet import cross_validation
+    from jaxnet.data import Arrays, check_classes, fit_standard, sample
+    from jaxnet.training import Trained
+    from jaxnet.training.task import identity
 
     data = read(config)
     check_classes(data.train.labels, data.train.num_classes, data.train.name)
-    model = build(config, data.train)
-    steps = config.epochs * -(-len(data.train) // config.batch_size)
-    task = Supervised(
-        model,
-        losses.cross_entropy,
-        config.optimizer.build(config.learning_rate, steps),
-        metrics={"accuracy": metrics.accuracy},
-        eval_metrics={"confusion": metrics.confusion_matrix(data.train.num_classes)},
-        preprocess=fit_standard(data.train),
-    )
-    trainer = Trainer(
-        config.techniques.apply(task),
-        early_stopping=config.early_stopping,
-        checkpoints=Checkpoints(folder / "checkpoints", **config.checkpoints.options()),
-        callbacks=[RunWriter(folder)],
-        progress=config.progress,
-    )
-    run_folder.prepare(folder, config, resume=config.resume, may_change=FREE)
-    result = trainer.fit(
-        data.train,
-        data.valid,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        resume=config.resume,
-    )
-    if result.stop_reason == "preempted":
-        print(f"preempted at step {result.last_step}: run the same command again to go on")
+    if config.folds:
+        if data.whole is None:
+            raise UsageError(f"--data {config.data} has no cross-validation: leave out --folds")
+        tasks = {}
+
+        def task_for(train: Arrays) -> GradientTask:
+            # Folds whose inputs have the same features share a task, and so its programs.
+            task = config.augment.apply(_task(config, build, train, identity))
+            return tasks.setdefault(train.inputs.shape[1:], task)
+
+        return cross_validation.run(folder, config, data.whole, task_for, Trained.evaluate)
+    preprocess = identity if data.encoder else fit_standard(sample(data.train))
+    task = _task(config, build, data.train, preprocess)
+    result = run_folder.fit(folder, config, task, data.train, data.valid, config.augment)
+    if result is None:
         return cli.PREEMPTED
+    predictions = None
+    if isinstance(data.test, Arrays):
+        predictions = result.model.predict(data.test.inputs), data.test.labels
     run_folder.finish(
-        folder, result, result.model.evaluate(data.test), class_names=data.test.class_names
+        folder,
+        result,
+        result.model.evaluate(data.test),
+        class_names=data.test.class_names,
+        encoder=data.encoder,
+        predictions=predictions,
     )
     return cli.DONE
+
+
+def _task(config: Config, build: Build, train: Arrays | ImageFolder, preprocess: Any) -> Supervised:
+    from jaxnet import losses, metrics
+    from jaxnet.training import Supervised
+
+    return Supervised(
+        build(config, train),
+        losses.cross_entropy,
+        config.optimizer_for(len(train)),
+        metrics={"accuracy": metrics.accuracy},
+        eval_metrics={
+            "confusion": metrics.confusion_matrix(train.num_classes),
+            **{name: lookup(name, metrics.METRICS, "metric") for name in config.metrics},
+        },
+        preprocess=preprocess,
+    )
 
 
 def main() -> int:

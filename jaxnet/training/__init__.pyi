@@ -1,3 +1,4 @@
+from .augmented import augment as augment
 from .callbacks import Callback as Callback
 from .callbacks import RunWriter as RunWriter
 from .checkpoints import Checkpoints as Checkpoints
@@ -5,7 +6,10 @@ from .early_stopping import EarlyStopping as EarlyStopping
 from .guard import guard_nonfinite as guard_nonfinite
 from .history import History as History
 from .network import Network as Network
+from .norms import log_norms as log_norms
+from .plateau import ReduceOnPlateau as ReduceOnPlateau
 from .state import TrainState as TrainState
+from .targets import scaled_target as scaled_target
 from .task import GradientTask as GradientTask
 from .task import Supervised as Supervised
 from .task import Task as Task
@@ -17,5 +21,9 @@ from .transforms import clip as clip
 from .transforms import freeze as freeze
 from .transforms import freeze_except as freeze_except
 from .transforms import mixed_precision as mixed_precision
+from .transforms import penalize as penalize
 from .transforms import remat as remat
 from .transforms import with_ema as with_ema
+from .updates import clip_values as clip_values
+from .updates import reduce_on_plateau as reduce_on_plateau
+from .updates import scale_by_path as scale_by_path

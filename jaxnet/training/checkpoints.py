@@ -48,7 +48,11 @@ class Checkpoints:
     Attributes:
         folder: a folder of its own for one run's checkpoints, a sub-folder for each step.
         keep: how many of the newest steps to keep, besides the best one.
-        every_steps: save this often within an epoch too; the end of an epoch is always saved.
+        every_steps: save this often within an epoch too.
+        min_seconds: the end of an epoch is saved unless the last save is younger than this, so that
+            short epochs don't spend their time on the disk; the end of the run always is, and so is
+            the best step before any step that comes after it. A run that is killed takes the steps
+            since its last save again, to the same bits.
 
     Raises:
         UsageError: an impossible value.
@@ -57,12 +61,15 @@ class Checkpoints:
     folder: Path
     keep: int = 2
     every_steps: int | None = None
+    min_seconds: float = 5.0
 
     def __post_init__(self) -> None:
         if self.keep < 1:
             raise UsageError(f"checkpoints: expected to keep at least 1, got {self.keep}")
         if self.every_steps is not None and self.every_steps < 1:
             raise UsageError(f"checkpoints: expected every_steps >= 1, got {self.every_steps}")
+        if not self.min_seconds >= 0:
+            raise UsageError(f"checkpoints: expected min_seconds >= 0, got {self.min_seconds}")
 
     def open(self) -> CheckpointStore:
         """The store in this folder, which is made if it isn't there.

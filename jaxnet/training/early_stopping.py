@@ -3,15 +3,63 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from jaxnet.errors import UsageError
 
 Mode = Literal["auto", "min", "max"]
 
 # What grows when things get better; every other metric is taken to shrink.
-_GROWING = ("accuracy", "precision", "recall", "specificity", "f1", "auc", "kappa", "r2", "bleu")
+_GROWING = (
+    *("accuracy", "precision", "recall", "sensitivity", "specificity", "predictive_value", "f1"),
+    *("match", "matthews", "kappa", "auc", "r2", "explained_variance", "bleu"),
+)
+
+
+def monitored(wanted: str | None, columns: Sequence[str], watcher: str) -> str:
+    """The column of the history that `wanted` means: by default the loss, of validation if any.
+
+    Args:
+        wanted: such as `"val_loss"`; `"val/loss"` is understood too.
+        columns: those that there are.
+        watcher: who watches it, for the message.
+
+    Raises:
+        UsageError: there is no such column.
+
+    Example:
+        >>> monitored(None, ["loss", "val_loss"], "early stopping")
+        'val_loss'
+    """
+    wanted = wanted or ("val_loss" if "val_loss" in columns else "loss")
+    column = wanted if wanted in columns else wanted.replace("/", "_").removeprefix("train_")
+    if column not in columns:
+        raise UsageError(
+            f"{watcher} watches {wanted!r}, but this run measures only {', '.join(columns)}. "
+            "Choose one of these as monitor, or add the metric to the task; metrics that begin "
+            "with val_ need validation data."
+        )
+    return column
+
+
+def direction(mode: Mode, monitor: str) -> int:
+    """1 where a larger value of the metric `monitor` is better, -1 where a smaller one is.
+
+    Example:
+        >>> direction("auto", "val_accuracy"), direction("auto", "val_loss")
+        (1, -1)
+    """
+    if mode == "auto":
+        return 1 if any(name in monitor for name in _GROWING) else -1
+    return 1 if mode == "max" else -1
+
+
+def check_mode(mode: str, owner: str) -> None:
+    """Raise `UsageError` for a mode that there isn't."""
+    if mode not in get_args(Mode):
+        raise UsageError(f"{owner}: expected mode 'auto', 'min' or 'max', got {mode!r}")
 
 
 @dataclass(frozen=True)
@@ -82,10 +130,7 @@ class EarlyStopping:
             raise UsageError(
                 f"early stopping: expected a min_delta of 0 or more, got {self.min_delta}"
             )
-        if self.mode not in ("auto", "min", "max"):
-            raise UsageError(
-                f"early stopping: expected mode 'auto', 'min' or 'max', got {self.mode!r}"
-            )
+        check_mode(self.mode, "early stopping")
 
     def key(self, columns: list[str]) -> str:
         """The column of the history to watch.
@@ -93,21 +138,11 @@ class EarlyStopping:
         Raises:
             UsageError: the history has no such column.
         """
-        wanted = self.monitor or ("val_loss" if "val_loss" in columns else "loss")
-        monitor = wanted.replace("/", "_").removeprefix("train_")
-        if monitor not in columns:
-            raise UsageError(
-                f"early stopping watches {wanted!r}, but this run measures only "
-                f"{', '.join(columns)}. Choose one of these as monitor, or add the metric to the "
-                "task; metrics that begin with val_ need validation data."
-            )
-        return monitor
+        return monitored(self.monitor, columns, "early stopping")
 
     def sign(self, monitor: str) -> int:
         """1 where larger is better, -1 where smaller is."""
-        if self.mode == "auto":
-            return 1 if any(name in monitor for name in _GROWING) else -1
-        return 1 if self.mode == "max" else -1
+        return direction(self.mode, monitor)
 
     def update(
         self, memory: Stopping, value: float, step: int, epoch: int, monitor: str = "loss"

@@ -11,13 +11,21 @@ import jax
 import numpy as np
 
 from jaxnet.data.arrays import Arrays
-from jaxnet.data.pipeline import RESIDENT_BYTES, ArrayPipeline, Pipeline, Stretch, checked
+from jaxnet.data.pipeline import (
+    RESIDENT_BYTES,
+    ArrayPipeline,
+    Pipeline,
+    SourcePipeline,
+    Stretch,
+    pipeline,
+)
+from jaxnet.data.sources import Source
 from jaxnet.errors import InputError
 from jaxnet.training.history import add_steps, computed
 from jaxnet.training.programs import Programs
 
 PyTree = Any
-Data = Arrays | tuple[Any, Any] | Pipeline
+Data = Arrays | tuple[Any, Any] | Source | Pipeline
 
 # Data is evaluated in stacks of this many batches, so that sets of all sizes share one program.
 CAPACITY = 16
@@ -72,15 +80,14 @@ class Evaluator:
                     f"and {got.dtype}. Prepare all data in the same way."
                 )
         check = getattr(self.programs.task, "check", None)
-        if check and isinstance(data, ArrayPipeline) and "labels" in data.columns:
-            check(self.programs.outputs(state, data.spec()), data.columns, data.name)
+        columns = _known_columns(data)
+        if check and "labels" in columns:
+            check(self.programs.outputs(state, data.spec()), columns, data.name)
         self.like.update({**spec, **self.like})
 
     def hold(self, data: Data, state: PyTree) -> Iterable[Stretch]:
         """Labelled data in stretches, as often as asked for; kept on the device if it is small."""
-        data = checked(data)
-        if isinstance(data, Arrays):
-            data = self._pipeline(data.columns(), data.name)
+        data = pipeline(data, self.batch_size, shuffle=False, placement="host", capacity=CAPACITY)
         self.check(data, state)
         again = Again(data)
         small = isinstance(data, ArrayPipeline) and data.bytes <= RESIDENT_BYTES
@@ -116,6 +123,14 @@ class Evaluator:
         return ArrayPipeline(
             columns, name, self.batch_size, shuffle=False, resident=False, capacity=CAPACITY
         )
+
+
+def _known_columns(data: Pipeline) -> Mapping[str, np.ndarray]:
+    """What is in memory before training begins: all of some data, the labels of other data."""
+    if isinstance(data, ArrayPipeline):
+        return data.columns
+    labels = getattr(data.source, "labels", None) if isinstance(data, SourcePipeline) else None
+    return {} if labels is None else {"labels": labels}
 
 
 def _rows(taken: slice, outputs: np.ndarray) -> np.ndarray:

@@ -4,20 +4,23 @@ Its order is deliberate:
 
 1. dispatch a stretch of steps, and only then fetch what the stretch before it measured, so that
    the device never waits for the host;
-2. save between stretches, so that a checkpoint is one moment of the run;
-3. at the end of an epoch evaluate, let early stopping judge, save, and tell the callbacks last, so
-   that what they report is on its way to the disk.
+2. save between stretches, so that a checkpoint is one moment of the run, and its best step before
+   it, so that each checkpoint is enough to go on from;
+3. at the end of an epoch evaluate, let the task and early stopping judge, save, and tell the
+   callbacks last, so that what they report is on its way to the disk.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxnet.data.pipeline import Pipeline, Stretch
 from jaxnet.training.callbacks import Callback, Plan
@@ -57,7 +60,7 @@ class Clock:
         begun: when it began, in seconds of `time.perf_counter`.
         compiling: seconds until the first stretch was done, which compiles; None before.
         training: seconds of taking steps after that.
-        waiting: seconds of these that were spent waiting for data.
+        waiting: seconds of these in which the device had nothing to do because data was missing.
         steps: the steps taken in them.
         pace: seconds a step, lately; None before it is known.
     """
@@ -89,15 +92,38 @@ class Clock:
         self.steps += steps
         self.pace = elapsed / max(steps, 1)
 
-    def timed(self, stretches: Iterator[Stretch]) -> Iterator[Stretch]:
-        """The stretches, with the time that each takes to come counted as waiting."""
-        while True:
-            before = time.perf_counter()
-            stretch = next(stretches, None)
-            self.waiting += time.perf_counter() - before
-            if stretch is None:
-                return
-            yield stretch
+    def timed(
+        self, stretches: Iterator[Stretch], busy: Callable[[], Log | None]
+    ) -> Iterator[Stretch]:
+        """The stretches; counted as waiting is the time that the device stands idle for one.
+
+        A thread watches when the device is done: what comes before that kept nobody waiting,
+        however long it took.
+
+        Args:
+            stretches: what to take steps from.
+            busy: what the device is at work on, as far as that isn't known to be done.
+        """
+        with ThreadPoolExecutor(1, "jaxnet-clock") as watch:
+            while True:
+                asked = time.perf_counter()
+                work = busy()
+                done = watch.submit(_end, work) if work else None
+                stretch = next(stretches, None)
+                arrived = time.perf_counter()
+                if done is None:
+                    self.waiting += arrived - asked
+                elif done.done():
+                    self.waiting += arrived - max(asked, done.result())
+                if stretch is None:
+                    return
+                yield stretch
+
+
+def _end(work: Log) -> float:
+    """When the device is done with it."""
+    jax.block_until_ready(work.parts)
+    return time.perf_counter()
 
 
 @dataclass
@@ -113,6 +139,7 @@ class Loop:
         monitor: the column of the history that early stopping watches.
         store: where to save, if anywhere.
         save_every: save after so many steps, and not only after epochs.
+        save_seconds: skip the save after an epoch where the last save is younger than this.
         callbacks: whom to tell.
         steps: the number of steps in all.
         end: the reason to report when they are done.
@@ -126,6 +153,7 @@ class Loop:
     monitor: str
     store: CheckpointStore | None
     save_every: int | None
+    save_seconds: float
     callbacks: Sequence[Callback]
     steps: int
     end: str
@@ -134,10 +162,15 @@ class Loop:
     best_state: PyTree = None
     halt: Halt | None = None
     _earlier_seconds: float = 0.0
+    # The step that was saved last, and when; and the best one's progress while that isn't saved.
+    _saved: int = -1
+    _saved_at: float = field(default_factory=time.perf_counter)
+    _unsaved_best: Progress | None = None
 
     def run(self, state: PyTree, progress: Progress) -> tuple[PyTree, Progress, str]:
         """Train from here on. Returns the last state and progress, and why training ended."""
         self._earlier_seconds = progress.seconds
+        self._saved = progress.step or -1
         epochs = -(-self.steps // self.train.steps)
         plan = Plan(epochs, self.train.steps, self.steps, progress.step, progress.history)
         for callback in self.callbacks:
@@ -157,13 +190,14 @@ class Loop:
         while reason is None:
             state, progress, reason = self._train(state, progress)
             if reason:
-                self._save(state, progress)
                 break
-            progress = self._judge(state, progress)
-            self._save(state, progress)
+            state, progress = self._judge(state, progress)
+            if self._due():
+                self._save(state, progress)
             for callback in self.callbacks:
                 callback.on_epoch(progress.history.rows[-1], state)
             reason = self._finished(progress)
+        self._save(state, progress)
         if self.store:
             self.store.finish()
         return state, progress, reason
@@ -177,7 +211,7 @@ class Loop:
         step = progress.step
         in_flight = None
         self.clock.restart()
-        for feed, count in self.clock.timed(stretches):
+        for feed, count in self.clock.timed(stretches, lambda: in_flight):  # noqa: B023
             before = copy(state) if may_halt else None
             state, log = self.programs.train(progress.form, state, feed, count)
             progress = self._collect(in_flight, progress)
@@ -233,23 +267,26 @@ class Loop:
         self.halt = Halt(reason, progress.step + good, jax.device_get(feed.batch(good)))
         return state, self._collect(log, progress, good)
 
-    def _judge(self, state: PyTree, progress: Progress) -> Progress:
-        """The end of an epoch: evaluate, and let early stopping judge."""
+    def _judge(self, state: PyTree, progress: Progress) -> tuple[PyTree, Progress]:
+        """The end of an epoch: evaluate, and let the task and early stopping judge."""
         row = {
             "epoch": progress.epoch + 1,
             "step": progress.step,
             **self._measured(progress),
             **scalars(self.evaluate(state)),
         }
+        if self.programs.after_evaluation:
+            values = {name: np.float32(value) for name, value in row.items()}
+            state = self.programs.after_evaluation(state, values)
         stopping = self.early_stopping.update(
             progress.stopping, row[self.monitor], row["step"], row["epoch"], self.monitor
         )
-        if stopping.best_step == progress.step:
-            self.best_state = copy(state)
         progress = replace(progress, history=progress.history.add(row), stopping=stopping)
-        if progress.position < self.train.steps:  # the run ends within an epoch
-            return progress
-        return replace(progress, epoch=progress.epoch + 1, position=0, sums=None)
+        if progress.position == self.train.steps:  # and not in an epoch that the run's end cuts
+            progress = replace(progress, epoch=progress.epoch + 1, position=0, sums=None)
+        if stopping.best_step == progress.step:
+            self.best_state, self._unsaved_best = copy(state), self._timed(progress)
+        return state, progress
 
     def _finished(self, progress: Progress) -> str | None:
         """Why there is nothing left to do, if that is so."""
@@ -282,11 +319,23 @@ class Loop:
         metrics = jax.tree.unflatten(jax.tree.structure(self.metrics), progress.sums)
         return scalars(computed(without_halts(metrics)))
 
+    def _due(self) -> bool:
+        """Whether the end of an epoch has to be saved."""
+        # Processes save together, and their clocks need not agree.
+        return jax.process_count() > 1 or time.perf_counter() - self._saved_at >= self.save_seconds
+
     def _save(self, state: PyTree, progress: Progress) -> None:
-        if self.store:
-            seconds = self._earlier_seconds + self.clock.seconds()
-            values = replace(progress, seconds=seconds).to_json()
-            self.store.save(progress.step, state, values, progress.stopping.best_step)
+        """Save a step that isn't saved yet, and before it the best one."""
+        if self.store is None or progress.step == self._saved:
+            return
+        best, pending = progress.stopping.best_step, self._unsaved_best
+        if pending is not None and pending.step < progress.step:
+            self.store.save(best, self.best_state, pending.to_json(), best)
+        self.store.save(progress.step, state, self._timed(progress).to_json(), best)
+        self._saved, self._saved_at, self._unsaved_best = progress.step, time.perf_counter(), None
+
+    def _timed(self, progress: Progress) -> Progress:
+        return replace(progress, seconds=self._earlier_seconds + self.clock.seconds())
 
 
 def _rewound(

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core.tracers import current_trace
 
 PyTree = Any
 Variables = Mapping[str, PyTree]
@@ -107,11 +108,20 @@ def _cast_floating(tree: PyTree, dtype: Any) -> PyTree:
     )
 
 
-def _from_linen(module: nn.Module) -> Network:
-    takes_train = "train" in inspect.signature(type(module).__call__).parameters
+def train_option(module: nn.Module, train: bool) -> dict[str, bool]:
+    """`train`, for a module whose call takes it.
 
+    Example:
+        >>> train_option(nn.Dense(1), True), train_option(nn.BatchNorm(), True)
+        ({}, {})
+    """
+    takes_train = "train" in inspect.signature(type(module).__call__).parameters
+    return {"train": train} if takes_train else {}
+
+
+def _from_linen(module: nn.Module) -> Network:
     def options(train: bool) -> dict[str, Any]:
-        return {"train": train} if takes_train else {}
+        return train_option(module, train)
 
     def init(key: jax.Array, inputs: jax.Array) -> Variables:
         return module.init({"params": key}, inputs, **options(False))
@@ -129,9 +139,11 @@ def _from_linen(module: nn.Module) -> Network:
 
     def layers(variables: Variables, inputs: jax.Array, key: jax.Array) -> list[tuple[str, Any]]:
         seen: list[tuple[str, Any]] = []
+        outside = current_trace()
 
         def record(call, args, kwargs, context):
-            if context.method_name != "__call__":
+            # What runs within a loop or a rematerialised block can't be looked at from outside.
+            if context.method_name != "__call__" or current_trace() != outside:
                 return call(*args, **kwargs)
             name = "/".join(context.module.path) or "the network"
             # A function between two layers is no layer: only what it hands on shows its failure.

@@ -226,6 +226,19 @@ class Programs:
         return sound and jax.jit(sound)
 
     @cached_property
+    def after_evaluation(self) -> Callable[[PyTree, dict[str, np.float32]], PyTree] | None:
+        """`(state, row) -> state`, which donates the state, if the task has such a function."""
+        after = getattr(self.task, "after_evaluation", None)
+        if after is None:
+            return None
+
+        def after_evaluation(state: PyTree, row: dict[str, jax.Array]) -> PyTree:
+            self.compiles.record("what follows an evaluation", row)
+            return after(state, row)
+
+        return jax.jit(after_evaluation, donate_argnums=0)
+
+    @cached_property
     def evaluate(self) -> Callable[[PyTree, Any, int], Metrics]:
         """`(state, feed, count) -> metrics`, summed over the first `count` batches of the feed."""
 
@@ -257,6 +270,11 @@ class Programs:
             return jax.lax.fori_loop(0, count, step, zeros)
 
         return jax.jit(predict)
+
+
+def compiled(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """A pure function as a program of its own, for what isn't a task's."""
+    return jax.jit(function)
 
 
 @jax.jit

@@ -54,6 +54,9 @@ class Task(Protocol[S]):
         A metric called `halt/REASON` that is not 0 ends training with that reason. The state that
         comes with it is kept, unless the task has a method `sound(before, after) -> bool`: then
         training goes back to the last state that is sound.
+
+        Where a task has `after_evaluation(state, row) -> state`, the state goes through it when an
+        epoch was evaluated; `row` is the epoch's row of the history as float32 scalars.
         """
         ...
 
@@ -75,11 +78,17 @@ class Aux:
             gradients of parts of a batch add up to the gradient of the whole.
         collections: the model's other variables after the forward pass.
         metrics: mergeable sums.
+        loss: what the objective came to, where `value_at` is known.
+        value_at: the objective of this very step (batch, collections and random streams) as a
+            function of the parameters, for optimizers that search along a line; None where a step
+            has no such function.
     """
 
     weight: jax.Array
     collections: dict[str, PyTree]
     metrics: dict[str, PyTree]
+    loss: jax.Array | None = None
+    value_at: Callable[[PyTree], jax.Array] | None = struct.field(pytree_node=False, default=None)
 
 
 class Inference(NamedTuple):
@@ -96,19 +105,24 @@ class Inference(NamedTuple):
     variables: dict[str, PyTree]
 
 
+AfterEvaluation = Callable[[Any, Mapping[str, jax.Array]], Any]
 Objective = Callable[[PyTree, dict[str, PyTree], Batch, jax.Array], tuple[jax.Array, Aux]]
 
 
 class GradientTask:
     """A task that learns by gradient descent: its step is two functions in a row.
 
-    Techniques (`jaxnet.training.transforms`) step in at the level where they belong: the
+    Techniques (`jaxnet.training.transforms`) step in at the level where they belong: the batch, the
     objective, the gradients, or the update.
     """
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
         """The state before the first step."""
         raise NotImplementedError
+
+    def prepare(self, state: TrainState, batch: Batch) -> Batch:
+        """The batch to learn from, before anything cuts it into parts: here it is augmented."""
+        return batch
 
     def objective(
         self, params: PyTree, collections: dict[str, PyTree], batch: Batch, key: jax.Array
@@ -129,8 +143,14 @@ class GradientTask:
         """The state after one update."""
         raise NotImplementedError
 
+    @property
+    def after_evaluation(self) -> AfterEvaluation | None:
+        """See `Task.train_step`; None where an evaluation changes nothing, which costs nothing."""
+        return None
+
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One step of gradient descent."""
+        batch = self.prepare(state, batch)
         grads, aux = self.gradients(self.objective, state, batch)
         return self.apply_gradients(state, grads, aux), aux.metrics
 
@@ -174,6 +194,39 @@ def example_weights(batch: Batch) -> jax.Array:
     if "weights" not in batch:
         return mask.astype(jnp.float32)
     return jnp.where(mask, batch["weights"].astype(jnp.float32), jnp.zeros((), jnp.float32))
+
+
+def targets(outputs: PyTree, batch: Batch) -> tuple[PyTree, jax.Array, jax.Array]:
+    """What to compare with what, and how much each comparison counts.
+
+    An example that was mixed from two (`jaxnet.data.augmentation.mixup`) is compared with both
+    labels: with `labels` by the share `lam` of its weight, with `labels_b` by the rest. Whatever
+    the loss, this makes it `lam * loss(labels) + (1 - lam) * loss(labels_b)`, as in Zhang et al.
+    2018 and Yun et al. 2019, and metrics are shared alike.
+
+    Args:
+        outputs: (B, ...), the model's.
+        batch: the batch; mixed where it has `labels_b` (B, ...) and `lam` (B,).
+
+    Returns:
+        Outputs, labels and float32 weights, with B rows, or 2 B where the batch is mixed.
+
+    Example:
+        >>> batch = {"labels": jnp.array([3]), "labels_b": jnp.array([5]), "lam": jnp.array([0.75]),
+        ...          "mask": jnp.array([True])}
+        >>> _, labels, weights = targets(jnp.zeros((1, 10)), batch)
+        >>> labels.tolist(), weights.tolist()
+        ([3, 5], [0.75, 0.25])
+    """
+    labels, weights = batch["labels"], example_weights(batch)
+    if "labels_b" not in batch:
+        return outputs, labels, weights
+    lam = batch["lam"]
+    return (
+        jax.tree.map(lambda x: jnp.concatenate([x, x]), outputs),
+        jnp.concatenate([labels, batch["labels_b"]]),
+        jnp.concatenate([lam * weights, (1 - lam) * weights]),
+    )
 
 
 def identity(inputs: jax.Array) -> jax.Array:
@@ -238,9 +291,9 @@ class Supervised(GradientTask):
     ) -> tuple[jax.Array, Aux]:
         """The weighted mean of the examples' losses."""
         outputs, updated = self._forward(params, collections, batch, True, key)
-        weights = example_weights(batch)
-        losses = self.loss(outputs, batch["labels"])
-        metrics = self._metrics(self.metrics, losses, outputs, batch["labels"], weights)
+        outputs, labels, weights = targets(outputs, batch)
+        losses = self.loss(outputs, labels)
+        metrics = self._metrics(self.metrics, losses, outputs, labels, weights)
         return weighted_mean(losses, weights), Aux(weights.sum(), dict(updated), metrics)
 
     def gradients(
@@ -249,16 +302,26 @@ class Supervised(GradientTask):
         """The gradient of `objective` by the parameters."""
         key = stream(state.key, "objective", state.step)
         differentiate = jax.value_and_grad(objective, has_aux=True)
-        (_, aux), grads = differentiate(state.params, state.collections, batch, key)
-        return grads, aux
+        (loss, aux), grads = differentiate(state.params, state.collections, batch, key)
+
+        def value_at(params: PyTree) -> jax.Array:
+            return objective(params, state.collections, batch, key)[0]
+
+        return grads, replace(aux, loss=loss, value_at=value_at)
 
     def apply_gradients(self, state: TrainState, grads: PyTree, aux: Aux) -> TrainState:
-        """One Optax update."""
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        """One Optax update; a line search may evaluate the objective, see `Aux.value_at`."""
+        optimizer = optax.with_extra_args_support(self.optimizer)
+        # Optax mixes its integer counts with floats, which strict type promotion forbids.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = optimizer.update(
+                grads, state.opt_state, state.params, **_searchable(state.params, grads, aux)
+            )
+            params = optax.apply_updates(state.params, updates)
         return replace(
             state,
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             opt_state=opt_state,
             collections=aux.collections,
         )
@@ -302,6 +365,8 @@ class Supervised(GradientTask):
         if outputs.shape[-1] == 1:  # a number or a logit, which no label can be outside of
             return
         wrong = (labels < 0) | (labels >= outputs.shape[-1])
+        if hasattr(self.loss, "ignored"):  # `losses.masked`
+            wrong &= labels != self.loss.ignored
         if wrong.any():
             row = int(wrong.reshape(len(labels), -1).any(axis=1).argmax())
             raise InputError(
@@ -330,3 +395,22 @@ class Supervised(GradientTask):
     def _metrics(self, metrics, losses, outputs, labels, weights):
         reported = {name: metric(outputs, labels, weights) for name, metric in metrics.items()}
         return {"loss": Mean.of(losses, weights), **reported}
+
+
+def _searchable(params: PyTree, grads: PyTree, aux: Aux) -> dict[str, Any]:
+    """What Optax's line searches take besides the gradient: the objective, and its value here."""
+    value_at = aux.value_at
+    if value_at is None:
+        return {}
+
+    def value_fn(seen: PyTree) -> jax.Array:
+        # An optimizer of some parameters sees those alone; the others stay where they are.
+        return value_at(
+            jax.tree.map(lambda s, p: p if _masked(s) else s, seen, params, is_leaf=_masked)
+        )
+
+    return {"value": aux.loss, "grad": grads, "value_fn": value_fn}
+
+
+def _masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)

@@ -24,6 +24,7 @@ from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.evaluation import Data, Evaluator
 from jaxnet.training.history import History, computed, scalars
 from jaxnet.training.loop import Halt, Loop
+from jaxnet.training.norms import layer_order
 from jaxnet.training.programs import Programs, StepsPerDispatch, without_halts
 from jaxnet.training.progress import Progress
 from jaxnet.training.task import Task
@@ -54,6 +55,12 @@ class Trained:
     def evaluate(self, data: Data) -> dict[str, Any]:
         """The metrics of labelled data."""
         return self.trainer.evaluate(self.state, data)
+
+    def layers(self) -> list[str]:
+        """The paths of the network's layers in the order in which they run."""
+        network, preprocess, variables = self.trainer.task.inference(self.state)  # pyright: ignore[reportAttributeAccessIssue]
+        batch = jax.ShapeDtypeStruct((1, *self.inputs.shape), self.inputs.dtype)
+        return layer_order(network, variables, jax.eval_shape(preprocess, batch))
 
 
 @dataclass(frozen=True)
@@ -191,6 +198,7 @@ class Trainer:
                 monitor=monitor,
                 store=store,
                 save_every=self.checkpoints.every_steps if self.checkpoints else None,
+                save_seconds=self.checkpoints.min_seconds if self.checkpoints else 0.0,
                 callbacks=self._watchers(),
                 steps=wanted,
                 end=end,
@@ -255,6 +263,9 @@ class Trainer:
         columns = _columns(metrics)
         if validates:
             columns += _columns(jax.eval_shape(self.task.eval_step, shapes, batch), "val_")
+        if self.programs.after_evaluation:
+            row = dict.fromkeys(["epoch", "step", *columns], np.float32(0))
+            jax.eval_shape(self.programs.after_evaluation, shapes, row)
         return self.early_stopping.key(columns)
 
     def _watchers(self) -> list[Callback]:

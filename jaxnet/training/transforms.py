@@ -3,13 +3,15 @@
     task = Supervised(model, losses.cross_entropy, optax.adam(1e-3))
     task = guard_nonfinite(with_ema(accumulate(clip(task, 1.0), 4), 0.999), "skip")
 
-Each acts at the level where it belongs: the network (`mixed_precision`), the objective (`remat`),
-the gradients (`accumulate`), the update (`clip`, `freeze`, `with_ema`) or the whole step (those of
-`jaxnet.training.guard`). A technique that a task can't take is refused, with the reason.
+Each acts at the level where it belongs: the batch (`augment`, in `jaxnet.training.augmented`), the
+network (`mixed_precision`), the objective (`penalize`, `remat`), the gradients (`accumulate`), the
+update (`clip`, `freeze`, `with_ema`) or the whole step (those of `jaxnet.training.guard`). A
+technique that a task can't take is refused, with the reason.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -20,11 +22,14 @@ import optax
 
 from jaxnet import trees
 from jaxnet.errors import UsageError
+from jaxnet.losses import widened
+from jaxnet.metrics import Mean
 from jaxnet.training.guard import WholeStep
 from jaxnet.training.network import Network, Precision, compute_in
 from jaxnet.training.nonfinite import all_finite
 from jaxnet.training.state import PyTree, TrainState, select
 from jaxnet.training.task import (
+    AfterEvaluation,
     Aux,
     Batch,
     GradientTask,
@@ -45,6 +50,10 @@ class Technique(GradientTask):
         """See `GradientTask`."""
         return self.task.init(key, batch)
 
+    def prepare(self, state: TrainState, batch: Batch) -> Batch:
+        """See `GradientTask`."""
+        return self.task.prepare(state, batch)
+
     def objective(
         self, params: PyTree, collections: dict[str, PyTree], batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, Aux]:
@@ -60,6 +69,11 @@ class Technique(GradientTask):
     def apply_gradients(self, state: TrainState, grads: PyTree, aux: Aux) -> TrainState:
         """See `GradientTask`."""
         return self.task.apply_gradients(state, grads, aux)
+
+    @property
+    def after_evaluation(self) -> AfterEvaluation | None:
+        """See `GradientTask`."""
+        return self.task.after_evaluation
 
     def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
         """See `GradientTask`."""
@@ -102,7 +116,7 @@ def clip(task: GradientTask, max_norm: float) -> GradientTask:
     Raises:
         UsageError: `max_norm` isn't positive, or the task doesn't learn by gradient descent.
     """
-    _require_gradients(task, "clip")
+    require_gradients(task, "clip")
     if not max_norm > 0:
         raise UsageError(f"clip: expected a positive max_norm, got {max_norm}")
     return task.map_optimizer(lambda inner: optax.chain(optax.clip_by_global_norm(max_norm), inner))
@@ -152,13 +166,17 @@ class _TrainOnly(Technique):
 
 
 def _train_only(task: GradientTask, name: str, trained: Callable[[PyTree], PyTree]) -> GradientTask:
-    _require_gradients(task, name)
+    require_gradients(task, name)
 
     def labels(params: PyTree) -> PyTree:
         return jax.tree.map(lambda train: "train" if train else "frozen", trained(params))
 
     def partition(inner: Optimizer) -> Optimizer:
-        return optax.partition({"train": inner, "frozen": optax.set_to_zero()}, labels)
+        return optax.partition(
+            {"train": inner, "frozen": optax.set_to_zero()},
+            labels,
+            mask_compatible_extra_args=True,
+        )
 
     return _TrainOnly(task.map_optimizer(partition), trained)
 
@@ -204,7 +222,7 @@ def with_ema(task: GradientTask, decay: float) -> GradientTask:
     Raises:
         UsageError: `decay` isn't in [0, 1), or the task doesn't learn by gradient descent.
     """
-    _require_gradients(task, "with_ema")
+    require_gradients(task, "with_ema")
     if not 0 <= decay < 1:
         raise UsageError(f"with_ema: expected a decay in [0, 1), got {decay}")
     return _Ema(task, decay)
@@ -271,7 +289,7 @@ def accumulate(task: GradientTask, parts: int) -> GradientTask:
         UsageError: `parts` isn't positive or doesn't divide the batch, or the task doesn't learn by
             gradient descent.
     """
-    _require_gradients(task, "accumulate")
+    require_gradients(task, "accumulate")
     if parts < 1:
         raise UsageError(f"accumulate: expected a positive number of parts, got {parts}")
     return _Accumulate(task, parts) if parts > 1 else task
@@ -291,8 +309,76 @@ def remat(task: GradientTask) -> GradientTask:
 
     Chen et al. (2016), "Training deep nets with sublinear memory cost".
     """
-    _require_gradients(task, "remat")
+    require_gradients(task, "remat")
     return _Remat(task)
+
+
+@dataclass(frozen=True)
+class _Penalize(Technique):
+    patterns: tuple[str, ...]
+    l1: float
+    l2: float
+
+    def objective(self, params, collections, batch, key):
+        loss, aux = self.task.objective(params, collections, batch, key)
+        penalty = self._penalty(params).astype(loss.dtype)
+        before = aux.metrics.get("penalty", Mean(jnp.zeros_like(aux.weight), aux.weight))
+        # Weighed as the loss is, so that the parts of an accumulated batch add up to it.
+        total = before.total + penalty.astype(aux.weight.dtype) * aux.weight
+        metrics = {**aux.metrics, "penalty": Mean(total, aux.weight)}
+        return loss + penalty, replace(aux, metrics=metrics)
+
+    def _penalty(self, params: PyTree) -> jax.Array:
+        marked = jax.tree.leaves(trees.mask(params, *self.patterns))
+        chosen = [p for p, m in zip(jax.tree.leaves(params), marked, strict=True) if m]
+        total = jnp.zeros((), jnp.float32)
+        for weights in map(widened, chosen):
+            if self.l1:
+                total += (self.l1 * jnp.abs(weights).sum()).astype(total.dtype)
+            if self.l2:
+                total += (self.l2 * jnp.square(weights).sum()).astype(total.dtype)
+        return total
+
+
+def penalize(task: GradientTask, *patterns: str, l1: float = 0.0, l2: float = 0.0) -> GradientTask:
+    """Add `l1 * sum |w| + l2 * sum w^2` to the objective: lasso, ridge, or with both elastic net.
+
+    Tibshirani (1996); Hoerl and Kennard (1970); Zou and Hastie (2005). The scale is that of Keras's
+    `L1` and `L2`, on the MEAN loss of the batch. Others, for n training examples:
+
+    | there | here |
+    |---|---|
+    | PyTorch's SGD, `weight_decay=d` | `l2=d/2`, and all parameters: `"**"` |
+    | `MLPClassifier(alpha=a)` | `l2=a/(2n)` |
+    | `LogisticRegression(C=c)`, `cross_entropy` | `l2=1/(2cn)` |
+    | `Ridge(alpha=a)`, `squared_error` | `l2=a/n` |
+    | `ElasticNet(alpha=a, l1_ratio=r)`, `squared_error` | `l1=2ar`, `l2=a(1-r)` |
+
+    With adaptive optimizers this is not weight decay: `optimizers.by_name("adamw", ...)` is
+    (Loshchilov and Hutter 2019). Gradient descent brings weights under `l1` close to 0 and not to 0
+    itself.
+
+    The `loss` that is reported stays that of the data, so that training and validation compare; the
+    training history has the penalty as `penalty`. Put `freeze` outside, so that what is frozen is
+    not pulled at either.
+
+    Args:
+        task: a task that learns by gradient descent.
+        patterns: which parameters, by path (`jaxnet.trees`); by default `"**/kernel"`, the weights
+            of dense, convolutional and recurrent layers, but no bias, no scale of a normalisation
+            and no embedding.
+        l1: at least 0.
+        l2: at least 0.
+
+    Raises:
+        InputError: a pattern matches no parameter (at the first step).
+        UsageError: a factor is negative or not finite, or the task doesn't learn by gradient
+            descent.
+    """
+    require_gradients(task, "penalize")
+    if not (0 <= l1 < math.inf and 0 <= l2 < math.inf):
+        raise UsageError(f"penalize: expected l1 and l2 of at least 0, got l1={l1}, l2={l2}")
+    return _Penalize(task, patterns or ("**/kernel",), l1, l2) if l1 or l2 else task
 
 
 @dataclass(frozen=True)
@@ -314,6 +400,8 @@ class _LossScaling(Technique):
             return loss * scale, aux
 
         grads, aux = self.task.gradients(scaled, state, batch)
+        # In half precision the values along a line are too coarse to search by.
+        aux = replace(aux, loss=None, value_at=None)
         return jax.tree.map(lambda g: g / scale.astype(g.dtype), grads), aux
 
     def apply_gradients(self, state, grads, aux):
@@ -336,7 +424,7 @@ def mixed_precision(task: GradientTask, precision: Precision) -> GradientTask:
     Raises:
         UsageError: an unknown precision, or the task doesn't learn by gradient descent.
     """
-    _require_gradients(task, "mixed_precision")
+    require_gradients(task, "mixed_precision")
     if precision not in get_args(Precision):
         raise UsageError(
             f"mixed_precision: expected one of {', '.join(get_args(Precision))}, got {precision!r}"
@@ -354,7 +442,12 @@ def _remember(state: TrainState, **memory: PyTree) -> TrainState:
     return replace(state, memory={**state.memory, **memory})
 
 
-def _require_gradients(task: Any, technique: str) -> None:
+def require_gradients(task: Any, technique: str) -> None:
+    """Refuse a task that `technique` can't take.
+
+    Raises:
+        UsageError: the task doesn't learn by gradient descent.
+    """
     if isinstance(task, GradientTask):
         return
     if isinstance(task, WholeStep):

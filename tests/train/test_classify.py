@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import json
 import os
 import signal
@@ -10,10 +12,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxnet import Bundle, cli
+from jaxnet.config import from_command_line
 from jaxnet.data import load_digits
+from train.classify import PROGRAM, Config, train
 
 QUICK = ["--model", "mlp", "--network.hidden", "64", "--epochs", "12", "--batch-size", "64"]
 
@@ -21,6 +26,12 @@ QUICK = ["--model", "mlp", "--network.hidden", "64", "--epochs", "12", "--batch-
 def classify(*arguments: str | Path, **options) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "train.classify", "--no-progress", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+
+
+def classify_here(*arguments: str | Path) -> int:
+    """The same in this process, which is quicker: the exit code."""
+    words = ["--no-progress", *map(str, arguments)]
+    return cli.run(lambda: train(from_command_line(Config, words, PROGRAM)))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +50,9 @@ def test_the_run_folder_is_complete(run):
     assert summary["test_accuracy"] > 0.9
     assert summary["parameters"] == 64 * 64 + 64 + 64 * 10 + 10
     assert summary["stop_reason"] == "epochs"
-    assert summary["compiles"] == 3  # initialisation, training, evaluation
+    assert summary["compiles"] == 4  # initialisation, training, evaluation, prediction
+    assert summary["test_roc_auc"] > 0.98
+    assert abs(summary["test_f1"] - summary["test_accuracy"]) < 0.05
     assert 0 <= summary["data_wait_share"] < 1
     for name in (
         "test_loss",
@@ -50,8 +63,10 @@ def test_the_run_folder_is_complete(run):
         "device",
     ):
         assert summary[name], name
-    for picture in ("curves.png", "confusion.png"):
+    for picture in ("curves.png", "confusion.png", "roc.png", "pr.png"):
         assert (run / picture).read_bytes().startswith(b"\x89PNG")
+    assert len((run / "classes.csv").read_text().splitlines()) == 11
+    assert not (run / "augmented.png").exists()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, 13))
     assert {"loss", "accuracy", "val_loss", "val_accuracy", "seconds"} <= lines[0].keys()
@@ -64,12 +79,42 @@ def test_the_bundle_of_a_run_predicts(run):
     assert (predicted == digits.labels).mean() > 0.9
 
 
+def test_augmentation_by_name_leaves_a_picture_of_what_the_network_sees(tmp_path):
+    names = ["--augment.crop", "1", "--augment.rotate", "10", "--augment.mixup", "0.2"]
+    done = classify(*QUICK, "--epochs", "2", *names, "--run-dir", tmp_path)
+    assert done.returncode == cli.DONE, done.stderr
+    assert done.stderr == ""
+    assert (tmp_path / "augmented.png").read_bytes().startswith(b"\x89PNG")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["compiles"] == 4  # initialisation, training, evaluation, prediction
+    assert summary["test_accuracy"] > 0.5
+
+
 def test_a_run_can_be_repeated_from_its_config(run, tmp_path):
     done = classify("--config", run / "config.toml", "--run-dir", tmp_path)
     assert done.returncode == cli.DONE, done.stderr
     assert (tmp_path / "history.csv").read_bytes() == (run / "history.csv").read_bytes()
     weights = "bundle/model.safetensors"
     assert (tmp_path / weights).read_bytes() == (run / weights).read_bytes()
+
+
+@pytest.mark.slow
+def test_plateaus_norms_and_rates_from_the_command_line(tmp_path):
+    options = ["--optimizer.name", "adamw", "--optimizer.schedule", "plateau"]
+    options += ["--optimizer.plateau.patience", "1", "--optimizer.plateau.min-delta", "9"]
+    options += ["--optimizer.weight-decay", "0.1", "--optimizer.decay", "**/kernel"]
+    options += ["--techniques.norms", "--techniques.rates", "Dense_0/**", "0.5"]
+    done = classify(*QUICK, "--epochs", "4", *options, "--run-dir", tmp_path)
+    assert done.returncode == cli.DONE, done.stderr
+    assert done.stderr == ""
+    with open(tmp_path / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    # An improvement by 9 there is only after nothing.
+    assert [float(row["learning_rate_scale"]) for row in rows] == pytest.approx([1, 1, 0.1, 0.01])
+    assert all(float(row["grad_norm/Dense_0"]) > 0 for row in rows)
+    assert (tmp_path / "norms.png").read_bytes().startswith(b"\x89PNG")
+    # The file says the same again.
+    assert classify("--config", tmp_path / "config.toml").returncode == cli.DONE
 
 
 def test_a_finished_run_is_not_trained_again(run):
@@ -91,9 +136,13 @@ def test_another_configuration_in_the_same_folder_is_refused(run):
         (["--data", "digts"], cli.WRONG_USAGE, "unknown data 'digts'; did you mean 'digits'?"),
         (["--model", "cn"], cli.WRONG_USAGE, "unknown model 'cn'; did you mean 'cnn'?"),
         (["--optimizer.name", "adm"], cli.WRONG_USAGE, "did you mean 'adam"),
-        (["--data", "mnist"], cli.WRONG_USAGE, "needs --data-dir"),
+        (["--metrics", "recal"], cli.WRONG_USAGE, "did you mean 'recall'?"),
+        (["--data", "folder"], cli.WRONG_USAGE, "needs --data-dir"),
+        (["--data", "cifar10", "--data-dir", "absent"], cli.FAILED, "absent"),
+        (["--folds", "1"], cli.WRONG_USAGE, "folds of at least 2"),
         (["--early-stopping.patience", "-1"], cli.WRONG_USAGE, "expected a patience of 0"),
         (["--early-stopping.monitor", "val_auc"], cli.WRONG_USAGE, "val_accuracy"),
+        (["--augment.hue", "2"], cli.WRONG_USAGE, "hue: expected an amount in (0, 0.5], got 2.0"),
         (["--epochs", "0"], cli.WRONG_USAGE, "epochs"),
         (["--learning-rate", "-1"], cli.WRONG_USAGE, "learning_rate"),
         (["--epochs", "many"], cli.WRONG_USAGE, "--epochs"),
@@ -106,6 +155,137 @@ def test_wrong_use_is_a_message_and_an_exit_code(arguments, code, message, tmp_p
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def fruit(tmp_path_factory) -> Path:
+    """A table of mixed columns with gaps, from which the kind of a fruit can be learnt."""
+    pd = pytest.importorskip("pandas", reason="needs the extra [tables]")
+    rng = np.random.default_rng(0)
+    n = 300
+    frame = pd.DataFrame({"size": rng.normal(size=n), "colour": rng.choice(["red", "green"], n)})
+    apple = (frame["size"] > 0) == (frame["colour"] == "red")
+    frame["kind"] = np.where(apple, "apple", "pear")
+    frame.loc[rng.random(n) < 0.05, "size"] = None
+    frame.loc[rng.random(n) < 0.05, "colour"] = None
+    frame.insert(0, "row", range(n))
+    path = tmp_path_factory.mktemp("tables") / "fruit.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+TABLE = ["--data", "csv", "--target", "kind", "--epochs", "30", "--network.hidden", "32"]
+
+
+def test_a_table_and_its_bundle_that_takes_raw_rows(fruit, tmp_path):
+    done = classify(*TABLE, "--data-dir", fruit, "--run-dir", tmp_path)
+    assert done.returncode == cli.DONE, done.stderr
+    assert done.stderr == "WARNING: fruit.csv: row: it numbers the rows; left out\n"
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["test_accuracy"] > 0.85
+    bundle = Bundle.load(tmp_path / "bundle")
+    rows = [{"size": 1.0, "colour": "red"}, {"size": 1.0, "colour": "green"}]
+    assert bundle.predict_class(rows).tolist() == ["apple", "pear"]
+    assert bundle.predict_proba([{"size": None, "colour": "blue"}]).sum() == pytest.approx(1)
+    assert len(bundle.predict(fruit)) == 300
+
+
+def test_folds_share_their_programs_and_a_finished_one_is_not_trained_again(
+    fruit, tmp_path, capsys
+):
+    folds = [*TABLE, "--data-dir", fruit, "--folds", "3", "--run-dir", tmp_path]
+    assert classify_here(*folds) == cli.DONE
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["compiles"] == 3  # initialisation, training, evaluation
+    accuracies = summary["test_accuracy_folds"]
+    assert len(accuracies) == 3
+    assert summary["test_accuracy"] == pytest.approx(np.mean(accuracies))
+    assert summary["test_accuracy_std"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert np.sum(summary["confusion"]) == 300
+    mean = np.trace(summary["confusion"]) / 300
+    assert summary["test_accuracy"] == pytest.approx(mean)
+    assert "±" in capsys.readouterr().out
+    (tmp_path / "fold-2" / "summary.json").unlink()
+    before = (tmp_path / "fold-1" / "summary.json").read_bytes()
+    assert classify_here(*folds) == cli.DONE
+    assert (tmp_path / "fold-1" / "summary.json").read_bytes() == before
+    again = json.loads((tmp_path / "summary.json").read_text())
+    assert again["test_accuracy_folds"] == accuracies
+    assert again["confusion"] == summary["confusion"]
+
+
+def test_folds_of_images(tmp_path):
+    folds = [*QUICK, "--folds", "2", "--epochs", "4", "--run-dir", tmp_path]
+    assert classify_here(*folds) == cli.DONE
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["test_accuracy"] > 0.8
+    assert summary["compiles"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--target", "kinds"], cli.FAILED, "expected a column 'kinds' to predict, got row, size"),
+        ([], cli.WRONG_USAGE, "say which column to predict, with --target COLUMN"),
+        (["--data", "titanic"], cli.FAILED, "expected a column 'Survived'"),
+        (["--target", "kind", "--model", "cnn"], cli.WRONG_USAGE, "--model cnn is for images"),
+        (["--target", "kind", "--folds", "200"], cli.FAILED, "fewer than the 200 parts"),
+        (["--target", "kind", "--table.drop", "sizes"], cli.WRONG_USAGE, "did you mean 'size'?"),
+        (["--target", "kind", "--table.numbers", "colour"], cli.FAILED, "colour: expected numbers"),
+    ],
+)
+def test_a_table_used_wrongly(arguments, code, message, fruit, tmp_path, capsys):
+    options = ["--data", "csv", "--data-dir", fruit, "--run-dir", tmp_path / "run", *arguments]
+    assert classify_here(*options) == code
+    assert message in capsys.readouterr().err
+
+
+def write_stripes(folder: Path) -> Path:
+    """Pictures of two kinds and several sizes that are easy to tell apart."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        pixels = rng.integers(0, 60, (16 + number % 3, 16, 3), np.uint8)
+        pixels[::4] += 150
+        kind = "upright" if number % 2 else "flat"
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(pixels.swapaxes(0, 1) if number % 2 else pixels)
+        image.save(folder / kind / f"{number}.jpg", quality=95)
+    return folder
+
+
+def test_a_folder_of_images_is_learnt_and_one_of_several_sizes_asks_for_a_size(tmp_path):
+    images = ["--data", "folder", "--data-dir", write_stripes(tmp_path / "stripes")]
+    done = classify(*images, "--run-dir", tmp_path / "run")
+    assert done.returncode == cli.FAILED
+    assert "--image-size" in done.stderr
+    done = classify(*images, "--image-size", "16", *QUICK, "--run-dir", tmp_path / "run")
+    assert done.returncode == cli.DONE, done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["test_accuracy"] > 0.8
+    assert Bundle.load(tmp_path / "run" / "bundle").class_names == ("flat", "upright")
+
+
+@pytest.mark.slow
+def test_images_larger_than_the_memory_are_learnt_as_those_in_memory(tmp_path, monkeypatch):
+    config = Config(
+        data="folder",
+        data_dir=write_stripes(tmp_path / "stripes"),
+        image_size=16,
+        model="mlp",
+        epochs=3,
+        batch_size=16,
+        progress=False,
+    )
+    for place, most in (("memory", 2**30), ("disk", 0)):
+        monkeypatch.setattr("jaxnet.data.images.IN_MEMORY_BYTES", most)
+        run = dataclasses.replace(config, run_dir=tmp_path / place)
+        assert train(run) == cli.DONE
+    history = "history.csv"
+    assert (tmp_path / "disk" / history).read_bytes() == (
+        tmp_path / "memory" / history
+    ).read_bytes()
 
 
 def test_sigterm_saves_and_the_same_command_ends_as_if_nothing_had_been(tmp_path):

@@ -44,6 +44,7 @@ def _run(
     folder: Path,
     epochs: int,
     every_steps: int | None = None,
+    min_seconds: float = 0.0,
     sleep: float = 0.0,
     seed: int = 0,
 ) -> None:
@@ -58,7 +59,9 @@ def _run(
             time.sleep(sleep)
 
     task = with_ema(classifier(optimizer=optimizers.by_name("adam", 0.01)), 0.9)
-    checkpoints = Checkpoints(folder / "checkpoints", every_steps=every_steps)
+    checkpoints = Checkpoints(
+        folder / "checkpoints", every_steps=every_steps, min_seconds=min_seconds
+    )
     trainer = Trainer(task, checkpoints=checkpoints, callbacks=[Report()], steps_per_dispatch=4)
     result = trainer.fit(table(30), table(12, seed=1), epochs=epochs, batch_size=4, seed=seed)
     state = {

@@ -118,10 +118,19 @@ def test_an_empty_split(trainer, model):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (INPUTS, r"expected Arrays, a pair \(inputs, labels\) or a Pipeline, got ndarray"),
-        ([INPUTS, LABELS], r"expected Arrays, a pair \(inputs, labels\) or a Pipeline, got list"),
-        (None, r"expected Arrays, a pair \(inputs, labels\) or a Pipeline, got NoneType"),
-        ((INPUTS,), r"expected Arrays, a pair \(inputs, labels\) or a Pipeline, got a tuple of 1"),
+        (
+            INPUTS,
+            r"expected Arrays, a pair \(inputs, labels\), a Source or a Pipeline, got ndarray",
+        ),
+        (
+            [INPUTS, LABELS],
+            r"expected Arrays, a pair \(inputs, labels\), a Source or a Pipeline, got list",
+        ),
+        (None, r"expected Arrays, a pair \(inputs, labels\), a Source or a Pipeline, got NoneType"),
+        (
+            (INPUTS,),
+            r"expected Arrays, a pair \(inputs, labels\), a Source or a Pipeline, got a tuple of 1",
+        ),
         ((INPUTS, LABELS, None), r"got a tuple of 3. Weights.* Arrays\(inputs, labels, weights\)"),
     ],
 )

@@ -9,11 +9,18 @@ import optax
 import pytest
 
 from jaxnet.errors import UsageError
+from jaxnet.metrics import METRICS
 from jaxnet.training import EarlyStopping, Trainer
 from jaxnet.training.early_stopping import Stopping
 from tests.training.helpers import bits, classifier, table
 
 NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_of_every_metric_it_is_known_whether_it_should_grow(name: str):
+    shrinks = "error" in name or name == "perplexity"
+    assert EarlyStopping(f"val_{name}").sign(f"val_{name}") == (-1 if shrinks else 1)
 
 
 def judged(rule: EarlyStopping, values: Sequence[float], monitor: str = "loss") -> tuple:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from jaxnet import metrics
 from jaxnet.training import History
-from jaxnet.training.plots import plot_confusion
+from jaxnet.training.plots import plot_confusion, plot_precision_recall, plot_roc
 
 ROWS = tuple(
     {"epoch": e, "step": 4 * e, "loss": 1 / e, "accuracy": 1 - 1 / e, "val_loss": 2 / e}
@@ -45,3 +46,24 @@ def test_confusion_matrices_are_drawn(tmp_path, classes):
 def test_a_class_without_examples_is_no_division_by_zero(tmp_path):
     plot_confusion(np.array([[3, 1], [0, 0]]), ["yes", "no"], tmp_path / "confusion.png")
     assert is_a_picture(tmp_path / "confusion.png")
+
+
+@pytest.mark.parametrize("classes", [1, 3, 30])
+def test_roc_and_precision_recall_curves_are_drawn(tmp_path, classes):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, max(classes, 2), 300)
+    right = labels[:, None] == (np.arange(classes) if classes > 1 else 1)
+    logits = (rng.normal(size=(300, classes)) + 2 * right).astype(np.float32)
+    plot_roc(metrics.roc_curves(logits, labels), tmp_path / "roc.png")
+    plot_precision_recall(metrics.precision_recall_curves(logits, labels), tmp_path / "pr.png")
+    assert is_a_picture(tmp_path / "roc.png")
+    assert is_a_picture(tmp_path / "pr.png")
+    assert (tmp_path / "roc.png").read_bytes() != (tmp_path / "pr.png").read_bytes()
+
+
+def test_classes_without_a_curve_are_drawn_as_nothing(tmp_path):
+    logits, labels = np.array([1.0, 2.0], np.float32), np.zeros(2, int)
+    plot_roc(metrics.roc_curves(logits, labels), tmp_path / "roc.png")
+    plot_precision_recall(metrics.precision_recall_curves(logits, labels), tmp_path / "pr.png")
+    assert is_a_picture(tmp_path / "roc.png")
+    assert is_a_picture(tmp_path / "pr.png")

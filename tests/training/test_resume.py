@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from jaxnet import optimizers
+from jaxnet.data import augmentation
 from jaxnet.errors import CheckpointError
 from jaxnet.training import (
     Callback,
@@ -29,6 +30,7 @@ from jaxnet.training import (
     EarlyStopping,
     Trainer,
     accumulate,
+    augment,
     guard_nonfinite,
     with_ema,
 )
@@ -80,11 +82,12 @@ class Case:
     data: Callable[..., tuple[np.ndarray, np.ndarray]] = table
     every_steps: int | None = 3
     keep: int = 2
+    min_seconds: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
     epochs: int = EPOCHS
 
     def trainer(self, folder: Path, interrupts: Interrupts) -> Trainer:
-        checkpoints = Checkpoints(folder, self.keep, self.every_steps)
+        checkpoints = Checkpoints(folder, self.keep, self.every_steps, self.min_seconds)
         return Trainer(
             self.task,
             checkpoints=checkpoints,
@@ -140,6 +143,15 @@ CASES = {
     "convolution": Case(classifier(ConvNet()), images),
     "accumulate, ema, guard": Case(
         guard_nonfinite(with_ema(accumulate(classifier(), 2), 0.9), "skip"),
+    ),
+    "augmentation": Case(
+        augment(
+            classifier(ConvNet()),
+            augmentation.crop(1),
+            augmentation.flip_left_right(),
+            augmentation.mixup(),
+        ),
+        images,
     ),
     "data on the host": Case(classifier(Regularised()), options={"placement": "host"}),
 }
@@ -225,6 +237,33 @@ def test_patience_goes_on_counting_and_the_best_comes_from_disk(overfitted, tmp_
     for at in ([best + STEPS + 2], [best - 1, best + 1, best + STEPS + 1]):
         shutil.rmtree(tmp_path / "run")
         assert _outcome(_interrupted(case, trainer, interrupts, at), tmp_path / "run") == expected
+
+
+def test_epochs_that_were_too_short_to_save_come_to_the_same_bits(overfitted, tmp_path):
+    """Saved is now and then a step within an epoch, and the best one before any later one."""
+    case, _, interrupts, expected = overfitted
+    best = expected.best_step
+    rare = replace(case, min_seconds=1e9, every_steps=STEPS + 1)
+    trainer = rare.trainer(tmp_path / "rare", interrupts)
+    assert _outcome(rare.fit(trainer), tmp_path / "rare") == expected
+    for at in ([best + 1], [best - 1, best + STEPS + 2]):
+        shutil.rmtree(tmp_path / "rare")
+        result = _interrupted(rare, trainer, interrupts, at)
+        assert _outcome(result, tmp_path / "rare") == expected
+        saved = {int(entry.name) for entry in (tmp_path / "rare").iterdir()}
+        assert saved == {best, expected.last_step}
+
+
+def test_a_run_without_a_save_in_between_saves_its_end_and_its_best(overfitted, tmp_path):
+    case, _, interrupts, expected = overfitted
+    rare = replace(case, min_seconds=1e9)
+    trainer = rare.trainer(tmp_path / "rare", interrupts)
+    with pytest.raises(Interrupted):
+        interrupts.steps = [expected.best_step + 1]
+        rare.fit(trainer)
+    assert not list((tmp_path / "rare").iterdir())
+    assert _outcome(rare.fit(trainer), tmp_path / "rare") == expected
+    assert _outcome(rare.fit(trainer), tmp_path / "rare") == expected  # and from the disk
 
 
 def test_a_finished_run_has_nothing_to_do_and_the_same_result(overfitted, tmp_path):

@@ -25,6 +25,7 @@ from jaxnet.training import (
     freeze_except,
     guard_nonfinite,
     mixed_precision,
+    penalize,
     remat,
     with_ema,
 )
@@ -356,6 +357,7 @@ TECHNIQUES = {
     "freeze": lambda t: freeze(t, "**"),
     "freeze_except": lambda t: freeze_except(t, "**"),
     "mixed_precision": lambda t: mixed_precision(t, "bf16"),
+    "penalize": lambda t: penalize(t, l2=0.1),
     "remat": remat,
     "with_ema": lambda t: with_ema(t, 0.9),
 }

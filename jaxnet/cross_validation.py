@@ -1,0 +1,164 @@
+"""Cross-validation in a run folder.
+
+config.toml            the resolved configuration
+fold-1/summary.json    the figures of each fold, and history.csv beside it
+confusion.png          the confusion matrix over all folds: each example is predicted once
+summary.json           mean and spread over the folds
+
+A fold that has its summary is done and not trained again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxnet import cli, run_folder
+from jaxnet.files import write_json
+from jaxnet.recipe import FREE, Run
+
+if TYPE_CHECKING:
+    from jaxnet.data import Arrays, Table
+    from jaxnet.training.task import GradientTask
+    from jaxnet.training.trainer import FitResult, Trained, Trainer
+
+# The share of what isn't in a fold's test part that early stopping watches.
+VALID = 0.1
+
+
+def run(
+    folder: Path,
+    config: Run,
+    data: Arrays | Table,
+    task_for: Callable[[Arrays], GradientTask],
+    measure: Callable[[Trained, Arrays], Mapping[str, Any]],
+) -> int:
+    """Train and test on every fold, write the run folder, and print mean and spread.
+
+    What is done to the inputs is fitted on each fold's training part, outside of the compiled
+    programs, so that folds with the same task share these.
+
+    Args:
+        folder: the run folder.
+        config: the configuration; `config.folds` is their number.
+        data: what to cut into folds.
+        task_for: the task for a fold's training part.
+        measure: the metrics of a fold's test part; a matrix called `confusion` is summed over all.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: the data can't be cut into so many folds, or the folder can't be written.
+        UsageError: the folder holds a run with another configuration.
+    """
+    from jaxnet.data import k_fold, split
+
+    k = config.folds or 1
+    pairs = k_fold(data, k, seed=config.seed)
+    run_folder.prepare(folder, config, resume=config.resume, may_change=FREE)
+    files = [folder / f"fold-{number}" / "summary.json" for number in range(1, k + 1)]
+    if not config.resume:
+        for file in files:
+            file.unlink(missing_ok=True)
+    trainers = _Trainers(config)
+    for number, (file, (rest, test)) in enumerate(zip(files, pairs, strict=True), start=1):
+        if file.exists():
+            continue
+        train, valid = split(rest, (1 - VALID, VALID), seed=config.seed)
+        prepare = prepared(train)
+        result = _fit(config, trainers.of(task_for(prepare(train))), prepare(train), prepare(valid))
+        if result.stop_reason == "preempted":
+            print(f"preempted in fold {number}: run the same command again to go on")
+            return cli.PREEMPTED
+        result.history.write_csv(file.parent / "history.csv")
+        _write(file, result, measure(result.model, prepare(test)), len(test))
+    summaries = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    _finish(folder, summaries, data.class_names, trainers.compiles)
+    return cli.DONE
+
+
+def prepared(train: Arrays | Table) -> Callable[[Any], Arrays]:
+    """What makes scaled inputs, without gaps, of any part of the data: fitted on this one."""
+    from jaxnet.data import Arrays, fit_standard, fit_table
+
+    if not isinstance(train, Arrays):
+        return fit_table(train).arrays
+    scale = fit_standard(train, per_feature=train.inputs.ndim == 2)
+    return lambda part: dataclasses.replace(part, inputs=scale(part.inputs))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trainers:
+    """One trainer, and so one set of compiled programs, for each task."""
+
+    config: Run
+    made: dict[int, tuple[GradientTask, Trainer]] = dataclasses.field(default_factory=dict)
+
+    def of(self, task: GradientTask) -> Trainer:
+        from jaxnet.training import Trainer
+
+        if id(task) not in self.made:
+            trainer = Trainer(
+                self.config.techniques.apply(self.config.optimizer.apply(task)),
+                early_stopping=self.config.early_stopping,
+                progress=self.config.progress,
+            )
+            self.made[id(task)] = task, trainer
+        return self.made[id(task)][1]
+
+    @property
+    def compiles(self) -> int:
+        return sum(trainer.programs.compiles.total for _, trainer in self.made.values())
+
+
+def _fit(config: Run, trainer: Trainer, train: Arrays, valid: Arrays) -> FitResult:
+    return trainer.fit(
+        train,
+        valid,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
+
+
+def _write(file: Path, result: FitResult, test: Mapping[str, Any], examples: int) -> None:
+    values = run_folder.summarised(result, test)
+    values["examples"] = examples
+    if "confusion" in test:
+        values["confusion"] = np.asarray(test["confusion"]).tolist()
+    write_json(file, values)
+
+
+def _finish(
+    folder: Path,
+    summaries: Sequence[Mapping[str, Any]],
+    class_names: Sequence[str] | None,
+    compiles: int,
+) -> None:
+    from jaxnet.training.plots import plot_confusion
+
+    figures: dict[str, Any] = {"folds": len(summaries)}
+    shown = {"folds": str(len(summaries))}
+    for name in summaries[0]:
+        if name.startswith("test_"):
+            values = np.array([summary[name] for summary in summaries])
+            # The spread of what was measured: n - 1, as for any sample.
+            mean, deviation = float(values.mean()), float(values.std(ddof=1))
+            figures |= {name: mean, f"{name}_std": deviation, f"{name}_folds": values.tolist()}
+            shown[name] = f"{mean:.4f} ± {deviation:.4f}"
+    figures["seconds"] = round(sum(summary["seconds"] for summary in summaries), 3)
+    figures["compiles"] = compiles
+    if "confusion" in summaries[0]:
+        confusion = np.sum([summary["confusion"] for summary in summaries], axis=0)
+        names = class_names or [str(i) for i in range(len(confusion))]
+        plot_confusion(confusion, names, folder / "confusion.png")
+        figures["confusion"] = confusion.tolist()
+    write_json(folder / "summary.json", {**figures, **run_folder.environment()})
+    shown |= {name: f"{figures[name]}" for name in ("seconds", "compiles")}
+    run_folder.print_table({**shown, "results": str(folder)})

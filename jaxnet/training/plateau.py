@@ -1,0 +1,110 @@
+"""When to lower the learning rate: a small value that goes from evaluation to evaluation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from jaxnet.errors import UsageError
+from jaxnet.training.early_stopping import Mode, check_mode, direction
+
+if TYPE_CHECKING:
+    import jax
+
+
+class Plateau(NamedTuple):
+    """What the rule remembers, as scalars of the optimizer's state.
+
+    Attributes:
+        scale: float32, the factor on the learning rate.
+        best: float32, the best value of the metric so far.
+        waited: int32, evaluations since the last improvement.
+        cooldown: int32, evaluations to come that don't count as waiting.
+    """
+
+    scale: jax.Array
+    best: jax.Array
+    waited: jax.Array
+    cooldown: jax.Array
+
+
+@dataclass(frozen=True)
+class ReduceOnPlateau:
+    """Lower the learning rate when a metric has stopped improving.
+
+    After `patience` evaluations in a row without an improvement the learning rate is multiplied
+    by `factor`. Patience is counted as in `EarlyStopping` and in Keras; that of PyTorch's
+    `ReduceLROnPlateau(threshold_mode="abs")` is one less for the same decisions.
+
+    Attributes:
+        monitor: the metric to watch, as in `EarlyStopping`.
+        factor: what to multiply the learning rate with, in (0, 1).
+        patience: after how many evaluations without an improvement (0 means 1).
+        min_delta: an improvement has to be larger than this.
+        mode: whether smaller (`"min"`) or larger (`"max"`) is better; `"auto"` goes by the name.
+        cooldown: evaluations after a reduction that don't count as waiting.
+        min_scale: the product of all factors is no smaller than this.
+
+    Raises:
+        UsageError: an impossible value.
+
+    Example:
+        >>> rule = ReduceOnPlateau(factor=0.5, patience=2)
+        >>> memory = rule.init()
+        >>> for loss in [0.9, 0.5, 0.6, 0.7]:
+        ...     memory = rule.update(memory, loss)
+        >>> float(memory.scale)
+        0.5
+    """
+
+    monitor: str | None = None
+    factor: float = 0.1
+    patience: int = 10
+    min_delta: float = 1e-4
+    mode: Mode = "auto"
+    cooldown: int = 0
+    min_scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor < 1:
+            raise UsageError(f"reduce on plateau: expected a factor in (0, 1), got {self.factor}")
+        for name in ("patience", "cooldown"):
+            if getattr(self, name) < 0:
+                raise UsageError(
+                    f"reduce on plateau: expected {name} to be 0 or more evaluations, got "
+                    f"{getattr(self, name)}"
+                )
+        if not (self.min_delta >= 0 and math.isfinite(self.min_delta)):
+            raise UsageError(
+                f"reduce on plateau: expected a min_delta of 0 or more, got {self.min_delta}"
+            )
+        if not 0 <= self.min_scale < 1:
+            raise UsageError(
+                f"reduce on plateau: expected a min_scale in [0, 1), got {self.min_scale}"
+            )
+        check_mode(self.mode, "reduce on plateau")
+
+    def init(self) -> Plateau:
+        """Before the first evaluation; any finite value is better than its `best`, infinity."""
+        import jax.numpy as jnp
+
+        zero = jnp.zeros((), jnp.int32)
+        return Plateau(jnp.ones(()), jnp.full((), jnp.inf, jnp.float32), zero, zero)
+
+    def update(self, memory: Plateau, value: jax.Array | float, monitor: str = "loss") -> Plateau:
+        """What to remember after an evaluation that gave `value` for the metric `monitor`."""
+        import jax.numpy as jnp
+
+        value = jnp.asarray(value, jnp.float32)
+        gain = direction(self.mode, monitor) * (value - memory.best)
+        better = jnp.isfinite(value) & ((gain > self.min_delta) | jnp.isinf(memory.best))
+        waited = jnp.where(better | (memory.cooldown > 0), 0, memory.waited + 1)
+        reduce = waited >= max(self.patience, 1)
+        lower = jnp.maximum(memory.scale * self.factor, self.min_scale)
+        return Plateau(
+            scale=jnp.where(reduce, lower, memory.scale),
+            best=jnp.where(better, value, memory.best),
+            waited=jnp.where(reduce, 0, waited),
+            cooldown=jnp.where(reduce, self.cooldown, jnp.maximum(memory.cooldown - 1, 0)),
+        )

@@ -1,0 +1,74 @@
+"""The configuration's parts, as what they build."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet.data.augmentation import compose
+from jaxnet.errors import UsageError
+from jaxnet.recipe import Augment
+
+# A value of each field that shows.
+CHOSEN = {
+    "flip": True,
+    "flip_up_down": True,
+    "crop": 2,
+    "resized_crop": 0.25,
+    "rotate": 20.0,
+    "translate": 0.2,
+    "zoom": 0.2,
+    "shear": 20.0,
+    "brightness": 0.3,
+    "contrast": 0.3,
+    "saturation": 0.3,
+    "hue": 0.2,
+    "grayscale": 0.5,
+    "noise": 0.1,
+    "cutout": 3,
+    "erase": 0.5,
+    "mixup": 0.5,
+    "cutmix": 1.0,
+}
+
+
+@pytest.mark.slow
+def test_every_field_augments():
+    assert {field.name for field in fields(Augment)} == {*CHOSEN, "auto", "reflect"}
+    images = np.random.default_rng(0).uniform(size=(16, 8, 8, 3)).astype(np.float32)
+    batch = {
+        "inputs": jnp.asarray(images),
+        "labels": jnp.arange(16),
+        "mask": jnp.ones(16, bool),
+    }
+
+    def all_of_them(key, batch):
+        made = {name: Augment(**{name: value}) for name, value in CHOSEN.items()}
+        return {name: compose(*one.functions())(key, batch)["inputs"] for name, one in made.items()}
+
+    for name, varied in jax.jit(all_of_them)(jax.random.key(0), batch).items():
+        assert (np.asarray(varied) != images).any(), name
+
+    whole = Augment(**CHOSEN, reflect=True)
+    assert len(whole.functions()) == 14
+    assert Augment().functions() == ()
+    out = jax.jit(compose(*whole.functions()))(jax.random.key(0), batch)
+    assert np.isfinite(out["inputs"]).all()
+
+
+def test_what_suits_the_data_is_taken_where_nothing_was_chosen():
+    usual = Augment(flip=True, crop=4)
+    assert Augment().suited(usual) == usual
+    assert Augment().suited(None) == Augment()
+    for chosen in (Augment(auto=False), Augment(mixup=0.2), replace(usual, crop=2)):
+        assert chosen.suited(usual) == chosen
+
+
+def test_impossible_amounts_are_refused():
+    for wrong in (Augment(crop=-1), Augment(hue=2.0), Augment(mixup=-1.0), Augment(erase=3.0)):
+        with pytest.raises(UsageError, match="expected"):
+            wrong.functions()

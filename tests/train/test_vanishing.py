@@ -1,0 +1,47 @@
+"""`python -m train.vanishing` on a network that is quick to train."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxnet import cli
+
+QUICK = ["--depth", "6", "--width", "32", "--epochs", "3"]
+
+
+def vanishing(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "train.vanishing", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_sigmoids_vanish_and_he_cures(tmp_path):
+    choice = ["--initializers", "zeros", "he_normal"]
+    done = vanishing(*QUICK, *choice, "--run-dir", tmp_path / "run")
+    assert done.returncode == cli.DONE, done.stderr
+    assert (tmp_path / "run" / "vanishing.png").read_bytes().startswith(b"\x89PNG")
+    rows = [line.split() for line in done.stdout.splitlines()[1:5]]
+    ratio = {(row[0], row[1]): float(row[4]) for row in rows}
+    accuracy = {(row[0], row[1]): float(row[5].rstrip("%")) for row in rows}
+    assert ratio["sigmoid", "he_normal"] < 1e-2
+    assert 0.1 < ratio["relu", "he_normal"] < 10
+    assert ratio["relu", "zeros"] == 0
+    assert accuracy["relu", "he_normal"] > 85
+    assert max(accuracy["sigmoid", "he_normal"], accuracy["relu", "zeros"]) < 25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--activations", "sigmod"], "did you mean 'sigmoid'"),
+        (["--initializers", "he"], "unknown initializer 'he'"),
+        (["--depth", "0"], "depth of at least 1"),
+    ],
+)
+def test_wrong_use_is_a_message(arguments, message, tmp_path):
+    done = vanishing(*QUICK, "--run-dir", tmp_path / "run", *arguments)
+    assert done.returncode == cli.WRONG_USAGE
+    assert message in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,197 @@
+"""Norms of gradients and activations, against NumPy, in compositions, in files and pictures."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnet.errors import UsageError
+from jaxnet.training import (
+    History,
+    RunWriter,
+    Trainer,
+    accumulate,
+    clip,
+    guard_nonfinite,
+    log_norms,
+    mixed_precision,
+    with_ema,
+)
+from jaxnet.training.network import as_network
+from jaxnet.training.norms import layer_order
+from jaxnet.training.plots import plot_curves, plot_norms
+from tests.training.helpers import assert_close, classifier, make_batch, table
+from tests.training.test_plots import is_a_picture
+
+
+def norms(task: Any, batch: Any, steps: int = 1) -> dict[str, float]:
+    """The norms of the last of some steps."""
+    state = jax.jit(task.init)(jax.random.key(0), batch)
+    train_step = jax.jit(task.train_step)
+    metrics: Any = {}
+    for _ in range(steps):
+        state, metrics = train_step(state, batch)
+    return {name: m.compute() for name, m in metrics.items() if "_norm/" in name}
+
+
+def test_norms_equal_numpys():
+    task, batch = classifier(), make_batch(8, masked=3)
+    state = task.init(jax.random.key(0), batch)
+    grads = task.gradients(task.objective, state, batch)[0]
+    params = jax.tree.map(lambda p: np.asarray(p, np.float64), state.params)
+    rows = np.asarray(batch["inputs"], np.float64)[:5]
+    first = rows @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
+    second = np.tanh(first) @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"]
+
+    def length(tree: Any) -> float:
+        return np.sqrt(sum((np.asarray(g, np.float64) ** 2).sum() for g in jax.tree.leaves(tree)))
+
+    def spread(outputs: np.ndarray) -> float:
+        return np.sqrt((outputs**2).mean(axis=1)).mean()
+
+    expected = {
+        "grad_norm/Dense_0": length(grads["Dense_0"]),
+        "grad_norm/Dense_1": length(grads["Dense_1"]),
+        "act_norm/Dense_0": spread(first),
+        "act_norm/Dense_1": spread(second),
+        "act_norm/the network": spread(second),
+    }
+    got = norms(log_norms(task), batch)
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_training_is_what_it_would_be_without():
+    batch = make_batch(8)
+    for task in (classifier(), clip(classifier(), 0.1)):
+        state = task.init(jax.random.key(0), batch)
+        plain, metrics = jax.jit(task.train_step)(state, batch)
+        logged, more = jax.jit(log_norms(task).train_step)(state, batch)
+        assert_close(logged.params, plain.params)
+        assert_close({name: more[name] for name in metrics}, metrics)
+
+
+def test_the_gradient_is_that_of_the_whole_batch_and_the_loss_unscaled():
+    batch = make_batch(8)
+    plain = norms(log_norms(classifier()), batch)
+    assert_close(norms(log_norms(accumulate(classifier(), 4)), batch), plain, 1e-5)
+    half = norms(log_norms(mixed_precision(classifier(), "fp16")), batch)
+    assert_close(half, plain, 1e-2)
+    # Within accumulation: the mean over the parts.
+    parts = norms(accumulate(log_norms(classifier()), 4), batch)
+    assert parts["grad_norm/Dense_0"] > plain["grad_norm/Dense_0"]
+    np.testing.assert_allclose(parts["act_norm/Dense_0"], plain["act_norm/Dense_0"], rtol=1e-5)
+
+
+class Looped(nn.Module):
+    """Layers within a loop, a rematerialised block and a copy for each head."""
+
+    @nn.compact
+    def __call__(self, inputs):
+        sequence = jnp.stack([inputs, inputs, inputs], axis=1)
+        hidden = nn.RNN(nn.SimpleCell(5), name="rnn")(sequence)[:, -1]
+        hidden = nn.remat(nn.Dense)(5, name="again")(hidden)
+        return nn.Dense(3, name="head")(hidden)
+
+
+def test_what_runs_within_a_loop_is_measured_where_it_comes_out():
+    got = norms(guard_nonfinite(log_norms(classifier(Looped())), "skip"), make_batch(8))
+    measured = [name for name in got if name.startswith("act_norm/")]
+    assert {"act_norm/rnn", "act_norm/head"} <= set(measured)
+    assert all(np.isfinite(value) for value in got.values())
+    assert "grad_norm/SimpleCell_0/h" in got
+
+
+class Shapes(nn.Module):
+    """Layers that return no rows of floating-point numbers."""
+
+    @nn.compact
+    def __call__(self, inputs):
+        sign = Sign(name="sign")(inputs)
+        return nn.Dense(3)(inputs) + sign.astype(jnp.float32) + Total(name="total")(inputs)
+
+
+class Sign(nn.Module):
+    def __call__(self, inputs):
+        return (inputs.sum(axis=1, keepdims=True) > 0).astype(jnp.int32)
+
+
+class Total(nn.Module):
+    def __call__(self, inputs):
+        return inputs.sum()[None, None]
+
+
+def test_what_has_no_row_for_each_example_is_left_out():
+    got = norms(log_norms(classifier(Shapes())), make_batch(8))
+    assert "act_norm/Dense_0" in got
+    assert "act_norm/sign" not in got and "act_norm/total" not in got
+
+
+class Deep(nn.Module):
+    """Sigmoids on sigmoids."""
+
+    depth: int = 6
+
+    @nn.compact
+    def __call__(self, inputs):
+        for _ in range(self.depth):
+            inputs = nn.sigmoid(nn.Dense(16)(inputs))
+        return nn.Dense(3)(inputs)
+
+
+def test_the_gradient_of_sigmoids_vanishes_towards_the_input():
+    got = norms(log_norms(classifier(Deep(), optax.sgd(0.1))), make_batch(16))
+    lengths = [got[f"grad_norm/Dense_{index}"] for index in range(7)]
+    assert all(2 * a < b for a, b in itertools.pairwise(lengths[:-1]))
+    assert lengths[0] < 1e-3 * lengths[-1]
+
+
+def test_norms_are_columns_of_the_history_and_its_files(tmp_path):
+    task = with_ema(log_norms(classifier()), 0.9)
+    trainer = Trainer(task, callbacks=[RunWriter(tmp_path)])
+    result = trainer.fit(table(30), table(12, seed=1), epochs=2, batch_size=10)
+    header = (tmp_path / "history.csv").read_text().splitlines()[0].split(",")
+    assert {"grad_norm/Dense_0", "act_norm/Dense_1"} <= set(header)
+    assert not [name for name in header if name.startswith("val_") and "norm" in name]
+    assert result.model.layers() == ["Dense_0", "Dense_1", "the network"]
+    assert trainer.programs.compiles.repeated() == []
+    plot_norms(result.history, tmp_path / "norms.png", result.model.layers())
+    assert is_a_picture(tmp_path / "norms.png")
+
+
+def test_layers_are_in_the_order_in_which_they_run():
+    network = as_network(Deep(depth=11))
+    inputs = jax.ShapeDtypeStruct((1, 4), jnp.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), inputs)
+    expected = [*(f"Dense_{index}" for index in range(12)), "the network"]
+    assert layer_order(network, variables, inputs) == expected
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 40])
+def test_pictures_of_short_and_long_runs(epochs, tmp_path):
+    rows = tuple(
+        {"epoch": e, "step": e, "loss": 1.0, "grad_norm/a": 0.0, "grad_norm/b": 10.0**-e}
+        for e in range(1, epochs + 1)
+    )
+    plot_norms(History(rows), tmp_path / "norms.png", ["b", "a"])
+    assert is_a_picture(tmp_path / "norms.png")
+
+
+def test_learning_curves_leave_the_norms_out(tmp_path):
+    rows = ({"epoch": 1, "step": 4, "loss": 1.0}, {"epoch": 2, "step": 8, "loss": 0.5})
+    plot_curves(History(rows), tmp_path / "plain.png")
+    plot_curves(History(tuple({**r, "grad_norm/a": 1.0} for r in rows)), tmp_path / "norms.png")
+    assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "norms.png").read_bytes()
+
+
+def test_a_task_without_gradients_is_refused():
+    with pytest.raises(UsageError, match="log_norms acts on gradients"):
+        log_norms(guard_nonfinite(classifier(), "stop"))  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,186 @@
+"""Watch gradients vanish and explode in a deep network, and what cures them.
+
+    python -m train.vanishing              a table and vanishing.png, in half a minute
+    python -m train.vanishing --help       all options
+
+A multilayer perceptron of ten hidden layers learns the digits that come with scikit-learn, once for
+each pair of an activation and an initialiser. With sigmoids the gradient shrinks towards the input,
+whatever the start, so that the first layers never learn; with zeros nothing but the last bias does;
+uniform weights in [-0.5, 0.5] make ReLU explode; and He's initialiser (He et al. 2015) passes the
+gradient on as it is. Glorot and Bengio (2010) drew these pictures first.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxnet import cli
+from jaxnet.config import from_command_line
+from jaxnet.errors import UsageError
+
+if TYPE_CHECKING:
+    import flax.linen as nn
+
+    from jaxnet.data import Arrays
+
+PROGRAM = "python -m train.vanishing"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Compare activations and initialisers in a deep network, layer by layer."""
+
+    activations: tuple[str, ...] = ("sigmoid", "relu")
+    """names of jaxnet.layers.activations"""
+    initializers: tuple[str, ...] = ("zeros", "normal", "uniform", "glorot_uniform", "he_normal")
+    """names of jaxnet.layers.initializers"""
+    depth: int = 10
+    """hidden layers"""
+    width: int = 64
+    """units of each"""
+    epochs: int = 8
+    """how often to go through the digits"""
+    learning_rate: float = 0.02
+    """of gradient descent with momentum 0.9"""
+    seed: int = 0
+    """of the split, the weights and the order of the data"""
+    run_dir: Path = Path("runs/vanishing")
+    """where to put the picture"""
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "width", "epochs"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"expected {name} of at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of one pair of an activation and an initialiser."""
+
+    activation: str
+    initializer: str
+    gradients: tuple[float, ...]
+    """the norm of each layer's gradient in the first step, from the input on"""
+    outputs: tuple[float, ...]
+    """the root mean square of what each layer puts out, before its activation"""
+    accuracy: float
+    """on the test set, after the last epoch"""
+
+
+def build(config: Config, activation: str, initializer: str) -> nn.Module:
+    """A network of `depth` hidden layers."""
+    from flax import linen as nn
+
+    from jaxnet.layers.activations import ACTIVATIONS
+    from jaxnet.layers.initializers import INITIALIZERS
+    from jaxnet.names import lookup
+
+    init = lookup(initializer, INITIALIZERS, "initializer")
+    function = lookup(activation, ACTIVATIONS, "activation")
+    hidden = [
+        layer
+        for _ in range(config.depth)
+        for layer in (nn.Dense(config.width, kernel_init=init), function)
+    ]
+    flat = [lambda images: images.reshape(len(images), -1)]
+    return nn.Sequential([*flat, *hidden, nn.Dense(10, kernel_init=init)])
+
+
+def run(config: Config, activation: str, initializer: str, data: Mapping[str, Arrays]) -> Run:
+    """Train one network and measure its layers."""
+    from jaxnet import losses, metrics, optimizers
+    from jaxnet.data import fit_standard
+    from jaxnet.training import Supervised, Trainer, log_norms
+
+    task = Supervised(
+        build(config, activation, initializer),
+        losses.cross_entropy,
+        optimizers.by_name("momentum", config.learning_rate),
+        metrics={"accuracy": metrics.accuracy},
+        preprocess=fit_standard(data["train"]),
+    )
+    trainer = Trainer(log_norms(task), progress=False)
+    fit = partial(trainer.fit, data["train"], batch_size=64, seed=config.seed)
+    # The first step tells how the network starts: what explodes is soon no number any more.
+    start = fit(steps=1)
+    layers = [name for name in start.model.layers() if "layers_" in name]
+
+    def norms(prefix: str) -> tuple[float, ...]:
+        return tuple(start.history[prefix + layer][0] for layer in layers)
+
+    model = fit(epochs=config.epochs).model
+    accuracy = model.evaluate(data["test"])["accuracy"]
+    return Run(activation, initializer, norms("grad_norm/"), norms("act_norm/"), accuracy)
+
+
+def draw(runs: list[Run], path: Path) -> None:
+    """Layers along x, norms up in powers of ten, a line an initialiser, a column an activation."""
+    from matplotlib.figure import Figure
+
+    from jaxnet.training.plots import save
+
+    activations = list(dict.fromkeys(one.activation for one in runs))
+    figure = Figure(figsize=(5.5 * len(activations), 7), layout="constrained")
+    panels = figure.subplots(2, len(activations), squeeze=False, sharex=True, sharey="row")
+    for column, activation in enumerate(activations):
+        for one in (one for one in runs if one.activation == activation):
+            label = f"{one.initializer} ({one.accuracy:.0%})"
+            for axes, norms in zip(panels[:, column], (one.gradients, one.outputs), strict=True):
+                # A norm of 0 has no place on a logarithmic axis.
+                shown = [norm if norm > 0 else float("nan") for norm in norms]
+                axes.plot(range(1, len(norms) + 1), shown, marker=".", label=label)
+        panels[0, column].set(title=activation, yscale="log")
+        panels[1, column].set(xlabel="layer, from the input on", yscale="log")
+        panels[0, column].legend(title="initialiser (test accuracy); 0 has no place", fontsize=8)
+    panels[0, 0].set(ylabel="norm of the gradient, first step")
+    panels[1, 0].set(ylabel="root mean square of the outputs")
+    for axes in panels.flat:
+        axes.grid(alpha=0.3)
+    save(figure, path)
+
+
+def show(runs: list[Run]) -> None:
+    """Print a line a run."""
+    from rich.console import Console
+    from rich.table import Table
+
+    heads = ["activation", "initialiser", "gradient, first", "last layer", "ratio", "accuracy"]
+    table = Table(*heads, box=None, padding=(0, 2, 0, 0))
+    for one in runs:
+        first, last = one.gradients[0], one.gradients[-1]
+        ratio = f"{first / last:.1e}" if last else "-"
+        numbers = f"{first:.1e}", f"{last:.1e}", ratio, f"{one.accuracy:.1%}"
+        table.add_row(one.activation, one.initializer, *numbers)
+    Console().print(table)
+
+
+def train(config: Config) -> int:
+    """Train all pairs, print the table and draw the picture."""
+    from jaxnet.data import load_digits, split
+
+    train_set, test_set = split(load_digits(), (0.8, 0.2), seed=config.seed)
+    data = {"train": train_set, "test": test_set}
+    runs = [
+        run(config, activation, initializer, data)
+        for activation in config.activations
+        for initializer in config.initializers
+    ]
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    draw(runs, config.run_dir / "vanishing.png")
+    show(runs)
+    print(f"picture  {config.run_dir / 'vanishing.png'}")
+    return cli.DONE
+
+
+def main() -> int:
+    """The command."""
+    return cli.run(lambda: train(from_command_line(Config, sys.argv[1:], PROGRAM)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -69,8 +69,10 @@ LAYERS = {
     "LayerNorm": Case(nn.LayerNorm(), (128, 64, 64)),
     "Dropout": Case(nn.Dropout(0.5, deterministic=False), (128, 512)),
     "Embed": Case(nn.Embed(10_000, 64), (64, 100), vocabulary=10_000),
-    "LSTM": Case(nn.RNN(nn.OptimizedLSTMCell(64)), (32, 50, 32)),
-    "GRU": Case(nn.RNN(nn.GRUCell(64)), (32, 50, 32)),
+    "SimpleRNN": Case(layers.SimpleRNN(64), (32, 50, 32)),
+    "LSTM": Case(layers.LSTM(64), (32, 50, 32)),
+    "GRU": Case(layers.GRU(64), (32, 50, 32)),
+    "BiLSTM": Case(layers.LSTM(64, bidirectional=True), (32, 50, 32)),
     "attention": Case(nn.SelfAttention(4), (16, 64, 128)),
 }
 

@@ -1,9 +1,11 @@
 """Side by side: jaxnet, hand-written JAX, Keras 3 on JAX, PyTorch and scikit-learn.
 
-    python -m benchmarks.peers [--race mlp512 mlp300 mlp300_b32 cnn] [--rounds 5] [--data-dir DIR]
+    python -m benchmarks.peers [--race mlp512 mlp300 mlp300_b32 cnn rnn] [--rounds 5]
+                               [--data-dir DIR]
 
-A round is one epoch of shuffled MNIST, with the mean loss and, where the library keeps it, the
-accuracy. Each library runs in several settings, and its fastest is compared with `Trainer.fit`.
+A round is one epoch of shuffled MNIST, or for `rnn` of synthetic texts, with the mean loss and,
+where the library keeps it, the accuracy. Each library runs in several settings, and its fastest is
+compared with `Trainer.fit`.
 All run on the CPU. scikit-learn has no rmsprop and trains `mlp512` with adam.
 """
 
@@ -21,13 +23,13 @@ from benchmarks import race, report
 from benchmarks.race import Contender, Entry, Race
 from benchmarks.workloads import WORKLOADS, Workload
 
-Name = Literal["mlp512", "mlp300", "mlp300_b32", "cnn"]
+Name = Literal["mlp512", "mlp300", "mlp300_b32", "cnn", "rnn"]
 
 # How many times longer than jaxnet's a library's epoch has to take.
 BARS: dict[str, dict[str, float]] = {
     "raw_jax": dict.fromkeys(WORKLOADS, 0.97),
-    "keras": {"mlp512": 1.15, "mlp300": 1.25, "mlp300_b32": 1.4, "cnn": 2.0},
-    "torch": {"mlp512": 1.3, "mlp300": 1.45, "mlp300_b32": 1.8, "cnn": 1.0},
+    "keras": {"mlp512": 1.15, "mlp300": 1.25, "mlp300_b32": 1.4, "cnn": 2.0, "rnn": 1.3},
+    "torch": {"mlp512": 1.3, "mlp300": 1.45, "mlp300_b32": 1.8, "cnn": 1.0, "rnn": 2.0},
     "sklearn": dict.fromkeys(("mlp512", "mlp300", "mlp300_b32"), 2.0),
 }
 
@@ -39,7 +41,7 @@ DISTURBED = 0.15
 class Options:
     """Race jaxnet against hand-written JAX, Keras on JAX, PyTorch and scikit-learn."""
 
-    race: tuple[Name, ...] = ("mlp512", "mlp300", "mlp300_b32", "cnn")
+    race: tuple[Name, ...] = ("mlp512", "mlp300", "mlp300_b32", "cnn", "rnn")
     """Which networks to train."""
     rounds: int = 5
     """Epochs that count; one more warms up."""
@@ -56,7 +58,7 @@ def contenders(workload: Workload) -> list[Contender]:
         *_raw_jax(workload),
         *_keras(),
         *_torch(workload),
-        *([] if workload.convolutional else [_contender("sklearn", "sklearn_fit", {}, {})]),
+        *_sklearn(workload),
     ]
 
 
@@ -80,6 +82,10 @@ def _raw_jax(workload: Workload) -> list[Contender]:
     if workload.convolutional:
         forms = [{**form, "form": "im2col"} for form in forms]
         forms.append({"loop": "step", "data": "float32", "form": "slices"})
+    if workload.recurrent:
+        forms = [
+            {"loop": loop, "form": form} for loop in ("fori", "step") for form in ("scan", "matmul")
+        ]
     return [_contender("raw_jax", "raw_jax", form, _ON_CPU) for form in forms]
 
 
@@ -107,6 +113,13 @@ def _torch(workload: Workload) -> list[Contender]:
         )
         for optimizer, layout, wait in product(optimizers, layouts, ("active", "passive"))
     ]
+
+
+def _sklearn(workload: Workload) -> list[Contender]:
+    """scikit-learn has perceptrons only."""
+    if workload.convolutional or workload.recurrent:
+        return []
+    return [_contender("sklearn", "sklearn_fit", {}, {})]
 
 
 @dataclass(frozen=True)
@@ -200,7 +213,7 @@ def show(result: Race) -> None:
         for entry in sorted(result.entries, key=lambda entry: entry.median)
     ]
     title = (
-        f"{workload.name}: {workload.examples} images of {result.source}, batch "
+        f"{workload.name}: {workload.examples} examples of {result.source}, batch "
         f"{workload.batch_size}, {workload.optimizer}; seconds a round of {workload.steps} steps"
     )
     columns = ("contender", "median", "min", "max", "ms/step", f"/ {reference.contender.name}")

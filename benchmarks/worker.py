@@ -20,13 +20,13 @@ def main() -> None:
     replies = _own_stdout()
     job = json.loads(sys.stdin.readline())
     # Imported here, so that a thread pool sees the environment and nothing else before its library.
-    from benchmarks.workloads import Workload, load_images, synthetic_images
+    from benchmarks.workloads import Workload, load, synthetic
 
     workload = Workload(**{k: _tuple(v) for k, v in job["workload"].items()})
     if job["synthetic"]:
-        data = synthetic_images(*job["synthetic"])
+        data = synthetic(workload, *job["synthetic"])
     else:
-        data = load_images(Path(job["data_dir"]) if job["data_dir"] else None)
+        data = load(workload, Path(job["data_dir"]) if job["data_dir"] else None)
     setup = importlib.import_module(job["module"]).setup
     contestant = setup(workload, data, job["options"])
     loss, seconds = _timed(contestant.train, 0)

@@ -1,4 +1,4 @@
-"""The networks that the contenders train, and the images that they train on."""
+"""The networks that the contenders train, and the images or texts that they train on."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ PIXELS = 28
 
 @dataclass(frozen=True)
 class Workload:
-    """A network, its optimizer and the number of images in an epoch.
+    """A network, its optimizer and the number of examples in an epoch.
 
     `hidden` are the widths of the hidden Dense layers. A convolutional one has three 3x3 VALID
-    convolutions with relu before them, the first two followed by 2x2 max-pooling.
+    convolutions with relu before them, the first two followed by 2x2 max-pooling. A recurrent one
+    reads `length` words below `vocabulary`: an embedding of width `embedding`, then a simple
+    recurrent layer (tanh) of width `hidden`, whose last state goes to the last Dense layer.
     """
 
     name: str
@@ -30,6 +32,13 @@ class Workload:
     examples: int = 60_000
     channels: tuple[int, ...] = ()
     learning_rate: float = 1e-3
+    vocabulary: int = 0
+    length: int = 0
+    embedding: int = 0
+
+    @property
+    def recurrent(self) -> bool:
+        return bool(self.vocabulary)
 
     @property
     def convolutional(self) -> bool:
@@ -41,7 +50,7 @@ class Workload:
         return -(-self.examples // self.batch_size)
 
 
-# The cnn's epoch is shortened to 300 steps so that a race of a dozen contenders ends in minutes.
+# The longer steps' epochs have 300 of them, so that a race of a dozen contenders ends in minutes.
 WORKLOADS = {
     workload.name: workload
     for workload in (
@@ -49,6 +58,16 @@ WORKLOADS = {
         Workload("mlp300", (300, 100), "adam", 128),
         Workload("mlp300_b32", (300, 100), "adam", 32),
         Workload("cnn", (64,), "adam", 64, examples=300 * 64, channels=(32, 64, 64)),
+        Workload(
+            "rnn",
+            (64,),
+            "adam",
+            32,
+            examples=300 * 32,
+            vocabulary=10_000,
+            length=100,
+            embedding=128,
+        ),
     )
 }
 
@@ -80,16 +99,60 @@ class Images(NamedTuple):
         )
 
 
+class Texts(NamedTuple):
+    """int32 words (N, length) and int32 labels (N,), for training and for the test."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    test_inputs: np.ndarray
+    test_labels: np.ndarray
+    source: str
+
+    def shaped(self, workload: Workload, scale: bool) -> Texts:
+        """The workload's share of the texts; words have no scale."""
+        share = slice(workload.examples)
+        return self._replace(inputs=self.inputs[share], labels=self.labels[share])
+
+
+Data = Images | Texts
+
+
 @dataclass(frozen=True)
 class Contestant:
     """What a contender's `setup` returns.
 
     `train(round)` trains one shuffled epoch to its very end and returns the mean training loss;
-    `evaluate()` returns the accuracy on the test images. Both raise what they cannot do.
+    `evaluate()` returns the accuracy on the test examples. Both raise what they cannot do.
     """
 
     train: Callable[[int], float]
     evaluate: Callable[[], float]
+
+
+def load(workload: Workload, data_dir: Path | None) -> Data:
+    """What the workload trains on: synthetic texts, or images as `load_images` finds them."""
+    if workload.recurrent:
+        return synthetic(workload, workload.examples, 2_000)
+    return load_images(data_dir)
+
+
+def synthetic(workload: Workload, train: int, test: int) -> Data:
+    """Synthetic examples of the kind that the workload trains on."""
+    if workload.recurrent:
+        return synthetic_texts(train, test, workload.vocabulary, workload.length)
+    return synthetic_images(train, test)
+
+
+def synthetic_texts(train: int, test: int, vocabulary: int, length: int) -> Texts:
+    """Random words, half of them from the tenth of the vocabulary that belongs to the label."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, CLASSES, train + test, dtype=np.int32)
+    own = vocabulary // CLASSES
+    shape = (train + test, length)
+    typical = labels[:, None] * own + rng.integers(0, own, shape, dtype=np.int32)
+    any_word = rng.integers(0, vocabulary, shape, dtype=np.int32)
+    words = np.where(rng.random(shape) < 0.5, typical, any_word)
+    return Texts(words[:train], labels[:train], words[train:], labels[train:], "synthetic texts")
 
 
 def load_images(data_dir: Path | None) -> Images:

@@ -4,43 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import flax.linen as nn
 import jax
 
-from benchmarks.workloads import Contestant, Images, Workload
+from benchmarks.workloads import CLASSES, Contestant, Data, Workload
 from jaxnet import losses, metrics, optimizers
 from jaxnet.data import Arrays, Scale
+from jaxnet.layers import SimpleRNN
 from jaxnet.training import FitResult, Supervised, Trainer
+from jaxnet.training.task import identity
 from models.cnn import CNN
 from models.mlp import MLP
 
 
-def setup(workload: Workload, data: Images, options: Mapping[str, str]) -> Contestant:
-    images = data.shaped(workload, scale=False)
-    if workload.convolutional:
-        model = CNN(filters=workload.channels, dense=workload.hidden)
-    else:
-        model = MLP(hidden=workload.hidden)
+class TextClassifier(nn.Module):
+    """`(batch, time)` words to logits, by the last state of a simple recurrent layer."""
+
+    vocabulary: int
+    embedding: int
+    hidden: int
+
+    @nn.compact
+    def __call__(self, words: jax.Array) -> jax.Array:
+        x = nn.Embed(self.vocabulary, self.embedding)(words)
+        x = SimpleRNN(self.hidden)(x)
+        return nn.Dense(CLASSES)(x)
+
+
+def setup(workload: Workload, data: Data, options: Mapping[str, str]) -> Contestant:
+    examples = data.shaped(workload, scale=False)
     task = Supervised(
-        model,
+        _model(workload),
         losses.cross_entropy,
         optimizers.by_name(workload.optimizer, workload.learning_rate),
         metrics={"accuracy": metrics.accuracy},
-        preprocess=Scale(0, 1 / 255),
+        preprocess=identity if workload.recurrent else Scale(0, 1 / 255),
     )
     trainer = Trainer(task, progress=False)
-    train_images = Arrays(images.inputs, images.labels)
+    train_data = Arrays(examples.inputs, examples.labels)
     latest: list[FitResult] = []
 
     def train(round_index: int) -> float:
-        result = trainer.fit(
-            train_images, epochs=1, batch_size=workload.batch_size, seed=round_index
-        )
+        result = trainer.fit(train_data, epochs=1, batch_size=workload.batch_size, seed=round_index)
         jax.block_until_ready(result.state.params)
         latest[:] = [result]
         return float(result.history.rows[-1]["loss"])
 
     def evaluate() -> float:
         (result,) = latest
-        return float(result.model.evaluate((images.test_inputs, images.test_labels))["accuracy"])
+        return float(
+            result.model.evaluate((examples.test_inputs, examples.test_labels))["accuracy"]
+        )
 
     return Contestant(train, evaluate)
+
+
+def _model(workload: Workload) -> nn.Module:
+    if workload.recurrent:
+        return TextClassifier(workload.vocabulary, workload.embedding, *workload.hidden)
+    if workload.convolutional:
+        return CNN(filters=workload.channels, dense=workload.hidden)
+    return MLP(hidden=workload.hidden)

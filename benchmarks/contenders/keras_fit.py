@@ -12,15 +12,15 @@ from typing import Any
 import keras
 from keras import layers
 
-from benchmarks.workloads import CLASSES, Contestant, Images, Workload
+from benchmarks.workloads import CLASSES, Contestant, Data, Workload
 
 # Keras declares `verbose` a string; 0 is its documented way to say nothing.
 SILENT: Any = 0
 
 
-def setup(workload: Workload, data: Images, options: Mapping[str, str]) -> Contestant:
+def setup(workload: Workload, data: Data, options: Mapping[str, str]) -> Contestant:
     keras.utils.set_random_seed(0)
-    images = data.shaped(workload, scale=True)
+    examples = data.shaped(workload, scale=True)
     steps = options["steps_per_execution"]
     model = _model(workload)
     model.compile(
@@ -34,18 +34,31 @@ def setup(workload: Workload, data: Images, options: Mapping[str, str]) -> Conte
 
     def train(round_index: int) -> float:
         history = model.fit(
-            images.inputs, images.labels, batch_size=workload.batch_size, epochs=1, verbose=SILENT
+            examples.inputs,
+            examples.labels,
+            batch_size=workload.batch_size,
+            epochs=1,
+            verbose=SILENT,
         )
         return float(history.history["loss"][0])
 
     def evaluate() -> float:
-        _, accuracy = model.evaluate(images.test_inputs, images.test_labels, verbose=SILENT)
+        _, accuracy = model.evaluate(examples.test_inputs, examples.test_labels, verbose=SILENT)
         return float(accuracy)
 
     return Contestant(train, evaluate)
 
 
 def _model(workload: Workload) -> keras.Model:
+    if workload.recurrent:
+        return keras.Sequential(
+            [
+                keras.Input((workload.length,), dtype="int32"),
+                layers.Embedding(workload.vocabulary, workload.embedding),
+                layers.SimpleRNN(workload.hidden[0]),
+                layers.Dense(CLASSES),
+            ]
+        )
     stack: list[layers.Layer] = []
     for index, channels in enumerate(workload.channels):
         stack.append(layers.Conv2D(channels, 3, activation="relu"))

@@ -7,10 +7,10 @@ from typing import Any
 
 from sklearn.neural_network import MLPClassifier
 
-from benchmarks.workloads import Contestant, Images, Workload
+from benchmarks.workloads import Contestant, Data, Workload
 
 
-def setup(workload: Workload, data: Images, options: Mapping[str, str]) -> Contestant:
+def setup(workload: Workload, data: Data, options: Mapping[str, str]) -> Contestant:
     images = data.shaped(workload, scale=True)
     batch_size: Any = workload.batch_size  # declared a string, for the sake of "auto"
     model = MLPClassifier(

@@ -17,15 +17,15 @@ import torch
 from torch import nn
 
 from benchmarks.report import cores
-from benchmarks.workloads import CLASSES, PIXELS, Contestant, Images, Workload
+from benchmarks.workloads import CLASSES, PIXELS, Contestant, Data, Workload
 
 
-def setup(workload: Workload, data: Images, options: Mapping[str, str]) -> Contestant:
+def setup(workload: Workload, data: Data, options: Mapping[str, str]) -> Contestant:
     torch.set_num_threads(cores())
     torch.manual_seed(0)
-    images = data.shaped(workload, scale=True)
-    inputs, test_inputs = _tensor(images.inputs), _tensor(images.test_inputs)
-    labels, test_labels = torch.tensor(images.labels).long(), torch.tensor(images.test_labels)
+    examples = data.shaped(workload, scale=True)
+    inputs, test_inputs = _tensor(examples.inputs), _tensor(examples.test_inputs)
+    labels, test_labels = torch.tensor(examples.labels).long(), torch.tensor(examples.test_labels)
     model = _model(workload)
     if options.get("layout") == "channels_last":
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore
@@ -55,13 +55,27 @@ def setup(workload: Workload, data: Images, options: Mapping[str, str]) -> Conte
     return Contestant(train, evaluate)
 
 
-def _tensor(images: np.ndarray) -> torch.Tensor:
-    """PyTorch's layout: (N, 784), or (N, 1, 28, 28) for a cnn."""
-    tensor = torch.from_numpy(images)
+def _tensor(inputs: np.ndarray) -> torch.Tensor:
+    """PyTorch's layout: (N, 784), (N, 1, 28, 28) for a cnn, (N, length) words."""
+    tensor = torch.from_numpy(inputs)
     return tensor if tensor.ndim == 2 else tensor.permute(0, 3, 1, 2).contiguous()
 
 
+class TextClassifier(nn.Module):
+    def __init__(self, vocabulary: int, embedding: int, hidden: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary, embedding)
+        self.rnn = nn.RNN(embedding, hidden, batch_first=True)
+        self.head = nn.Linear(hidden, CLASSES)
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        _, last = self.rnn(self.embed(words))
+        return self.head(last[0])
+
+
 def _model(workload: Workload) -> nn.Module:
+    if workload.recurrent:
+        return TextClassifier(workload.vocabulary, workload.embedding, *workload.hidden)
     layers: list[nn.Module] = []
     features = PIXELS * PIXELS
     if workload.convolutional:

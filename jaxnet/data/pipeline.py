@@ -1,9 +1,7 @@
 """From arrays to stretches of batches on the device, so that the device never waits.
 
-The loop asks a pipeline for an epoch and gets stretches: a feed, which is a pytree that the
-compiled program can cut into batches, and how many steps to take from it. There are two feeds.
-`Resident` has the whole data on the device and is given only the order of the rows; `Staged` has a
-stack of batches that a thread has put together while the device was busy.
+The loop asks a pipeline for an epoch and gets stretches: a feed (`jaxnet.data.feeds`), and how many
+steps to take from it.
 """
 
 from __future__ import annotations
@@ -19,16 +17,15 @@ from typing import Any, Literal, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from jaxnet.data.ahead import ahead
 from jaxnet.data.arrays import Arrays
 from jaxnet.data.cropping import HostAugmentation, Take
+from jaxnet.data.feeds import Resident, Staged, Stretch
 from jaxnet.data.order import batches, epoch_draws, epoch_order, steps_per_epoch
 from jaxnet.data.sources import Source, empty_columns, read_into, reading_threads
 from jaxnet.errors import InputError, UsageError
 
-Batch = dict[str, jax.Array]
 Placement = Literal["auto", "device", "host"]
 
 # Data up to this size is kept on an accelerator; a fraction of the smallest common card.
@@ -42,62 +39,6 @@ ALIGNMENT = 64
 READ_STEPS = 4
 # Stacks that may wait for the device: one in use, one ready.
 READY_STACKS = 2
-
-
-@struct.dataclass
-class Resident:
-    """Data that lives on the device, and the order in which to take it.
-
-    Attributes:
-        columns: the arrays, with the example as leading axis; rows past the last example are never
-            in the order.
-        order: int32 (steps, batch) row numbers; a row `r` that merely pads a batch stands as `~r`.
-    """
-
-    columns: dict[str, jax.Array]
-    order: jax.Array
-
-    @property
-    def capacity(self) -> int:
-        """The number of batches in this feed."""
-        return self.order.shape[0]
-
-    def batch(self, step: jax.Array) -> Batch:
-        """The batch of one step of this feed, with its `mask`."""
-        order = self.order[step]
-        mask = order >= 0
-        rows = jnp.where(mask, order, ~order)
-        taken = {
-            name: column.at[rows].get(mode="promise_in_bounds")
-            for name, column in self.columns.items()
-        }
-        return {**taken, "mask": mask}
-
-
-@struct.dataclass
-class Staged:
-    """A stack of batches, each of its arrays (steps, batch, ...)."""
-
-    stack: Batch
-
-    @property
-    def capacity(self) -> int:
-        """The number of batches in this feed."""
-        return self.stack["mask"].shape[0]
-
-    def batch(self, step: jax.Array) -> Batch:
-        """The batch of one step of this feed."""
-        return {name: values[step] for name, values in self.stack.items()}
-
-
-Feed = Resident | Staged
-
-
-class Stretch(NamedTuple):
-    """`count` steps, to be taken from the beginning of `feed`."""
-
-    feed: Any
-    count: int
 
 
 class Pipeline(Protocol):

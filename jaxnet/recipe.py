@@ -181,10 +181,10 @@ class Techniques:
 
     def apply(self, task: GradientTask) -> Task[Any]:
         """The task with these techniques around it."""
-        from jaxnet.training import guard, norms, transforms, updates
+        from jaxnet.training import guard, norms, penalties, transforms, updates
 
         task = transforms.mixed_precision(task, self.precision)
-        task = transforms.penalize(task, l1=self.l1, l2=self.l2)
+        task = penalties.penalize(task, l1=self.l1, l2=self.l2)
         if self.clip is not None:
             task = transforms.clip(task, self.clip)
         if self.clip_values is not None:

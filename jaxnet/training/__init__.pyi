@@ -7,6 +7,7 @@ from .guard import guard_nonfinite as guard_nonfinite
 from .history import History as History
 from .network import Network as Network
 from .norms import log_norms as log_norms
+from .penalties import penalize as penalize
 from .plateau import ReduceOnPlateau as ReduceOnPlateau
 from .state import TrainState as TrainState
 from .targets import scaled_target as scaled_target
@@ -21,7 +22,6 @@ from .transforms import clip as clip
 from .transforms import freeze as freeze
 from .transforms import freeze_except as freeze_except
 from .transforms import mixed_precision as mixed_precision
-from .transforms import penalize as penalize
 from .transforms import remat as remat
 from .transforms import with_ema as with_ema
 from .updates import clip_values as clip_values

@@ -9,6 +9,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import jax
 import jaxtyping
@@ -41,15 +42,32 @@ if "JAXNET_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAXNET_CACHE_DIR"], ignore_errors=True)
 
 
+PASSED = os.environ.get("JAXNET_PASSED")
+"""A file that lists tests that need not run again, and to which those are added that pass."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what passed already, so that CI's second run is only what its first one lacked."""
+    if PASSED and Path(PASSED).exists():
+        known = set(Path(PASSED).read_text().splitlines())
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in known])
+        items[:] = [item for item in items if item.nodeid not in known]
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """With JAXNET_NO_SKIPS=1, as in CI, a skipped test is a failure: nothing is left untried.
 
     Only what needs data that isn't part of the repository may be skipped where that is absent.
     """
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    skipped = reporter.stats.get("skipped", []) if reporter else []
+    if reporter is None:  # a worker of pytest-xdist; the process that started it reports
+        return
+    if PASSED:
+        with Path(PASSED).open("a") as file:
+            file.writelines(f"{report.nodeid}\n" for report in reporter.stats.get("passed", []))
+    skipped = reporter.stats.get("skipped", [])
     refused = [report for report in skipped if "JAXNET_DATA_DIR" not in str(report.longrepr)]
-    if reporter and refused and os.environ.get("JAXNET_NO_SKIPS"):
+    if refused and os.environ.get("JAXNET_NO_SKIPS"):
         for report in refused:
             reporter.write_line(f"skipped, but nothing may be: {report.nodeid}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -126,6 +126,23 @@ def test_masks_class_weights_and_smoothing_compose():
         losses.with_class_weights(losses.masked(smooth), WEIGHTS)
 
 
+@pytest.mark.parametrize(("outputs", "expected"), [((3, 4), 4), ((3,), 2), ((3, 1), 2)])
+def test_weights_for_classes_that_do_not_exist(outputs: tuple[int, ...], expected: int):
+    loss = losses.cross_entropy if expected == 4 else losses.binary_cross_entropy
+    labels = jnp.zeros(outputs if expected == 2 else 3, jnp.int32)
+    for count in (expected - 1, expected + 1):
+        weighted = losses.with_class_weights(loss, [1.0] * count)
+        with pytest.raises(InputError, match=f"each of the {expected} classes .* got {count}"):
+            weighted(jnp.zeros(outputs), labels)
+    assert losses.with_class_weights(loss, [1.0] * expected)(jnp.zeros(outputs), labels).size == 3
+
+
+def test_class_weights_by_name():
+    assert losses.named_class_weights({"cat": 2.5}, ("dog", "cat")).tolist() == [1.0, 2.5]
+    with pytest.raises(UsageError, match=r"unknown class 'cta'; did you mean 'cat'\?"):
+        losses.named_class_weights({"cta": 2.0}, ("dog", "cat"))
+
+
 class PerToken(nn.Module):
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:

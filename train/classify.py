@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from jaxnet.data import Arrays, ImageFolder, Table, TableEncoder
     from jaxnet.training import Supervised
-    from jaxnet.training.task import GradientTask
+    from jaxnet.training.task import GradientTask, Loss
 
     Build = Callable[["Config", Arrays | ImageFolder], nn.Module]
 
@@ -72,6 +72,11 @@ class Config(Run):
     """cnn, mlp or lenet5; by default cnn for images and mlp for tables"""
     metrics: tuple[str, ...] = ()
     """what else to measure in evaluation, such as f1, matthews_correlation or roc_auc"""
+    balanced: bool = False
+    """let all classes count alike in the loss, however rare they are"""
+    class_weights: dict[str, float] = field(default_factory=dict)
+    """how much a class counts in the loss, by its name: 'survived' 2; others count 1; with
+    --balanced it is a factor on that"""
     network: Network = Network()
     augment: Augment = Augment()
 
@@ -205,7 +210,7 @@ def train(config: Config) -> int:
     config = replace(config, run_dir=folder, model=name, augment=augment)
 
     from jaxnet import cross_validation
-    from jaxnet.data import Arrays, check_classes, fit_standard, sample
+    from jaxnet.data import check_classes, fit_standard, sample
     from jaxnet.training import Trained
     from jaxnet.training.task import identity
 
@@ -227,27 +232,24 @@ def train(config: Config) -> int:
     result = run_folder.fit(folder, config, task, data.train, data.valid, config.augment)
     if result is None:
         return cli.PREEMPTED
-    predictions = None
-    if isinstance(data.test, Arrays):
-        predictions = result.model.predict(data.test.inputs), data.test.labels
     run_folder.finish(
         folder,
         result,
         result.model.evaluate(data.test),
         class_names=data.test.class_names,
         encoder=data.encoder,
-        predictions=predictions,
+        predictions=(result.model.predict(data.test), data.test.labels),
     )
     return cli.DONE
 
 
 def _task(config: Config, build: Build, train: Arrays | ImageFolder, preprocess: Any) -> Supervised:
-    from jaxnet import losses, metrics
+    from jaxnet import metrics
     from jaxnet.training import Supervised
 
     return Supervised(
         build(config, train),
-        losses.cross_entropy,
+        _loss(config, train),
         config.optimizer_for(len(train)),
         metrics={"accuracy": metrics.accuracy},
         eval_metrics={
@@ -256,6 +258,18 @@ def _task(config: Config, build: Build, train: Arrays | ImageFolder, preprocess:
         },
         preprocess=preprocess,
     )
+
+
+def _loss(config: Config, train: Arrays | ImageFolder) -> Loss:
+    from jaxnet import losses
+
+    if not (config.balanced or config.class_weights):
+        return losses.cross_entropy
+    names = train.class_names or [str(number) for number in range(train.num_classes)]
+    weights = losses.named_class_weights(config.class_weights, names)
+    if config.balanced:
+        weights *= losses.balanced_class_weights(train.labels, train.num_classes)
+    return losses.with_class_weights(losses.cross_entropy, weights)
 
 
 def main() -> int:

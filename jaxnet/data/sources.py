@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -48,6 +49,33 @@ class Source(Protocol):
         counted from 0, is for sources that change an example at random each time it is seen.
         """
         ...
+
+
+@dataclass(frozen=True)
+class InputsOnly:
+    """A source without its labels, to predict them.
+
+    Attributes:
+        source: what to read; it may have labels.
+    """
+
+    source: Source
+
+    @property
+    def name(self) -> str:
+        """What to call the data in messages."""
+        return self.source.name
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shape and type of one example's inputs."""
+        return {"inputs": self.source.spec()["inputs"]}
+
+    def read(self, rows: np.ndarray, epoch: int) -> dict[str, np.ndarray]:
+        """The inputs at `rows`."""
+        return {"inputs": self.source.read(rows, epoch)["inputs"]}
 
 
 def reading_threads() -> int:

@@ -180,13 +180,15 @@ def _checked_fractions(fractions: Sequence[float], name: str) -> np.ndarray:
 def _is_stratified(data: Examples, stratify: bool | Literal["auto"]) -> bool:
     if stratify not in (True, False, "auto"):
         raise InputError(f"stratify must be True, False or 'auto', got {stratify!r}")
-    possible = data.labels.ndim == 1 and data.labels.dtype.kind in "ui"
+    labels = getattr(data, "labels", None)  # unknown, where a source has to be read for them
+    possible = labels is not None and labels.ndim == 1 and labels.dtype.kind in "ui"
     if stratify == "auto":
         return possible
     if stratify and not possible:
+        got = "none" if labels is None else f"{labels.dtype} {labels.shape}"
         raise InputError(
-            f"{data.name}: to stratify, expected integer labels of shape (n,), got "
-            f"{data.labels.dtype} {data.labels.shape}; use stratify=False"
+            f"{data.name}: to stratify, expected integer labels of shape (n,), got {got}; "
+            "use stratify=False"
         )
     return bool(stratify)
 

@@ -36,6 +36,7 @@ from jaxnet.losses.shapes import widened as widened
 from jaxnet.losses.weighting import Loss as Loss
 from jaxnet.losses.weighting import balanced_class_weights as balanced_class_weights
 from jaxnet.losses.weighting import masked as masked
+from jaxnet.losses.weighting import named_class_weights as named_class_weights
 from jaxnet.losses.weighting import position_counts as position_counts
 from jaxnet.losses.weighting import with_class_weights as with_class_weights
 

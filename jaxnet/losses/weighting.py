@@ -16,7 +16,7 @@ is what example weights do: `Arrays(inputs, labels, weights=w[labels])`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -25,6 +25,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnet.errors import InputError, UsageError
+from jaxnet.names import lookup
 
 Loss = Callable[..., jax.Array]
 """`(outputs, labels) -> (B,)`; some take options by name."""
@@ -44,7 +45,8 @@ def with_class_weights(loss: Loss, weights: Sequence[float] | np.ndarray) -> Los
         weights: one for each class, in the order of their numbers, at least 0.
 
     Returns:
-        The loss. Used on labels that are not integers, it raises `InputError`.
+        The loss. Used on labels that are not integers, or on outputs with another number of
+        classes, it raises `InputError`.
 
     Raises:
         UsageError: a weight is negative or not finite, or `loss` is `masked`, which has to be the
@@ -140,6 +142,27 @@ def balanced_class_weights(labels: np.ndarray, num_classes: int | None = None) -
     return (labels.size / (len(counts) * counts)).astype(np.float32)
 
 
+def named_class_weights(weights: Mapping[str, float], class_names: Sequence[str]) -> np.ndarray:
+    """float32 (C,): the weights of classes given by name, and 1 for the others.
+
+    Args:
+        weights: class name -> weight.
+        class_names: what class 0, 1, ... is called.
+
+    Raises:
+        UsageError: there is no class of that name; the message offers the nearest.
+
+    Example:
+        >>> named_class_weights({"yes": 3.0}, ["no", "yes"]).tolist()
+        [1.0, 3.0]
+    """
+    numbers = {name: number for number, name in enumerate(class_names)}
+    table = np.ones(len(numbers), np.float32)
+    for name, weight in weights.items():
+        table[lookup(name, numbers, "class")] = weight
+    return table
+
+
 @dataclass(frozen=True)
 class _ClassWeighted:
     loss: Loss
@@ -147,6 +170,12 @@ class _ClassWeighted:
 
     def __call__(self, outputs: ArrayLike, labels: ArrayLike) -> jax.Array:
         labels = _integers(labels, "with_class_weights")
+        classes = _classes(jnp.shape(outputs), labels.ndim)
+        if len(self.weights) != classes:
+            raise InputError(
+                f"with_class_weights: expected a weight for each of the {classes} classes of "
+                f"outputs {list(jnp.shape(outputs))}, got {len(self.weights)}"
+            )
         losses = _each_position(self.loss, outputs, labels)
         # A label that is no class has no weight either: NaN, as in the losses themselves.
         known = (labels >= 0) & (labels < len(self.weights))
@@ -167,6 +196,11 @@ class _Masked:
         axes = tuple(range(1, losses.ndim))
         total = jnp.sum(losses, axis=axes, where=counts)
         return total / jnp.maximum(counts.sum(axis=axes), 1).astype(total.dtype)
+
+
+def _classes(shape: tuple[int, ...], label_axes: int) -> int:
+    """How many classes outputs of this shape tell apart: 2 where one logit is for "yes"."""
+    return shape[-1] if len(shape) > label_axes and shape[-1] > 1 else 2
 
 
 def _integers(labels: ArrayLike, name: str) -> jax.Array:

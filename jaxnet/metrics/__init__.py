@@ -41,6 +41,7 @@ from jaxnet.metrics.agreement import confusion_matrix as confusion_matrix
 from jaxnet.metrics.agreement import matthews_correlation as matthews_correlation
 from jaxnet.metrics.answers import accuracy as accuracy
 from jaxnet.metrics.answers import exact_match as exact_match
+from jaxnet.metrics.answers import masked as masked
 from jaxnet.metrics.answers import multilabel_accuracy as multilabel_accuracy
 from jaxnet.metrics.answers import top_k_accuracy as top_k_accuracy
 from jaxnet.metrics.curves import average_precision_of as average_precision_of

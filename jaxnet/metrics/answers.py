@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Shaped
 
 from jaxnet import losses
 from jaxnet.errors import InputError
-from jaxnet.metrics.sums import Mean, Metric
+from jaxnet.metrics.sums import Mean, Metric, Sums
 
 
 def accuracy(
@@ -72,6 +72,41 @@ def top_k_accuracy(k: int) -> Metric:
         return Mean.of(_share(hits), weights)
 
     return metric
+
+
+def masked(metric: Metric, ignored: int = -1) -> Metric:
+    """`metric` over the positions of an example whose label is not `ignored`, as `losses.masked`.
+
+    For labels (B, T) of sequences, or (B, H, W) of images, with gaps. An example's weight is shared
+    among its positions that count. To let each position count alike, weigh the examples by their
+    positions: `Arrays(inputs, labels, weights=losses.position_counts(labels))`.
+
+    Args:
+        metric: of class numbers, such as `accuracy`.
+        ignored: the label that marks what doesn't count.
+
+    Example:
+        >>> logits = jnp.array([[[2.0, 0.0], [9.0, 0.0], [0.0, 5.0]]])
+        >>> masked(accuracy)(logits, jnp.array([[0, 1, -1]]), jnp.ones(1)).compute()
+        0.5
+    """
+
+    def counted(
+        outputs: Float[ArrayLike, "*_batch_dims_classes"],
+        labels: Shaped[ArrayLike, "*_batch_dims"],
+        weights: Float[ArrayLike, "*_batch"],
+    ) -> Sums:
+        outputs, labels = class_labels("masked", outputs, labels)
+        counts = (labels != ignored).reshape(len(labels), -1)
+        weights = jnp.asarray(weights)
+        share = weights / jnp.maximum(counts.sum(axis=1), 1).astype(weights.dtype)
+        return metric(
+            outputs.reshape(-1, outputs.shape[-1]),
+            jnp.where(counts.ravel(), labels.reshape(-1), 0),
+            jnp.where(counts, share[:, None], 0).ravel(),
+        )
+
+    return counted
 
 
 def multilabel_accuracy(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, no_type_check
+from typing import Any, Protocol, TypeVar, no_type_check, runtime_checkable
 
 import flax.struct
 import jax
@@ -17,6 +17,7 @@ from jaxnet import losses
 from jaxnet.errors import InputError
 
 
+@runtime_checkable
 class Sums(Protocol):
     """A pytree whose leaves are sums over examples."""
 

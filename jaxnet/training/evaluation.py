@@ -19,7 +19,7 @@ from jaxnet.data.pipeline import (
     Stretch,
     pipeline,
 )
-from jaxnet.data.sources import Source
+from jaxnet.data.sources import InputsOnly, Source
 from jaxnet.errors import InputError
 from jaxnet.training.history import add_steps, computed
 from jaxnet.training.programs import Programs
@@ -106,22 +106,27 @@ class Evaluator:
         return {} if total is None else computed(jax.tree.unflatten(structure, total), prefix)
 
     def predict(self, state: PyTree, inputs: Any) -> PyTree:
-        """The outputs for `inputs` (n, ...), as numpy arrays with n rows."""
-        rows = np.asarray(inputs)
-        # Labels that nobody looks at: the inputs are then checked as all data is.
-        checked = Arrays(rows, np.zeros(len(rows) if rows.ndim else 1, np.int32), name="inputs")
-        data = self._pipeline({"inputs": checked.inputs}, "inputs")
+        """The outputs for `inputs`, (n, ...) or a dataset of n, as numpy arrays with n rows."""
+        data = self._unlabelled(inputs)
         self.check(data, state)
         parts = []
         for feed, count in Again(data):
             outputs = jax.device_get(self.programs.predict(state, feed, count))
             taken = slice(count * self.batch_size)
             parts.append(jax.tree.map(partial(_rows, taken), outputs))
-        return jax.tree.map(lambda *pieces: np.concatenate(pieces)[: len(rows)], *parts)
+        return jax.tree.map(lambda *pieces: np.concatenate(pieces)[: data.examples], *parts)
 
-    def _pipeline(self, columns: Mapping[str, np.ndarray], name: str) -> ArrayPipeline:
+    def _unlabelled(self, inputs: Any) -> Pipeline:
+        if isinstance(inputs, Source):
+            return SourcePipeline(InputsOnly(inputs), self.batch_size, False, CAPACITY)
+        if not isinstance(inputs, Arrays):
+            rows = np.asarray(inputs)
+            # Labels that nobody looks at: the inputs are then checked as all data is.
+            labels = np.zeros(len(rows) if rows.ndim else 1, np.int32)
+            inputs = Arrays(rows, labels, name="inputs")
+        columns = {"inputs": inputs.inputs}
         return ArrayPipeline(
-            columns, name, self.batch_size, shuffle=False, resident=False, capacity=CAPACITY
+            columns, inputs.name, self.batch_size, shuffle=False, resident=False, capacity=CAPACITY
         )
 
 

@@ -49,7 +49,7 @@ class Trained:
     inputs: jax.ShapeDtypeStruct
 
     def predict(self, inputs: Any) -> Any:
-        """The outputs for `inputs` (n, ...), as numpy arrays with n rows."""
+        """The outputs for `inputs`, (n, ...) or a dataset of n, as numpy arrays with n rows."""
         return self.trainer.predict(self.state, inputs)
 
     def evaluate(self, data: Data) -> dict[str, Any]:
@@ -230,11 +230,12 @@ class Trainer:
         return self.evaluator.evaluate(state, self.evaluator.hold(data, state))
 
     def predict(self, state: PyTree, inputs: Any) -> PyTree:
-        """The outputs for `inputs` (n, ...), as numpy arrays with n rows.
+        """The outputs for `inputs`, as numpy arrays with n rows.
 
         Args:
             state: the task's state.
-            inputs: like those that the task was trained on.
+            inputs: (n, ...), like those that the task was trained on, or a dataset of n examples,
+                `Arrays` or a `Source`, whose labels don't matter.
 
         Raises:
             InputError: the inputs have another shape or type.

@@ -8,16 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
+from jaxnet import losses
 from jaxnet.data import Arrays, Records, image_folders, load, split
 from jaxnet.data import pipeline as module
 from jaxnet.data.pipeline import ArrayPipeline, Pipeline, SourcePipeline, pipeline
 from jaxnet.errors import InputError
+from jaxnet.training import Supervised, Trainer
 
 
 def batches_of(made: Pipeline, epoch: int, start: int = 0, size: int = 3) -> list[dict[str, Any]]:
@@ -164,6 +168,32 @@ def test_records_may_be_pairs_and_are_narrowed_as_arrays_are():
     assert Records([{"inputs": np.uint8([[1]])}]).spec() == {
         "inputs": jax.ShapeDtypeStruct((1, 1), jnp.uint8)
     }
+
+
+def test_unread_records_without_known_labels_are_split_but_not_stratified():
+    parts = split(Records(as_list(arrays())), (0.7, 0.3), seed=1)
+    assert [len(part) for part in parts] == [16, 7]
+    with pytest.raises(InputError, match=r"to stratify, expected integer labels .* got none"):
+        split(Records(as_list(arrays())), (0.7, 0.3), stratify=True)
+
+
+def test_a_source_is_predicted_as_its_arrays_are_and_by_the_same_program():
+    data = arrays(300)
+    labels = data.labels.astype(np.int32)
+    task = Supervised(Flat(), losses.cross_entropy, optax.sgd(0.1))
+    trainer = Trainer(task, eval_batch_size=16)
+    model = trainer.fit((data.inputs, labels), epochs=1).model
+    expected = model.predict(data.inputs)
+    assert expected.shape == (300, 3)
+    for same in (data, Records(as_list(data)), Records([{"inputs": row} for row in data.inputs])):
+        np.testing.assert_array_equal(model.predict(same), expected)
+    assert len(trainer.programs.compiles.traces["prediction"]) == 1
+
+
+class Flat(nn.Module):
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        return nn.Dense(3)(inputs.reshape(len(inputs), -1))
 
 
 def test_records_are_split_without_being_read():

@@ -6,6 +6,7 @@ from sklearn import metrics as sklearn_metrics
 
 from jaxnet import metrics
 from jaxnet.errors import InputError
+from jaxnet.losses import position_counts
 from jaxnet.metrics.answers import cut
 
 RNG = np.random.default_rng(0)
@@ -34,6 +35,21 @@ def test_accuracy_of_sequences_is_the_mean_over_their_steps():
     logits, labels = LOGITS.reshape(5, 10, 7), LABELS.reshape(5, 10)
     got = metrics.accuracy(logits, labels, np.ones(5)).compute()
     assert got == pytest.approx((LOGITS.argmax(1) == LABELS).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("metric", [metrics.accuracy, metrics.f1])
+def test_masked_metrics_count_the_positions_that_count(metric):
+    logits, labels = LOGITS.reshape(5, 10, 7), LABELS.reshape(5, 10).copy()
+    labels[0, 4:] = labels[3, 1:] = labels[4] = -100
+    counts = position_counts(labels, -100)
+    keep = labels.ravel() != -100
+    got = metrics.masked(metric, -100)(logits, labels, counts).compute()
+    assert got == pytest.approx(metric(LOGITS[keep], LABELS[keep], ONES[keep]).compute(), rel=1e-6)
+    # Without those weights each example counts alike, and the last, of which nothing counts, not.
+    if metric is metrics.accuracy:
+        right = (logits.argmax(-1) == labels).sum(1)[:4] / counts[:4]
+        got = metrics.masked(metric, -100)(logits, labels, np.ones(5, np.float32)).compute()
+        assert got == pytest.approx(right.mean(), rel=1e-6)
 
 
 def test_accuracy_does_not_compare_in_eight_bits():

@@ -190,6 +190,26 @@ def test_a_table_and_its_bundle_that_takes_raw_rows(fruit, tmp_path):
     assert len(bundle.predict(fruit)) == 300
 
 
+def test_classes_count_as_asked_and_a_rare_one_is_found(tmp_path):
+    pd = pytest.importorskip("pandas", reason="needs the extra [tables]")
+    rng = np.random.default_rng(0)
+    size = rng.normal(size=1500)
+    rare = (size > 0.8) & (rng.random(1500) < 0.4)  # never more likely than the other
+    frame = pd.DataFrame({"size": size, "kind": np.where(rare, "plum", "other")})
+    frame.to_csv(tmp_path / "rare.csv", index=False)
+    options = [*TABLE, "--data-dir", tmp_path / "rare.csv", "--metrics", "recall"]
+    recall = {}
+    for name, weights in {
+        "plain": [],
+        "balanced": ["--balanced"],
+        "named": ["--class-weights", "plum", "10"],
+    }.items():
+        assert classify_here(*options, *weights, "--run-dir", tmp_path / name) == cli.DONE
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        recall[name] = summary["test_recall"]  # of both classes, the mean
+    assert recall["plain"] < 0.6 < 0.8 < min(recall["balanced"], recall["named"])
+
+
 def test_folds_share_their_programs_and_a_finished_one_is_not_trained_again(
     fruit, tmp_path, capsys
 ):
@@ -230,6 +250,12 @@ def test_folds_of_images(tmp_path):
         (["--data", "titanic"], cli.FAILED, "expected a column 'Survived'"),
         (["--target", "kind", "--model", "cnn"], cli.WRONG_USAGE, "--model cnn is for images"),
         (["--target", "kind", "--folds", "200"], cli.FAILED, "fewer than the 200 parts"),
+        (
+            ["--target", "kind", "--class-weights", "aple", "2"],
+            cli.WRONG_USAGE,
+            "unknown class 'aple'; did you mean 'apple'?",
+        ),
+        (["--target", "kind", "--class-weights", "apple", "-1"], cli.WRONG_USAGE, "at least 0"),
         (["--target", "kind", "--table.drop", "sizes"], cli.WRONG_USAGE, "did you mean 'size'?"),
         (["--target", "kind", "--table.numbers", "colour"], cli.FAILED, "colour: expected numbers"),
     ],

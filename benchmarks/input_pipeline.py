@@ -185,7 +185,12 @@ def dataloader(workers: int, images: np.ndarray) -> Epoch:
     from torch.utils.data import DataLoader
 
     store = torch.from_numpy(padded(images).transpose(0, 3, 1, 2).copy())
-    options = {"persistent_workers": True, "prefetch_factor": 8} if workers else {}
+    options: dict[str, Any] = {}
+    if workers:
+        # Forked, as PyTorch's default on Linux is; this process itself was spawned, and would pass
+        # that on.
+        options = {"multiprocessing_context": "fork", "persistent_workers": True}
+        options["prefetch_factor"] = 8
     loader = DataLoader(cropped(store), BATCH, shuffle=True, num_workers=workers, **options)
     return lambda number: _exhaust(loader)
 
@@ -225,6 +230,7 @@ def measure(options: Options, names: tuple[str, ...] = tuple(WAYS)) -> dict[str,
         pipes[name], theirs = context.Pipe()
         process = context.Process(target=work, args=(name, options.images, theirs))
         process.start()
+        theirs.close()  # so that a process that dies ends the race with EOFError
         processes.append(process)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(options.rounds + 1):

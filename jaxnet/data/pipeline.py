@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
@@ -20,10 +21,16 @@ import numpy as np
 
 from jaxnet.data.ahead import ahead
 from jaxnet.data.arrays import Arrays
-from jaxnet.data.cropping import HostAugmentation, Take
+from jaxnet.data.cropping import Fill, HostAugmentation
 from jaxnet.data.feeds import Resident, Staged, Stretch
+from jaxnet.data.memory import Memory
 from jaxnet.data.order import batches, epoch_draws, epoch_order, steps_per_epoch
-from jaxnet.data.sources import Source, empty_columns, read_into, reading_threads
+from jaxnet.data.sources import (
+    Source,
+    available_cores,
+    read_into,
+    reading_threads,
+)
 from jaxnet.errors import InputError, UsageError
 
 Placement = Literal["auto", "device", "host"]
@@ -32,8 +39,10 @@ Placement = Literal["auto", "device", "host"]
 RESIDENT_BYTES = 2 << 30
 # A stack of batches on its way to the device is at most this large.
 STAGED_BYTES = 64 << 20
-# Memory that begins at a multiple of this becomes an array of JAX's CPU without a copy.
-ALIGNMENT = 64
+# Threads that copy rows into a stack; more would wait for the memory. They share it in so many
+# parts, so that none waits long for the others.
+COPYING_THREADS = min(4, available_cores())
+PARTS = 4 * COPYING_THREADS
 # A stack of batches that are read has at most so many: reading a batch takes far longer than the
 # dispatch that a larger stack would save.
 READ_STEPS = 4
@@ -136,8 +145,15 @@ class ArrayPipeline:
         if self.augment:
             draws = epoch_draws(seed, epoch, self.steps * self.batch_size)
             draws = draws.reshape(self.steps, self.batch_size)
-        staged = (self._take_staged(order, draws, at) for at, order in pieces)
-        return ahead(staged, READY_STACKS)
+
+        def begin(start: int, order: np.ndarray, pool: ThreadPoolExecutor) -> _Stack:
+            stack = self._memory.stack(self.spec(), self._capacity)
+            chosen = None if draws is None else draws[start : start + len(order)]
+            cuts = np.linspace(0, len(order), min(len(order), PARTS) + 1).astype(int)
+            fill = partial(self._fill, stack, order, chosen)
+            return _Stack(stack, len(order), [pool.submit(fill, *c) for c in pairwise(cuts)])
+
+        return ahead(_stacks(pieces, begin, COPYING_THREADS), READY_STACKS)
 
     @cached_property
     def _capacity(self) -> int:
@@ -159,25 +175,31 @@ class ArrayPipeline:
         full = _full(order, self._capacity)
         return Stretch(Resident(self._on_device, jax.device_put(full)), len(order))
 
-    def _take_staged(self, order: np.ndarray, draws: np.ndarray | None, position: int) -> Stretch:
-        """The batches of `order`; what the stack holds beyond them is never looked at."""
-        spec, count = self.spec(), len(order)
-        stack = {
-            name: _aligned((self._capacity, *leaf.shape), leaf.dtype) for name, leaf in spec.items()
-        }
-        stack["mask"][:count] = order >= 0
+    def _fill(
+        self,
+        stack: dict[str, np.ndarray],
+        order: np.ndarray,
+        draws: np.ndarray | None,
+        begin: int,
+        end: int,
+    ) -> None:
+        """Write the batches from step `begin` to `end`."""
+        order, part = order[begin:end], slice(begin, end)
+        stack["mask"][part] = order >= 0
         rows = np.where(order < 0, ~order, order)
         for name, column in self.columns.items():
             if draws is None or name != "inputs":
                 # The rows are in range: "clip" only spares NumPy a buffer.
-                np.take(column, rows, axis=0, out=stack[name][:count], mode="clip")
+                np.take(column, rows, axis=0, out=stack[name][part], mode="clip")
         if draws is not None:
-            for step in range(count):
-                stack["inputs"][step] = self._varied(rows[step], draws[position + step])
-        return Stretch(Staged(jax.device_put(stack)), count)
+            self._vary(stack["inputs"][part], rows, draws[part])
 
     @cached_property
-    def _varied(self) -> Take:
+    def _memory(self) -> Memory:
+        return Memory()
+
+    @cached_property
+    def _vary(self) -> Fill:
         assert self.augment is not None
         return self.augment.open(self.columns["inputs"])
 
@@ -235,48 +257,59 @@ class SourcePipeline:
         pieces = _pieces(
             batches(order, self.batch_size), start, lambda step: min(size(step), self._capacity)
         )
-        return ahead(self._read((order for _, order in pieces), epoch), READY_STACKS)
+
+        def begin(start: int, order: np.ndarray, pool: ThreadPoolExecutor) -> _Stack:
+            stack = self._memory.stack(self.spec(), self._capacity)
+            stack["mask"][: len(order)] = order >= 0
+            columns = {
+                name: stack[name].reshape(-1, *leaf.shape)
+                for name, leaf in self.source.spec().items()
+            }
+            rows = np.where(order < 0, ~order, order).ravel()
+            return _Stack(stack, len(order), read_into(columns, self.source, rows, epoch, pool))
+
+        return ahead(_stacks(pieces, begin, self.threads or reading_threads()), READY_STACKS)
 
     @cached_property
     def _capacity(self) -> int:
         return _staged_steps(self.spec(), self.capacity)
 
-    def _read(self, pieces: Iterator[np.ndarray], epoch: int) -> Iterator[Stretch]:
-        """The stretches. While one is put together, the threads already read the next."""
-        pool = ThreadPoolExecutor(self.threads or reading_threads(), "jaxnet-reader")
-        started: deque[_Reading] = deque()
-        try:
-            for order in pieces:
-                started.append(self._start(order, epoch, pool))
-                if len(started) == READY_STACKS:
-                    yield self._finish(started.popleft())
-            while started:
-                yield self._finish(started.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _start(self, order: np.ndarray, epoch: int, pool: ThreadPoolExecutor) -> _Reading:
-        columns = empty_columns(self.source, self._capacity * self.batch_size)
-        rows = np.where(order < 0, ~order, order).ravel()
-        return _Reading(order, columns, read_into(columns, self.source, rows, epoch, pool))
-
-    def _finish(self, reading: _Reading) -> Stretch:
-        for part in reading.parts:
-            part.result()
-        stack = {
-            name: column.reshape(self._capacity, self.batch_size, *column.shape[1:])
-            for name, column in reading.columns.items()
-        }
-        mask = _full(reading.order, self._capacity) >= 0
-        return Stretch(Staged(jax.device_put({**stack, "mask": mask})), len(reading.order))
+    @cached_property
+    def _memory(self) -> Memory:
+        return Memory()
 
 
-class _Reading(NamedTuple):
-    """A stack that is being read."""
+class _Stack(NamedTuple):
+    """A stack of batches that threads are filling; what it holds beyond `count` is left over."""
 
-    order: np.ndarray
-    columns: dict[str, np.ndarray]
+    batches: dict[str, np.ndarray]
+    count: int
     parts: list[Future[None]]
+
+
+def _stacks(
+    pieces: Iterator[tuple[int, np.ndarray]],
+    begin: Callable[[int, np.ndarray, ThreadPoolExecutor], _Stack],
+    threads: int,
+) -> Iterator[Stretch]:
+    """The stretches, on the device. While one is finished, the threads are at the next."""
+    pool = ThreadPoolExecutor(threads, "jaxnet-reader")
+    begun: deque[_Stack] = deque()
+    try:
+        for piece in pieces:
+            begun.append(begin(*piece, pool))
+            if len(begun) == READY_STACKS:
+                yield _on_device(begun.popleft())
+        while begun:
+            yield _on_device(begun.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _on_device(stack: _Stack) -> Stretch:
+    for part in stack.parts:
+        part.result()
+    return Stretch(Staged(jax.device_put(stack.batches)), stack.count)
 
 
 def pipeline(
@@ -376,11 +409,3 @@ def _pieces(
     while start < len(order) and (count := size(start)) > 0:
         yield start, order[start : start + count]
         start += count
-
-
-def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An array without contents, for which JAX's CPU needs no copy."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    memory = np.empty(size + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + size].view(dtype).reshape(shape)

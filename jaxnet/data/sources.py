@@ -78,10 +78,15 @@ class InputsOnly:
         return {"inputs": self.source.read(rows, epoch)["inputs"]}
 
 
+def available_cores() -> int:
+    """How many processors this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return cores or 1
+
+
 def reading_threads() -> int:
     """How many threads read by default: some wait for the disk while the others compute."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(32, 2 * (cores or 1))
+    return min(32, 2 * available_cores())
 
 
 def read_into(

@@ -45,7 +45,7 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "small": Kind(4000, 32, 32, 32, 128),
-    "photos": Kind(400, 375, 500, 224, 64),
+    "photos": Kind(1000, 375, 500, 224, 64),
 }
 CONTENDERS = ("jaxnet", "torch plain", "torch decode", "grain plain", "grain decode")
 
@@ -92,7 +92,7 @@ def plain_decode(file: str, size: tuple[int, int]) -> np.ndarray:
 
 def decoder(name: str) -> Callable[[str, tuple[int, int]], np.ndarray]:
     """`plain` or `decode`."""
-    from jaxnet.data.images import decode
+    from jaxnet.data.decoding import decode
 
     return plain_decode if name == "plain" else decode
 

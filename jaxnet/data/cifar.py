@@ -21,7 +21,8 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxnet.data.arrays import Arrays
-from jaxnet.data.images import EXTENSIONS, decode
+from jaxnet.data.decoding import decode
+from jaxnet.data.images import EXTENSIONS
 from jaxnet.data.sources import reading_threads
 from jaxnet.errors import InputError, UsageError
 
@@ -331,7 +332,7 @@ def _decoded(place: Path, files: Mapping[str, bytes], dataset: _Dataset, part: s
     labels = _labels(place, keys, dataset.class_names)
 
     def pixels(key: str) -> np.ndarray:
-        image = decode(io.BytesIO(files[key]), name=f"{place}/{key}")
+        image = decode(files[key], name=f"{place}/{key}")
         if image.shape != (32, 32, 3):
             raise InputError(f"{place}/{key}: expected 32 x 32 pixels, got {image.shape[:2]}")
         return image

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import jax
 import numpy as np
 
 from jaxnet.data.arrays import Arrays
+from jaxnet.data.decoding import Channels, Resize, contents, decode
 from jaxnet.data.sources import load, size_in_memory
 from jaxnet.data.splits import split
 from jaxnet.errors import InputError, UsageError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 # What the parts of a dataset are called on disk.
@@ -30,10 +29,11 @@ PARTS = {
 }
 # A training set up to this size is read into memory once, instead of in every epoch.
 IN_MEMORY_BYTES = 2 << 30
-_ORIENTATION = 0x0112  # the EXIF tag that says how the camera was held
-
-Channels = Literal[1, 3]
-Resize = Literal["stretch", "crop"]
+# Files below this are decoded in so short a time that threads at it together would spend more on
+# handing the interpreter's lock to and fro: measured half as fast as one. They still wait together
+# for the disk.
+SMALL_BYTES = 4 << 10
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,15 +108,19 @@ class ImageFolder:
             InputError: an image can't be read; the message names the file.
         """
         images = np.empty((len(rows), *self._shape), np.uint8)
-        for image, row in zip(images, rows, strict=True):
-            decoded = decode(self.files[int(row)], self.size, self.channels, self.resize)
-            if decoded.shape != image.shape:
-                raise InputError(
-                    f"{self.files[row]}: expected {image.shape[0]} x {image.shape[1]} pixels, as "
-                    f"{self.files[0]} has, got {decoded.shape[0]} x {decoded.shape[1]}; give the "
-                    "size to which all are to be brought (--image-size)"
-                )
-            image[:] = decoded
+        files = [self.files[int(row)] for row in rows]
+        held = list(map(contents, files))
+        small = sum(map(len, held)) < len(held) * SMALL_BYTES
+        with _ONE_AT_A_TIME if small else nullcontext():
+            for image, file, data in zip(images, files, held, strict=True):
+                decoded = decode(data, self.size, self.channels, self.resize, name=file)
+                if decoded.shape != image.shape:
+                    raise InputError(
+                        f"{file}: expected {image.shape[0]} x {image.shape[1]} pixels, as "
+                        f"{self.files[0]} has, got {decoded.shape[0]} x {decoded.shape[1]}; give "
+                        "the size to which all are to be brought (--image-size)"
+                    )
+                image[:] = decoded
         return {"inputs": images, "labels": self.labels[rows]}
 
     def take(self, indices: np.ndarray) -> ImageFolder:
@@ -213,77 +217,6 @@ def training_parts(
     most = IN_MEMORY_BYTES if in_memory is None else in_memory
     small = sum(map(size_in_memory, chosen)) <= most
     return tuple(map(load, chosen)) if small else chosen
-
-
-def decode(
-    file: str | BinaryIO,
-    size: tuple[int, int] | None = None,
-    channels: Channels = 3,
-    resize: Resize = "stretch",
-    name: str | None = None,
-) -> np.ndarray:
-    """The pixels of one image, uint8 (height, width, channels), upright as its EXIF says.
-
-    A JPEG that is going to shrink is decoded at an eighth, a quarter or half of its size where
-    that leaves at least twice the pixels a side that are wanted.
-
-    Args:
-        file: a path, or an open file.
-        size: the height and width to resize to.
-        channels: 3 or 1.
-        resize: `"stretch"` or `"crop"`.
-        name: what messages call the file; by default its path.
-
-    Raises:
-        InputError: it isn't an image, it is cut short, or it has more than 8 bits a value.
-    """
-    from PIL import Image
-
-    name = name or str(file)
-    try:
-        with Image.open(file) as image:
-            return _pixels(image, size, channels, resize, name)
-    except InputError:
-        raise
-    # Pillow's decoders raise whatever they stumble over: SyntaxError, struct.error, ...
-    except Exception as error:
-        raise InputError(
-            f"{name}: this image can't be read ({error}); repair the file or take it away"
-        ) from error
-
-
-def _pixels(
-    image: Image, size: tuple[int, int] | None, channels: Channels, resize: Resize, name: str
-) -> np.ndarray:
-    from PIL import ImageOps
-    from PIL.Image import Resampling
-
-    mode = "RGB" if channels == 3 else "L"
-    if image.mode[0] in "IF":
-        raise InputError(
-            f"{name}: expected 8 bits a value, got an image of mode {image.mode}, which has more; "
-            "convert it, or read it yourself and pass arrays"
-        )
-    if size is not None and max(size) * 4 <= max(image.size):
-        # Square, because the image may yet be turned.
-        image.draft(mode, (2 * max(size), 2 * max(size)))
-    if "exif" in image.info and image.getexif().get(_ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    if image.mode != mode:
-        image = image.convert(mode)
-    if size is not None and size != (image.height, image.width):
-        box = _centre(image, size) if resize == "crop" else None
-        image = image.resize((size[1], size[0]), Resampling.BILINEAR, box, reducing_gap=2.0)
-    return np.asarray(image).reshape(image.height, image.width, channels)
-
-
-def _centre(image: Image, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The largest part in the middle that has the proportions of `size`."""
-    scale = min(image.width / size[1], image.height / size[0])
-    left, top = (image.width - scale * size[1]) / 2, (image.height - scale * size[0]) / 2
-    return left, top, image.width - left, image.height - top
 
 
 def _parts(folder: Path) -> dict[str, Path]:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxnet.data import Arrays, ImageFolder, image_folders, load, sample, split
-from jaxnet.data.images import decode, training_parts
+from jaxnet.data import Arrays, ImageFolder, decoding, image_folders, load, sample, split
+from jaxnet.data.decoding import decode
+from jaxnet.data.images import training_parts
 from jaxnet.errors import InputError, UsageError
 
 
@@ -164,10 +165,10 @@ def test_a_photo_is_turned_upright(orientation):
     file = io.BytesIO()
     stored = Image.fromarray(np.ascontiguousarray(turn[orientation](upright)))
     stored.save(file, "jpeg", quality=100, exif=exif)
-    decoded = decode(file, name="photo")
+    decoded = decode(file.getvalue(), name="photo")
     assert decoded.shape == upright.shape
     assert np.abs(decoded.astype(int) - upright).max() < 12
-    small = decode(file, size=(4, 6), name="photo")
+    small = decode(file.getvalue(), size=(4, 6), name="photo")
     assert np.abs(small.astype(int) - smooth(4, 6)).max() < 40
 
 
@@ -176,11 +177,30 @@ def test_resizing_stretches_or_crops_the_middle():
     wide[:, 10:20] = 255
     file = io.BytesIO()
     Image.fromarray(wide).save(file, "png")
-    assert decode(file, (5, 5), resize="crop").min() > 200  # smoothed with what is beside it
-    stretched = decode(file, (5, 6))
+    assert (
+        decode(file.getvalue(), (5, 5), resize="crop").min() > 200
+    )  # smoothed with what is beside it
+    stretched = decode(file.getvalue(), (5, 6))
     assert stretched.shape == (5, 6, 3)
     assert stretched[:, [0, 5]].max() == 0
     assert stretched[:, [2, 3]].min() > 200
+
+
+@pytest.mark.parametrize("size", [None, (37, 53), (30, 20), (5, 6), (2, 3)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_jpeg_has_the_pixels_that_pillow_gives_it(monkeypatch, size, mode, channels):
+    for options in ({}, {"progressive": True}, {"quality": 98}):
+        for subsampling in (0, 1, 2) if mode == "RGB" else (0,):
+            file = io.BytesIO()
+            noisy = smooth(37, 53) // 2 + np.random.default_rng(0).integers(0, 99, (37, 53, 3))
+            image = Image.fromarray(noisy.astype(np.uint8)).convert(mode)
+            image.save(file, "jpeg", subsampling=subsampling, **options)
+            got = decode(file.getvalue(), size, channels)
+            with monkeypatch.context() as patch:
+                patch.setattr(decoding, "_jpeg", lambda *_: None)
+                np.testing.assert_array_equal(got, decode(file.getvalue(), size, channels))
+            assert got.dtype == np.uint8 and got.flags.c_contiguous
 
 
 @pytest.mark.parametrize("size", [(24, 32), (60, 80), (24, 60)])
@@ -192,7 +212,7 @@ def test_a_jpeg_decoded_small_is_nearly_the_one_decoded_whole(size):
     file = io.BytesIO()
     whole.save(file, "jpeg", quality=95)
     expected = np.asarray(whole.resize(size[::-1], Image.Resampling.BILINEAR)).astype(int)
-    assert np.abs(decode(file, size).astype(int) - expected).max() < 8
+    assert np.abs(decode(file.getvalue(), size).astype(int) - expected).max() < 8
 
 
 @pytest.mark.parametrize(

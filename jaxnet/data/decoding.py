@@ -104,10 +104,11 @@ def _jpeg(data: bytes, size: tuple[int, int] | None, channels: Channels) -> np.n
     if b"Exif\0\0" in data and Image.open(BytesIO(data)).getexif().get(_ORIENTATION, 1) != 1:
         return None
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        *shape, colours, _ = simplejpeg.decode_jpeg_header(data)
         kind = _SAME.get((colours, channels))
         if kind is None:
             return None
+        height, width = map(int, shape)
         shrink = _shrink(height, width, size)
         return simplejpeg.decode_jpeg(
             data, kind, min_height=-(-height // shrink), min_width=-(-width // shrink)

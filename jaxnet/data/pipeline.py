@@ -299,14 +299,14 @@ def _stacks(
         for piece in pieces:
             begun.append(begin(*piece, pool))
             if len(begun) == READY_STACKS:
-                yield _on_device(begun.popleft())
+                yield _sent(begun.popleft())
         while begun:
-            yield _on_device(begun.popleft())
+            yield _sent(begun.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _on_device(stack: _Stack) -> Stretch:
+def _sent(stack: _Stack) -> Stretch:
     for part in stack.parts:
         part.result()
     return Stretch(Staged(jax.device_put(stack.batches)), stack.count)

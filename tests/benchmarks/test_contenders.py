@@ -17,6 +17,7 @@ MLP = replace(WORKLOADS["mlp300"], examples=200, batch_size=64)
 CNN = replace(WORKLOADS["cnn"], examples=24, batch_size=8)
 
 
+@pytest.mark.slow
 def test_loops_agree():
     step, scan, fori = (
         raw_jax.setup(MLP, IMAGES, options)
@@ -29,6 +30,7 @@ def test_loops_agree():
     assert scan.evaluate() == pytest.approx(step.evaluate(), abs=0.021)
 
 
+@pytest.mark.slow
 def test_forms_of_convolution_agree():
     plain, slices, im2col = (
         raw_jax.setup(CNN, IMAGES, {"loop": "step", "form": form}).train(0)

@@ -6,6 +6,7 @@ from benchmarks import jit_vs_eager
 from benchmarks.jit_vs_eager import LAYERS, MODELS, measure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["BatchNorm", "Embed", "MLP"])
 def test_jit_and_eager_give_the_same_numbers(name, monkeypatch):
     monkeypatch.setattr(jit_vs_eager, "SECONDS", 0.0)

@@ -175,6 +175,7 @@ def test_merge_modes(mode, merge, return_sequences):
     close(layer.apply(variables, x), merge(alone("forward_0", x), backward), 1e-6)
 
 
+@pytest.mark.slow
 @every_layer
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 def test_types(cls, dtype):

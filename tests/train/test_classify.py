@@ -79,6 +79,7 @@ def test_the_bundle_of_a_run_predicts(run):
     assert (predicted == digits.labels).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_augmentation_by_name_leaves_a_picture_of_what_the_network_sees(tmp_path):
     names = ["--augment.crop", "1", "--augment.rotate", "10", "--augment.mixup", "0.2"]
     done = classify(*QUICK, "--epochs", "2", *names, "--run-dir", tmp_path)
@@ -190,6 +191,7 @@ def test_a_table_and_its_bundle_that_takes_raw_rows(fruit, tmp_path):
     assert len(bundle.predict(fruit)) == 300
 
 
+@pytest.mark.slow
 def test_classes_count_as_asked_and_a_rare_one_is_found(tmp_path):
     pd = pytest.importorskip("pandas", reason="needs the extra [tables]")
     rng = np.random.default_rng(0)
@@ -314,6 +316,7 @@ def test_images_larger_than_the_memory_are_learnt_as_those_in_memory(tmp_path, m
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_ends_as_if_nothing_had_been(tmp_path):
     long = [*QUICK, "--epochs", "60", "--early-stopping.patience", "None"]
     command = [sys.executable, "-m", "train.classify", "--no-progress", *long]

@@ -18,6 +18,7 @@ def vanishing(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_sigmoids_vanish_and_he_cures(tmp_path):
     choice = ["--initializers", "zeros", "he_normal"]
     done = vanishing(*QUICK, *choice, "--run-dir", tmp_path / "run")

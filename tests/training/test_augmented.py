@@ -117,6 +117,7 @@ def test_training_sees_augmented_batches_and_evaluation_the_plain_ones():
         assert bits(got) == bits(expected)
 
 
+@pytest.mark.slow
 def test_it_acts_on_the_whole_batch_wherever_it_stands():
     batch = image_batch(masked=3)
     expected = take_steps(augment(FLAT, *FUNCTIONS), batch, 2)[-1]

@@ -70,6 +70,7 @@ def test_small_batches_with_a_damped_step():
     assert trainer.programs.compiles.repeated() == []
 
 
+@pytest.mark.slow
 def test_the_objective_of_the_search_is_that_of_the_step():
     """The same dropout and statistics, as often as it is asked; others in the next step."""
     task, batch = classifier(Noisy(), LBFGS), make_batch(16)
@@ -118,6 +119,7 @@ class Interrupts(Callback):
             raise Interrupted
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_comes_to_the_same_bits(tmp_path):
     interrupts = Interrupts()
     trainer = Trainer(

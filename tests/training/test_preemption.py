@@ -159,7 +159,9 @@ def _when_at(process: subprocess.Popen[str], step: int) -> int:
     raise AssertionError(f"the run ended before step {step}: {process.communicate()[1]}")
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_process_saves_and_exits_and_the_same_command_goes_on(number, tmp_path):
     process = start(tmp_path / "run", **OPTIONS)
     step = _when_at(process, 20)

@@ -158,7 +158,13 @@ CASES = {
 REGULARISED = CASES["dropout, batch norm, decaying rate"]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if case.data is images else name
+        for name, case in CASES.items()
+    ],
+)
 def test_interrupted_runs_come_to_the_same_bits(name, tmp_path):
     case, interrupts = CASES[name], Interrupts()
     trainer = case.trainer(tmp_path / "run", interrupts)

@@ -225,6 +225,7 @@ class Interrupts(Callback):
             raise Interrupted
 
 
+@pytest.mark.slow
 def test_a_plateau_is_part_of_the_checkpoint(tmp_path):
     task = guard_nonfinite(with_ema(reduce_on_plateau(WILD, RULE), 0.5), "skip")
     interrupts = Interrupts()

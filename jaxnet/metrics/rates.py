@@ -317,22 +317,23 @@ class _Rate:
 
     ratio: Ratio
     average: Average
-    zero_division: float
+    zero_division: float | None  # None stands for NaN, which is unequal to itself
 
     def __call__(self, counts: Counts) -> float | np.ndarray:
         tp, fp, fn, tn = jax.tree.leaves(counts)
         support, present = tp + fn, tp + fp + fn > 0
+        empty = np.nan if self.zero_division is None else self.zero_division
         if not (tp + fp + fn + tn).any():
             values = np.full_like(tp, np.nan)
         elif self.average == "micro":
-            return float(self.ratio.of(jax.tree.map(np.sum, counts), self.zero_division))
+            return float(self.ratio.of(jax.tree.map(np.sum, counts), empty))
         else:
-            values = self.ratio.of(counts, self.zero_division)
+            values = self.ratio.of(counts, empty)
         return averaged(values, support, present, self.average)
 
 
 def _rate(ratio: Ratio, counts: Counts, average: Average, zero_division: float) -> Score:
     check_average(average, len(counts.true_positives))
-    # NaN is unequal to itself, and the formulas of sums that are merged have to be equal.
-    zero_division = np.nan if np.isnan(zero_division) else float(zero_division)
-    return Score(counts, _Rate(ratio, average, zero_division))
+    # The formulas of sums that are merged have to be equal.
+    empty = None if np.isnan(zero_division) else float(zero_division)
+    return Score(counts, _Rate(ratio, average, empty))

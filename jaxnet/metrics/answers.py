@@ -85,6 +85,10 @@ def masked(metric: Metric, ignored: int = -1) -> Metric:
         metric: of class numbers, such as `accuracy`.
         ignored: the label that marks what doesn't count.
 
+    Returns:
+        A metric of logits (B, ..., C), integer labels (B, ...) and weights (B,), which raises
+        `InputError` where the shapes do not fit.
+
     Example:
         >>> logits = jnp.array([[[2.0, 0.0], [9.0, 0.0], [0.0, 5.0]]])
         >>> masked(accuracy)(logits, jnp.array([[0, 1, -1]]), jnp.ones(1)).compute()

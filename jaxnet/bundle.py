@@ -55,6 +55,9 @@ class _Predictor(GradientTask):
     def predict_step(self, state: Any, batch: Batch) -> PyTree:
         return self.network.apply(state, self.preprocess(batch["inputs"]), False, None)[0]
 
+    def check_inputs(self, inputs: np.ndarray) -> None:
+        self.network.check_inputs(inputs)
+
 
 @dataclass(frozen=True, eq=False)
 class Bundle:

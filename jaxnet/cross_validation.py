@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxnet import cli, run_folder
 from jaxnet.files import write_json
-from jaxnet.recipe import FREE, Run
+from jaxnet.recipe import FREE, CrossValidated
 
 if TYPE_CHECKING:
     from jaxnet.data import Arrays, Table
@@ -33,7 +33,7 @@ VALID = 0.1
 
 def run(
     folder: Path,
-    config: Run,
+    config: CrossValidated,
     data: Arrays | Table,
     task_for: Callable[[Arrays], GradientTask],
     measure: Callable[[Trained, Arrays], Mapping[str, Any]],
@@ -97,7 +97,7 @@ def prepared(train: Arrays | Table) -> Callable[[Any], Arrays]:
 class _Trainers:
     """One trainer, and so one set of compiled programs, for each task."""
 
-    config: Run
+    config: CrossValidated
     made: dict[int, tuple[GradientTask, Trainer]] = dataclasses.field(default_factory=dict)
 
     def of(self, task: GradientTask) -> Trainer:
@@ -117,7 +117,7 @@ class _Trainers:
         return sum(trainer.programs.compiles.total for _, trainer in self.made.values())
 
 
-def _fit(config: Run, trainer: Trainer, train: Arrays, valid: Arrays) -> FitResult:
+def _fit(config: CrossValidated, trainer: Trainer, train: Arrays, valid: Arrays) -> FitResult:
     return trainer.fit(
         train,
         valid,

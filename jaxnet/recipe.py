@@ -266,8 +266,6 @@ class Run:
     """the name of the data"""
     data_dir: Path | None = None
     """the folder of the data's files, or the file itself"""
-    target: str | None = None
-    """csv: the column to predict"""
     model: str | None = None
     """the name of the model"""
     epochs: int = 40
@@ -278,30 +276,52 @@ class Run:
     """the largest learning rate"""
     seed: int = 0
     """of the split, the weights, the order of the data and dropout"""
-    folds: int | None = None
-    """cross-validate with so many folds, instead of one split into training and test data"""
     run_dir: Path | None = None
     """where to put the results; by default runs/DATA-MODEL-seedSEED"""
     resume: bool = True
     """go on with a run that was cut short in this folder"""
     progress: bool = True
     """show a progress bar"""
-    table: Tables = Tables()
     optimizer: Optimizer = Optimizer()
     techniques: Techniques = Techniques()
     early_stopping: EarlyStopping = EarlyStopping(monitor="val_loss", patience=10)
     checkpoints: Saving = Saving()
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("folds", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"expected {name} of at least {least}, got {value}")
+        _check_least(1, epochs=self.epochs, batch_size=self.batch_size)
 
     def optimizer_for(self, examples: int) -> optax.GradientTransformation:
         """The optimizer of a run over so many training examples."""
         steps = self.epochs * -(-examples // self.batch_size)
         return self.optimizer.build(self.learning_rate, steps)
+
+
+@dataclass(frozen=True)
+class CrossValidated(Run):
+    """A run that may be repeated over the folds of its data."""
+
+    folds: int | None = None
+    """cross-validate with so many folds, instead of one split into training and test data"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.folds is not None:
+            _check_least(2, folds=self.folds)
+
+
+@dataclass(frozen=True)
+class Tabular(CrossValidated):
+    """A run whose data may be a table."""
+
+    target: str | None = None
+    """csv: the column to predict"""
+    table: Tables = Tables()
+
+
+def _check_least(least: int, **numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < least:
+            raise UsageError(f"expected {name} of at least {least}, got {value}")
 
 
 # Fields of a `Run` that don't decide what is learnt.

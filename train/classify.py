@@ -24,7 +24,7 @@ from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
 from jaxnet.errors import UsageError
 from jaxnet.names import lookup
-from jaxnet.recipe import Augment, Run
+from jaxnet.recipe import Augment, Tabular
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -56,7 +56,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Config(Run):
+class Config(Tabular):
     """Train a classifier, and leave a run folder with pictures, checkpoints and the network."""
 
     data: str = "digits"

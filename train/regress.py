@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
 from jaxnet.names import lookup
-from jaxnet.recipe import Run
+from jaxnet.recipe import Tabular
 
 if TYPE_CHECKING:
     from jaxnet.data import Arrays, Table
@@ -42,7 +42,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Config(Run):
+class Config(Tabular):
     """Train a network that predicts a number, and leave a run folder with pictures and the network.
 
     It learns on the scale of the training part's mean and deviation, and predicts in the target's

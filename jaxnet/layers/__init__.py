@@ -59,6 +59,7 @@ from .separable import DepthwiseConv as DepthwiseConv
 from .separable import SeparableConv as SeparableConv
 from .sequential import Flatten as Flatten
 from .sequential import Sequential as Sequential
+from .tokens import check_tokens as check_tokens
 from .transposed import ConvTranspose as ConvTranspose
 from .transposed import conv_transpose as conv_transpose
 from .windows import conv_output_size as conv_output_size

@@ -79,11 +79,20 @@ class Evaluator:
                     f"{expected.dtype} for each example, as in the data before, got {got.shape} "
                     f"and {got.dtype}. Prepare all data in the same way."
                 )
-        check = getattr(self.programs.task, "check", None)
         columns = _known_columns(data)
+        self._check_inputs(columns, data.name)
+        check = getattr(self.programs.task, "check", None)
         if check and "labels" in columns:
             check(self.programs.outputs(state, data.spec()), columns, data.name)
         self.like.update({**spec, **self.like})
+
+    def _check_inputs(self, columns: Mapping[str, np.ndarray], name: str) -> None:
+        check = getattr(self.programs.task, "check_inputs", None)
+        if check and "inputs" in columns:
+            try:
+                check(columns["inputs"])
+            except InputError as error:
+                raise InputError(f"{name}: {error}") from None
 
     def hold(self, data: Data, state: PyTree) -> Iterable[Stretch]:
         """Labelled data in stretches, as often as asked for; kept on the device if it is small."""

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.core.tracers import current_trace
 
 PyTree = Any
@@ -20,6 +21,10 @@ Precision = Literal["float32", "bf16", "fp16"]
 def no_layers(variables: Variables, inputs: jax.Array, key: jax.Array) -> list[tuple[str, Any]]:
     """The layer outputs of a network that can't tell its layers apart: none."""
     return []
+
+
+def takes_all(inputs: np.ndarray) -> None:
+    """The check of a network that takes any inputs of the right shape and type."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Network:
             stand there too, as `"the input of PATH"`.
         module: the Linen module that it comes from, if it comes from one.
         precision: the type that `compute_in` makes it compute in.
+        check_inputs: raises `InputError` where inputs, a numpy array, hold a value that the network
+            can't take, such as a token outside of its vocabulary; called before compiling.
     """
 
     init: Callable[[jax.Array, jax.Array], Variables]
@@ -42,13 +49,15 @@ class Network:
     layers: Callable[[Variables, jax.Array, jax.Array], list[tuple[str, Any]]] = no_layers
     module: nn.Module | None = None
     precision: Precision = "float32"
+    check_inputs: Callable[[np.ndarray], None] = takes_all
 
 
 def as_network(model: nn.Module | Network) -> Network:
     """A Linen module, or a `Network` of your own, as a `Network`.
 
     Args:
-        model: a Linen module whose `__call__` takes `(inputs)` or `(inputs, train=...)`.
+        model: a Linen module whose `__call__` takes `(inputs)` or `(inputs, train=...)`. Its method
+            `check_inputs(inputs)`, if it has one, becomes that of the network.
 
     Raises:
         TypeError: the model is neither.
@@ -156,7 +165,8 @@ def _from_linen(module: nn.Module) -> Network:
             apply(variables, inputs, True, key)
         return seen
 
-    return Network(init, apply, layers, module)
+    check_inputs = getattr(module, "check_inputs", takes_all)
+    return Network(init, apply, layers, module, check_inputs=check_inputs)
 
 
 def _others(variables: Variables) -> Variables:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -176,6 +177,9 @@ class GradientTask:
 
     def check(self, outputs: PyTree, columns: Mapping[str, Any], name: str) -> None:
         """Raise `InputError` where data can't be for this task; called before compiling."""
+
+    def check_inputs(self, inputs: np.ndarray) -> None:
+        """Raise `InputError` where the network can't take a value; called before compiling."""
 
     def diagnose(self, state: TrainState, batch: Batch) -> str:
         """Where the first NaN or infinity of a step comes from, in words."""
@@ -374,6 +378,10 @@ class Supervised(GradientTask):
                 f"{outputs.shape[-1]} outputs; got {labels[row]} in row {row}. "
                 "Give the model as many outputs as there are classes, or repair the labels."
             )
+
+    def check_inputs(self, inputs: np.ndarray) -> None:
+        """What the network checks (`Network.check_inputs`); inputs before `preprocess`."""
+        self.network.check_inputs(inputs)
 
     def diagnose(self, state: TrainState, batch: Batch) -> str:
         """The first layer, or the first gradient, that isn't finite when `batch` is replayed."""

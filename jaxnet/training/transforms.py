@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxnet import trees
@@ -95,6 +96,10 @@ class Technique(GradientTask):
     def check(self, outputs: PyTree, columns: Any, name: str) -> None:
         """See `GradientTask`."""
         self.task.check(outputs, columns, name)
+
+    def check_inputs(self, inputs: np.ndarray) -> None:
+        """See `GradientTask`."""
+        self.task.check_inputs(inputs)
 
     def diagnose(self, state: TrainState, batch: Batch) -> str:
         """See `GradientTask`."""

@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
+import optax
 import pytest
 
+from jaxnet import losses
+from jaxnet.bundle import Bundle
 from jaxnet.data import Arrays, check_classes
 from jaxnet.errors import InputError, UsageError
-from jaxnet.training import EarlyStopping, Trainer
+from jaxnet.layers import check_tokens
+from jaxnet.training import EarlyStopping, Supervised, Trainer, with_ema
 from tests.training.helpers import classifier, regressor, table
 
 INPUTS, LABELS = table(12)
@@ -38,6 +43,38 @@ def test_a_label_outside_the_classes(trainer, wrong, split):
     )
     with pytest.raises(InputError, match=message):
         trainer.fit(*data, epochs=1)
+
+
+class Words(nn.Module):
+    """A network that reads tokens."""
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        return nn.Dense(2)(nn.Embed(8, 4)(tokens).mean(axis=1))
+
+    def check_inputs(self, tokens: np.ndarray) -> None:
+        check_tokens(tokens, 8)
+
+
+@pytest.mark.parametrize("wrong", [8, -1])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_token_outside_the_vocabulary(wrong, wrapped):
+    tokens = np.array([[5, 2, 0], [1, 5, 7]], np.int32)
+    bad = np.array([[5, 2, 0], [1, wrong, 7]], np.int32)
+    labels = np.array([0, 1], np.int32)
+    task = Supervised(Words(), losses.cross_entropy, optax.sgd(0.1))
+    message = f"expected tokens from 0 to 7, .* got {wrong} in row 1, position 1"
+    trainer = Trainer(with_ema(task, 0.9) if wrapped else task)
+    with pytest.raises(InputError, match=f"arrays: {message}"):
+        trainer.fit((bad, labels), epochs=1)
+    with pytest.raises(InputError, match=f"arrays: {message}"):
+        trainer.fit((tokens, labels), (bad, labels), epochs=1)
+    assert set(trainer.programs.compiles.traces) <= {"initialisation"}
+    trained = trainer.fit((tokens, labels), epochs=1).model
+    with pytest.raises(InputError, match=f"inputs: {message}"):
+        trained.predict(bad)
+    with pytest.raises(InputError, match=f"inputs: {message}"):
+        Bundle.of(trained).predict(bad)
 
 
 def test_one_class_only():

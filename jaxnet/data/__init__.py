@@ -34,6 +34,9 @@ from jaxnet.data.text import Texts as Texts
 from jaxnet.data.text import read_class_files as read_class_files
 from jaxnet.data.text import read_labelled_lines as read_labelled_lines
 from jaxnet.data.text import read_lines as read_lines
+from jaxnet.data.tokens import Tokenizer as Tokenizer
+from jaxnet.data.tokens import fit_tokenizer as fit_tokenizer
+from jaxnet.data.tokens import token_windows as token_windows
 from jaxnet.data.toy import load_diabetes as load_diabetes
 from jaxnet.data.toy import load_digits as load_digits
 from jaxnet.data.toy import load_titanic as load_titanic

@@ -94,33 +94,10 @@ class Data:
     """what made the inputs, where they come from a table"""
 
 
-def _digits(config: Config) -> Data:
-    from jaxnet.data import load_digits, split
+def _images(config: Config) -> Data:
+    from jaxnet.data.image_sets import read_images
 
-    digits = load_digits()
-    return Data(*split(digits, (0.7, 0.1, 0.2), seed=config.seed), whole=digits)
-
-
-def _original(load: str) -> Callable[[Config], Data]:
-    def read(config: Config) -> Data:
-        import jaxnet.data
-
-        folder = config.data_dir or jaxnet.data.download_original(config.data)
-        whole, test = getattr(jaxnet.data, load)(folder)
-        train, valid = jaxnet.data.split(whole, (0.9, 0.1), seed=config.seed)
-        return Data(train, valid, test, whole)
-
-    return read
-
-
-def _folder(config: Config) -> Data:
-    from jaxnet.data.images import training_parts
-
-    if config.data_dir is None:
-        raise UsageError("--data folder needs --data-dir, the folder with the images")
-    size = None if config.image_size is None else (config.image_size, config.image_size)
-    train, valid, test = training_parts(config.data_dir, size, seed=config.seed)
-    return Data(train, valid, test)
+    return Data(*read_images(config.data, config.data_dir, config.image_size, config.seed))
 
 
 def _table(load: Callable[[Config], Table]) -> Callable[[Config], Data]:
@@ -176,13 +153,9 @@ def _lenet5(config: Config, data: Arrays | ImageFolder) -> nn.Module:
     return LeNet5(num_classes=data.num_classes)
 
 
+IMAGES = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "folder")
 DATA: Mapping[str, Callable[[Config], Data]] = {
-    "digits": _digits,
-    "mnist": _original("load_mnist"),
-    "fashion_mnist": _original("load_fashion_mnist"),
-    "cifar10": _original("load_cifar10"),
-    "cifar100": _original("load_cifar100"),
-    "folder": _folder,
+    **dict.fromkeys(IMAGES, _images),
     "titanic": _table(_titanic),
     "csv": _table(lambda config: config.table.read(config.data_dir, config.target, "class")),
 }

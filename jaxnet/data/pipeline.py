@@ -6,23 +6,20 @@ steps to take from it.
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.data.ahead import ahead
 from jaxnet.data.arrays import Arrays
 from jaxnet.data.cropping import Fill, HostAugmentation
-from jaxnet.data.feeds import Resident, Staged, Stretch
+from jaxnet.data.feeds import Resident, Stretch
 from jaxnet.data.memory import Memory
 from jaxnet.data.order import batches, epoch_draws, epoch_order, steps_per_epoch
 from jaxnet.data.sources import (
@@ -31,14 +28,13 @@ from jaxnet.data.sources import (
     read_into,
     reading_threads,
 )
+from jaxnet.data.stacks import Stack, most_steps, sent_ahead
 from jaxnet.errors import InputError, UsageError
 
 Placement = Literal["auto", "device", "host"]
 
 # Data up to this size is kept on an accelerator; a fraction of the smallest common card.
 RESIDENT_BYTES = 2 << 30
-# A stack of batches on its way to the device is at most this large.
-STAGED_BYTES = 64 << 20
 # Threads that copy rows into a stack; more would wait for the memory. They share it in so many
 # parts, so that none waits long for the others.
 COPYING_THREADS = min(4, available_cores())
@@ -46,8 +42,6 @@ PARTS = 4 * COPYING_THREADS
 # A stack of batches that are read has at most so many: reading a batch takes far longer than the
 # dispatch that a larger stack would save.
 READ_STEPS = 4
-# Stacks that may wait for the device: one in use, one ready.
-READY_STACKS = 2
 
 
 class Pipeline(Protocol):
@@ -136,9 +130,7 @@ class ArrayPipeline:
     ) -> Iterator[Stretch]:
         """The batches of an epoch from step `start` on."""
         order = epoch_order(seed, epoch, self.examples, shuffle=self.shuffle)
-        pieces = _pieces(
-            batches(order, self.batch_size), start, lambda step: min(size(step), self._capacity)
-        )
+        pieces = _pieces(batches(order, self.batch_size), start, size, self._capacity)
         if self.resident:
             return (self._take_resident(order) for _, order in pieces)
         draws = None
@@ -146,20 +138,20 @@ class ArrayPipeline:
             draws = epoch_draws(seed, epoch, self.steps * self.batch_size)
             draws = draws.reshape(self.steps, self.batch_size)
 
-        def begin(start: int, order: np.ndarray, pool: ThreadPoolExecutor) -> _Stack:
+        def begin(start: int, order: np.ndarray, pool: ThreadPoolExecutor) -> Stack:
             stack = self._memory.stack(self.spec(), self._capacity)
             chosen = None if draws is None else draws[start : start + len(order)]
             cuts = np.linspace(0, len(order), min(len(order), PARTS) + 1).astype(int)
             fill = partial(self._fill, stack, order, chosen)
-            return _Stack(stack, len(order), [pool.submit(fill, *c) for c in pairwise(cuts)])
+            return Stack(stack, len(order), [pool.submit(fill, *c) for c in pairwise(cuts)])
 
-        return ahead(_stacks(pieces, begin, COPYING_THREADS), READY_STACKS)
+        return sent_ahead(pieces, begin, COPYING_THREADS)
 
     @cached_property
     def _capacity(self) -> int:
         if self.resident:
             return self.capacity
-        return _staged_steps(self.spec(), self.capacity)
+        return most_steps(self.spec(), self.capacity)
 
     @cached_property
     def _on_device(self) -> dict[str, jax.Array]:
@@ -254,11 +246,9 @@ class SourcePipeline:
     ) -> Iterator[Stretch]:
         """The batches of an epoch from step `start` on."""
         order = epoch_order(seed, epoch, self.examples, shuffle=self.shuffle)
-        pieces = _pieces(
-            batches(order, self.batch_size), start, lambda step: min(size(step), self._capacity)
-        )
+        pieces = _pieces(batches(order, self.batch_size), start, size, self._capacity)
 
-        def begin(start: int, order: np.ndarray, pool: ThreadPoolExecutor) -> _Stack:
+        def begin(start: int, order: np.ndarray, pool: ThreadPoolExecutor) -> Stack:
             stack = self._memory.stack(self.spec(), self._capacity)
             stack["mask"][: len(order)] = order >= 0
             columns = {
@@ -266,50 +256,17 @@ class SourcePipeline:
                 for name, leaf in self.source.spec().items()
             }
             rows = np.where(order < 0, ~order, order).ravel()
-            return _Stack(stack, len(order), read_into(columns, self.source, rows, epoch, pool))
+            return Stack(stack, len(order), read_into(columns, self.source, rows, epoch, pool))
 
-        return ahead(_stacks(pieces, begin, self.threads or reading_threads()), READY_STACKS)
+        return sent_ahead(pieces, begin, self.threads or reading_threads())
 
     @cached_property
     def _capacity(self) -> int:
-        return _staged_steps(self.spec(), self.capacity)
+        return most_steps(self.spec(), self.capacity)
 
     @cached_property
     def _memory(self) -> Memory:
         return Memory()
-
-
-class _Stack(NamedTuple):
-    """A stack of batches that threads are filling; what it holds beyond `count` is left over."""
-
-    batches: dict[str, np.ndarray]
-    count: int
-    parts: list[Future[None]]
-
-
-def _stacks(
-    pieces: Iterator[tuple[int, np.ndarray]],
-    begin: Callable[[int, np.ndarray, ThreadPoolExecutor], _Stack],
-    threads: int,
-) -> Iterator[Stretch]:
-    """The stretches, on the device. While one is finished, the threads are at the next."""
-    pool = ThreadPoolExecutor(threads, "jaxnet-reader")
-    begun: deque[_Stack] = deque()
-    try:
-        for piece in pieces:
-            begun.append(begin(*piece, pool))
-            if len(begun) == READY_STACKS:
-                yield _sent(begun.popleft())
-        while begun:
-            yield _sent(begun.popleft())
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _sent(stack: _Stack) -> Stretch:
-    for part in stack.parts:
-        part.result()
-    return Stretch(Staged(jax.device_put(stack.batches)), stack.count)
 
 
 def pipeline(
@@ -389,12 +346,6 @@ def rounded_up(n: int) -> int:
     return -(-n // unit) * unit
 
 
-def _staged_steps(spec: Mapping[str, jax.ShapeDtypeStruct], capacity: int) -> int:
-    """How many batches make a stack."""
-    batch = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in spec.values())
-    return max(1, min(capacity, STAGED_BYTES // batch))
-
-
 def _full(order: np.ndarray, steps: int) -> np.ndarray:
     """The order with as many steps as a stretch can have, so that all share one shape."""
     full = np.full((steps, order.shape[1]), ~0, np.int32)
@@ -403,9 +354,9 @@ def _full(order: np.ndarray, steps: int) -> np.ndarray:
 
 
 def _pieces(
-    order: np.ndarray, start: int, size: Callable[[int], int]
+    order: np.ndarray, start: int, size: Callable[[int], int], most: int
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The rows of `order` in stretches and where each begins, until none are left or wanted."""
-    while start < len(order) and (count := size(start)) > 0:
+    while start < len(order) and (count := min(size(start), most)) > 0:
         yield start, order[start : start + count]
         start += count

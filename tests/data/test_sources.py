@@ -17,8 +17,7 @@ import pytest
 from PIL import Image
 
 from jaxnet import losses
-from jaxnet.data import Arrays, Records, image_folders, load, split
-from jaxnet.data import pipeline as module
+from jaxnet.data import Arrays, Records, image_folders, load, split, stacks
 from jaxnet.data.pipeline import ArrayPipeline, Pipeline, SourcePipeline, pipeline
 from jaxnet.errors import InputError
 from jaxnet.training import Supervised, Trainer
@@ -126,7 +125,7 @@ def readers() -> list[str]:
 
 
 def test_a_stack_is_never_larger_than_allowed(monkeypatch):
-    monkeypatch.setattr(module, "STAGED_BYTES", 500)
+    monkeypatch.setattr(stacks, "STAGED_BYTES", 500)
     made = SourcePipeline(Records(as_list(arrays())), 5, capacity=512)
     feed, count = next(iter(made.stretches(0, 0, 0, lambda _: 99)))
     row = 2 * 3 * 4 + 4 + 4 + 1

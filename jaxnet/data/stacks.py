@@ -1,0 +1,74 @@
+"""Stacks of batches that threads fill in the host's memory and that are sent to the device."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxnet.data.ahead import ahead
+from jaxnet.data.feeds import Staged, Stretch
+
+# A stack of batches on its way to the device is at most this large.
+STAGED_BYTES = 64 << 20
+# Stacks that may wait for the device: one in use, one ready.
+READY_STACKS = 2
+
+
+class Stack(NamedTuple):
+    """A stack of batches that threads are filling; what it holds beyond `count` is left over."""
+
+    batches: dict[str, np.ndarray]
+    count: int
+    parts: list[Future[None]]
+
+
+def most_steps(spec: Mapping[str, jax.ShapeDtypeStruct], capacity: int) -> int:
+    """How many batches of this `spec` make a stack, at most `capacity`."""
+    batch = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in spec.values())
+    return max(1, min(capacity, STAGED_BYTES // batch))
+
+
+def sent_ahead(
+    pieces: Iterator[tuple[int, np.ndarray]],
+    begin: Callable[[int, np.ndarray, ThreadPoolExecutor], Stack],
+    threads: int,
+) -> Iterator[Stretch]:
+    """The stretches of an epoch, on the device before they are asked for.
+
+    Args:
+        pieces: the step at which each stretch begins, and the rows of its batches.
+        begin: starts to fill the stack for a piece, with the threads of the pool.
+        threads: how many threads fill stacks.
+    """
+    return ahead(_sent(pieces, begin, threads), READY_STACKS)
+
+
+def _sent(
+    pieces: Iterator[tuple[int, np.ndarray]],
+    begin: Callable[[int, np.ndarray, ThreadPoolExecutor], Stack],
+    threads: int,
+) -> Iterator[Stretch]:
+    """The stretches. While one is finished and sent, the threads are at the next."""
+    pool = ThreadPoolExecutor(threads, "jaxnet-reader")
+    begun: deque[Stack] = deque()
+    try:
+        for piece in pieces:
+            begun.append(begin(*piece, pool))
+            if len(begun) == READY_STACKS:
+                yield _send(begun.popleft())
+        while begun:
+            yield _send(begun.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _send(stack: Stack) -> Stretch:
+    for part in stack.parts:
+        part.result()
+    return Stretch(Staged(jax.device_put(stack.batches)), stack.count)

@@ -14,8 +14,9 @@ import optax
 import pytest
 
 from jaxnet.data import Arrays
+from jaxnet.data.feeds import Staged, Stretch
 from jaxnet.data.order import batches, epoch_order
-from jaxnet.data.pipeline import Staged, Stretch, pipeline
+from jaxnet.data.pipeline import pipeline
 from jaxnet.training import Trainer
 from tests.training.helpers import bits, regressor, table
 

@@ -23,11 +23,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jaxtyping.install_import_hook(
     [
         "jaxnet.layers.activations",
+        "jaxnet.layers.attention",
         "jaxnet.layers.convolution",
         "jaxnet.layers.maxout",
         "jaxnet.layers.pooling",
+        "jaxnet.layers.positions",
         "jaxnet.layers.separable",
         "jaxnet.layers.sequential",
+        "jaxnet.layers.transformer",
         "jaxnet.layers.transposed",
         "jaxnet.losses",
         "jaxnet.metrics",

@@ -8,6 +8,7 @@ All take the channels last. Where a default is not the one that users of another
 | `Conv` | `padding="SAME"` | `"valid"` | 0 |
 | `BatchNorm` | `momentum=0.99`, `epsilon=1e-5` | 0.99, 1e-3 | 0.1 (0.9 here), 1e-5 |
 | `LayerNorm` | `epsilon=1e-6` | 1e-3 | 1e-5 |
+| `RMSNorm` | `epsilon=1e-6` | 1e-6 | the type's machine epsilon |
 | `Embed` | normal, variance `1 / features` | uniform in ±0.05 | normal, variance 1 |
 | `PReLU` | slope 0.01, one for all | 0, one for each place | 0.25, one for all |
 
@@ -30,8 +31,14 @@ from flax.linen import Dropout as Dropout
 from flax.linen import Embed as Embed
 from flax.linen import LayerNorm as LayerNorm
 from flax.linen import PReLU as PReLU
+from flax.linen import RMSNorm as RMSNorm
 
 from .activations import maxout as maxout
+from .attention import KeyValues as KeyValues
+from .attention import MultiHeadAttention as MultiHeadAttention
+from .attention import attention as attention
+from .attention import attention_weights as attention_weights
+from .attention import causal_mask as causal_mask
 from .convolution import Conv as Conv
 from .convolution import conv as conv
 from .maxout import Maxout as Maxout
@@ -47,6 +54,10 @@ from .pooling import global_max_pool as global_max_pool
 from .pooling import global_min_pool as global_min_pool
 from .pooling import max_pool as max_pool
 from .pooling import min_pool as min_pool
+from .positions import LearnedPositions as LearnedPositions
+from .positions import rotary as rotary
+from .positions import sinusoidal as sinusoidal
+from .positions import token_positions as token_positions
 from .recurrent import LSTMState as LSTMState
 from .recurrent import gru as gru
 from .recurrent import lstm as lstm
@@ -60,6 +71,11 @@ from .separable import SeparableConv as SeparableConv
 from .sequential import Flatten as Flatten
 from .sequential import Sequential as Sequential
 from .tokens import check_tokens as check_tokens
+from .transformer import DecoderBlock as DecoderBlock
+from .transformer import FeedForward as FeedForward
+from .transformer import GatedFeedForward as GatedFeedForward
+from .transformer import Stack as Stack
+from .transformer import TransformerBlock as TransformerBlock
 from .transposed import ConvTranspose as ConvTranspose
 from .transposed import conv_transpose as conv_transpose
 from .windows import conv_output_size as conv_output_size

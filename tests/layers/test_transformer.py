@@ -1,0 +1,142 @@
+"""Blocks against PyTorch's, and caches against plain calls."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxnet.layers import (
+    DecoderBlock,
+    FeedForward,
+    GatedFeedForward,
+    KeyValues,
+    MultiHeadAttention,
+    Stack,
+    TransformerBlock,
+    token_positions,
+)
+
+from .test_attention import close, draw, torch_parameters
+
+WIDTH, HEADS, HIDDEN = 16, 4, 20
+PARTS = {
+    "attention": partial(MultiHeadAttention, WIDTH, HEADS),
+    "feed_forward": partial(FeedForward, HIDDEN),
+    "norm": partial(nn.LayerNorm, epsilon=1e-5),
+}
+
+
+def dense(layer):
+    return {"kernel": layer.weight.detach().numpy().T, "bias": layer.bias.detach().numpy()}
+
+
+def norm(layer):
+    return {"scale": layer.weight.detach().numpy(), "bias": layer.bias.detach().numpy()}
+
+
+def from_torch(theirs):
+    params = {
+        "self_attention": torch_parameters(theirs.self_attn)["params"],
+        "self_attention_norm": norm(theirs.norm1),
+        "mlp": {"up": dense(theirs.linear1), "down": dense(theirs.linear2)},
+        "mlp_norm": norm(theirs.norm2),
+    }
+    if hasattr(theirs, "multihead_attn"):
+        params["cross_attention"] = torch_parameters(theirs.multihead_attn)["params"]
+        params["cross_attention_norm"], params["mlp_norm"] = norm(theirs.norm2), norm(theirs.norm3)
+    return {"params": jax.tree.map(jnp.asarray, params)}
+
+
+def randomized(torch, layer):
+    torch.manual_seed(0)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return layer
+
+
+@pytest.mark.parametrize("pre_norm", [True, False], ids=["before", "after"])
+def test_equal_torch(pre_norm):
+    torch = pytest.importorskip("torch", reason="needs the extra [parity]")
+    options = {"batch_first": True, "activation": "gelu", "norm_first": pre_norm, "dropout": 0.0}
+    sizes = (WIDTH, HEADS, HIDDEN)
+    x, memory = draw(2, 5, WIDTH), draw(2, 7, WIDTH, seed=1)
+    tx, tm = torch.tensor(np.asarray(x)), torch.tensor(np.asarray(memory))
+    mask = jnp.arange(5)[None] < jnp.array([[5], [3]])
+    memory_mask = jnp.arange(7)[None] < jnp.array([[4], [7]])
+
+    theirs = randomized(torch, torch.nn.TransformerEncoderLayer(*sizes, **options))
+    block = TransformerBlock(**PARTS, pre_norm=pre_norm)
+    want = theirs(tx, src_key_padding_mask=torch.tensor(~np.asarray(mask))).detach().numpy()
+    close(block.apply(from_torch(theirs), x, mask), want)
+
+    theirs = randomized(torch, torch.nn.TransformerDecoderLayer(*sizes, **options))
+    block = DecoderBlock(**PARTS, pre_norm=pre_norm)
+    want = theirs(
+        tx,
+        tm,
+        tgt_mask=torch.tensor(~np.tri(5, dtype=bool)),
+        memory_key_padding_mask=torch.tensor(~np.asarray(memory_mask)),
+    )
+    got = block.apply(from_torch(theirs), x, memory, memory_mask=memory_mask)
+    close(got, want.detach().numpy())
+
+
+def test_a_gate_multiplies_hidden_units():
+    layer, x = GatedFeedForward(HIDDEN, jnp.tanh, use_bias=False), draw(2, 3, WIDTH)
+    variables = jax.jit(layer.init)(jax.random.key(0), x)
+    gate, up, down = (
+        np.asarray(variables["params"][name]["kernel"], np.float64)
+        for name in ("gate", "up", "down")
+    )
+    x64 = np.asarray(x, np.float64)
+    close(layer.apply(variables, x), np.tanh(x64 @ gate) * (x64 @ up) @ down)
+
+
+def test_a_stack_with_a_cache_is_the_same_token_by_token():
+    attention = partial(MultiHeadAttention, WIDTH, HEADS, causal=True)
+    stack = Stack(partial(TransformerBlock, **{**PARTS, "attention": attention}), 2)
+    x = draw(2, 4, WIDTH)
+    variables = jax.jit(stack.init)(jax.random.key(0), x)
+    assert sorted(variables["params"]) == ["blocks_0", "blocks_1"]
+    cache = (KeyValues.empty(2, HEADS, 4, WIDTH // HEADS),) * 2
+    pieces = []
+    for t in range(4):
+        positions = token_positions(jnp.ones((2, 1), bool), jnp.full(2, t))
+        y, cache = stack.apply(variables, x[:, t : t + 1], positions=positions, cache=cache)
+        pieces.append(y)
+    close(jnp.concatenate(pieces, axis=1), stack.apply(variables, x))
+
+
+def test_a_decoder_block_with_a_cache_is_the_same_token_by_token():
+    block, x, memory = DecoderBlock(**PARTS), draw(2, 4, WIDTH), draw(2, 6, WIDTH, seed=1)
+    memory_mask = jnp.arange(6)[None] < jnp.array([[6], [4]])
+    variables = jax.jit(block.init)(jax.random.key(0), x, memory)
+    whole = block.apply(variables, x, memory, memory_mask=memory_mask)
+    cache = block.apply(variables, memory, 4, method="start")
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(cache)} == {2}
+    pieces = []
+    for t in range(4):
+        y, cache = block.apply(
+            variables,
+            x[:, t : t + 1],
+            memory_mask=memory_mask,
+            positions=jnp.full((2, 1), t),
+            cache=cache,
+        )
+        pieces.append(y)
+    close(jnp.concatenate(pieces, axis=1), whole)
+
+
+def test_dropout_acts_in_training_only():
+    block = TransformerBlock(**PARTS, dropout=0.5)
+    x = draw(2, 3, WIDTH)
+    variables = jax.jit(block.init)(jax.random.key(0), x)
+    plain = TransformerBlock(**PARTS).apply(variables, x)
+    np.testing.assert_array_equal(block.apply(variables, x), plain)
+    trained = block.apply(variables, x, train=True, rngs={"dropout": jax.random.key(1)})
+    assert not np.allclose(trained, plain)

@@ -65,6 +65,7 @@ from .recurrent import sequence_mask as sequence_mask
 from .recurrent import simple_rnn as simple_rnn
 from .rnn import GRU as GRU
 from .rnn import LSTM as LSTM
+from .rnn import RECURRENT as RECURRENT
 from .rnn import SimpleRNN as SimpleRNN
 from .separable import DepthwiseConv as DepthwiseConv
 from .separable import SeparableConv as SeparableConv

@@ -242,6 +242,14 @@ class GRU(_Recurrent):
         return _Kind(function, gates=3, recurrent_bias=self.reset_after)
 
 
+RECURRENT: Mapping[str, type[SimpleRNN] | type[LSTM] | type[GRU]] = {
+    "rnn": SimpleRNN,
+    "lstm": LSTM,
+    "gru": GRU,
+}
+"""The recurrent layers by their short names."""
+
+
 class _Direction(nn.Module):
     """One layer in one direction: a pure function's parameters, and a call of it."""
 

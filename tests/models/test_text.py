@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet import Bundle
+from jaxnet.errors import InputError, UsageError
+from models import RecurrentClassifier
+
+TOKENS = np.array([[5, 2, 9, 4, 1], [7, 3, 0, 0, 0], [6, 0, 0, 0, 0]], np.int32)
+
+
+def made(**options):
+    model = RecurrentClassifier(12, 3, embedding=5, features=4, **options)
+    return model, jax.jit(model.init)(jax.random.key(0), TOKENS), jax.jit(model.apply)
+
+
+@pytest.mark.parametrize(
+    ("cell", "pool"), [("rnn", "last"), ("lstm", "last"), ("lstm", "max"), ("gru", "mean")]
+)
+def test_padding_changes_nothing(cell, pool):
+    _, variables, apply = made(cell=cell, pool=pool, bidirectional=True)
+    together = apply(variables, TOKENS)
+    assert together.shape == (3, 3)
+    alone = apply(variables, TOKENS[1:2, :2])
+    np.testing.assert_allclose(together[1:2], alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("pool", ["last", "max", "mean"])
+def test_only_real_tokens_have_gradients(pool):
+    model, variables, _ = made(pool=pool)
+
+    def loss(params):
+        return (model.apply({"params": params}, TOKENS) ** 2).sum()
+
+    grads = jax.jit(jax.grad(loss))(variables["params"])
+    table = np.abs(grads["Embed_0"]["embedding"]).sum(axis=1)
+    assert set(np.flatnonzero(table)) == set(TOKENS.ravel()) - {0}
+
+
+def test_a_mask_may_be_given():
+    _, variables, apply = made(pool="max")
+    mask = TOKENS != 0
+    other = apply(variables, np.where(mask, TOKENS, 8), mask)
+    np.testing.assert_allclose(apply(variables, TOKENS), other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_text_of_padding_alone_is_finite():
+    for pool in ("last", "max", "mean"):
+        _, variables, apply = made(pool=pool)
+        assert np.isfinite(apply(variables, np.zeros((2, 3), np.int32))).all()
+
+
+def test_agrees_with_torch():
+    torch = pytest.importorskip("torch")
+    _, variables, apply = made(bidirectional=True)
+    params = variables["params"]
+    lstm = torch.nn.LSTM(5, 4, bidirectional=True, batch_first=True)
+    with torch.no_grad():
+        for suffix, name in (("", "forward_0"), ("_reverse", "backward_0")):
+            one = params["LSTM_0"][name]
+            getattr(lstm, f"weight_ih_l0{suffix}").copy_(_tensor(torch, one["kernel"].T))
+            getattr(lstm, f"weight_hh_l0{suffix}").copy_(_tensor(torch, one["recurrent_kernel"].T))
+            getattr(lstm, f"bias_ih_l0{suffix}").copy_(_tensor(torch, one["bias"]))
+            getattr(lstm, f"bias_hh_l0{suffix}").zero_()
+        table = _tensor(torch, params["Embed_0"]["embedding"])
+        packed = torch.nn.utils.rnn.pack_padded_sequence(
+            table[torch.from_numpy(TOKENS).long()], [5, 2, 1], batch_first=True
+        )
+        hidden = lstm(packed)[1][0]
+        last = torch.cat([hidden[0], hidden[1]], dim=1)
+        dense = params["Dense_0"]
+        expected = last @ _tensor(torch, dense["kernel"]) + _tensor(torch, dense["bias"])
+    np.testing.assert_allclose(apply(variables, TOKENS), expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def _tensor(torch, array):
+    return torch.from_numpy(np.array(array))
+
+
+def test_dropout_acts_in_training_alone():
+    model, variables, apply = made(dropout=0.5, num_layers=2)
+    train = jax.jit(lambda key: model.apply(variables, TOKENS, train=True, rngs={"dropout": key}))
+    assert not np.allclose(train(jax.random.key(1)), train(jax.random.key(2)))
+    plain = RecurrentClassifier(12, 3, embedding=5, features=4, num_layers=2)
+    expected = jax.jit(plain.apply)(variables, TOKENS)
+    np.testing.assert_allclose(apply(variables, TOKENS), expected, rtol=1e-6)
+
+
+def test_survives_a_bundle(tmp_path):
+    model, variables, apply = made(cell="gru", pool="max")
+    like = jax.ShapeDtypeStruct((5,), jnp.int32)
+    Bundle(model, jax.device_get(variables), like).save(tmp_path)
+    bundle = Bundle.load(tmp_path)
+    expected = apply(variables, TOKENS)
+    np.testing.assert_allclose(bundle.predict(TOKENS), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match="tokens from 0 to 11"):
+        bundle.predict(TOKENS + 5)
+
+
+def test_names_that_are_refused():
+    with pytest.raises(UsageError, match="unknown cell 'ltsm'; did you mean 'lstm'"):
+        made(cell="ltsm")
+    with pytest.raises(UsageError, match="unknown pool 'sum'"):
+        made(pool="sum")

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxnet.errors import UsageError
+from jaxnet.generation import greedy, temperature, top_k, top_p
+from jaxnet.generation.samplers import draw
+
+SHARES = np.array([0.05, 0.4, 0.15, 0.3, 0.1], np.float32)
+LOGITS = jnp.log(jnp.array(SHARES))[None]
+
+
+def kept(filtered) -> list[int]:
+    return np.flatnonzero(np.isfinite(filtered[0])).tolist()
+
+
+@pytest.mark.parametrize(
+    ("one", "expected"),
+    [
+        (greedy, [1]),
+        (temperature(0), [1]),
+        (temperature(3.0), [0, 1, 2, 3, 4]),
+        (top_k(1), [1]),
+        (top_k(3), [1, 2, 3]),
+        (top_k(9), [0, 1, 2, 3, 4]),
+        (top_p(0.39), [1]),
+        (top_p(0.41), [1, 3]),
+        (top_p(0.69), [1, 3]),
+        (top_p(0.71), [1, 2, 3]),
+        (top_p(1.0), [0, 1, 2, 3, 4]),
+        (top_p(1e-6), [1]),
+    ],
+)
+def test_which_tokens_are_left(one, expected):
+    filtered = one(LOGITS)
+    assert kept(filtered) == expected
+    if not str(one).startswith("_Temperature"):
+        np.testing.assert_array_equal(filtered[0, expected], LOGITS[0, np.array(expected)])
+
+
+def test_of_equal_tokens_the_first_are_left():
+    even = jnp.zeros((1, 6))
+    assert kept(top_k(2)(even)) == [0, 1]
+    assert kept(top_p(0.5)(even)) == [0, 1, 2]
+    assert kept(greedy(even)) == [0]
+
+
+def test_each_row_for_itself():
+    rows = jnp.concatenate([LOGITS, LOGITS[:, ::-1]])
+    for one in (greedy, top_k(2), top_p(0.6)):
+        np.testing.assert_array_equal(one(rows)[1], one(LOGITS)[0, ::-1])
+
+
+def test_the_order_of_filters_matters():
+    # At half the temperature the shares are squared: 0.16 of 0.2875 is more than a half.
+    assert kept(top_p(0.5)(temperature(0.5)(LOGITS))) == [1]
+    assert kept(temperature(0.5)(top_p(0.5)(LOGITS))) == [1, 3]
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_tokens_are_drawn_by_their_probabilities(power):
+    n = 20_000
+    filters = (temperature(1 / power), top_k(4))
+    keys = jax.random.split(jax.random.key(3), n)
+    logits = jnp.tile(LOGITS, (n, 1))
+    counts = np.bincount(jax.jit(lambda: draw(logits, filters, keys))(), minlength=5)
+    assert counts[0] == 0
+    shares = SHARES[1:].astype(np.float64) ** power
+    expected = n * shares / shares.sum()
+    assert stats.chisquare(counts[1:], expected).pvalue > 0.01
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: temperature(-0.1), "temperature of at least 0, got -0.1"),
+        (lambda: temperature(float("nan")), "temperature of at least 0, got nan"),
+        (lambda: top_k(0), "at least 1, got 0"),
+        (lambda: top_k(2.5), "whole number"),
+        (lambda: top_p(0.0), r"top_p in \(0, 1\], got 0.0"),
+        (lambda: top_p(1.2), r"top_p in \(0, 1\], got 1.2"),
+    ],
+)
+def test_values_that_are_refused(make, message):
+    with pytest.raises(UsageError, match=message):
+        make()

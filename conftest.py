@@ -25,6 +25,7 @@ jaxtyping.install_import_hook(
         "jaxnet.layers.activations",
         "jaxnet.layers.attention",
         "jaxnet.layers.convolution",
+        "jaxnet.layers.kv_cache",
         "jaxnet.layers.maxout",
         "jaxnet.layers.pooling",
         "jaxnet.layers.positions",

@@ -34,13 +34,15 @@ from flax.linen import PReLU as PReLU
 from flax.linen import RMSNorm as RMSNorm
 
 from .activations import maxout as maxout
-from .attention import KeyValues as KeyValues
 from .attention import MultiHeadAttention as MultiHeadAttention
 from .attention import attention as attention
 from .attention import attention_weights as attention_weights
 from .attention import causal_mask as causal_mask
 from .convolution import Conv as Conv
 from .convolution import conv as conv
+from .kv_cache import KeyValues as KeyValues
+from .kv_cache import advanced as advanced
+from .kv_cache import new_positions as new_positions
 from .maxout import Maxout as Maxout
 from .pooling import AvgPool as AvgPool
 from .pooling import GlobalAvgPool as GlobalAvgPool
@@ -55,6 +57,7 @@ from .pooling import global_min_pool as global_min_pool
 from .pooling import max_pool as max_pool
 from .pooling import min_pool as min_pool
 from .positions import LearnedPositions as LearnedPositions
+from .positions import check_length as check_length
 from .positions import rotary as rotary
 from .positions import sinusoidal as sinusoidal
 from .positions import token_positions as token_positions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxnet.errors import InputError, UsageError
+from jaxnet.layers.kv_cache import KeyValues
 from jaxnet.layers.positions import rotary
 
 Mask = Bool[Array, "#batch #heads #time source"]
@@ -117,49 +118,6 @@ def _grouped(x: jax.Array, kv_heads: int) -> jax.Array:
             "heads of keys and values"
         )
     return x.reshape(batch, kv_heads, heads // kv_heads * time, features)
-
-
-class KeyValues(NamedTuple):
-    """Keys and values of tokens, ready to be attended to.
-
-    Attributes:
-        key: `(batch, kv_heads, length, head_dim)`.
-        value: likewise.
-    """
-
-    key: jax.Array
-    value: jax.Array
-
-    @staticmethod
-    def empty(
-        batch_size: int, num_heads: int, length: int, head_dim: int, dtype: Any = jnp.float32
-    ) -> KeyValues:
-        """Room for `length` tokens, for `MultiHeadAttention` to fill.
-
-        Example:
-            >>> KeyValues.empty(2, 4, 10, 8).key.shape
-            (2, 4, 10, 8)
-        """
-        zeros = jnp.zeros((batch_size, num_heads, length, head_dim), dtype)
-        return KeyValues(zeros, zeros)
-
-    def insert(self, new: KeyValues, positions: Int[Array, "batch time"]) -> KeyValues:
-        """These with new tokens at their positions; those at -1 (padding) are left out."""
-        length = self.key.shape[2]
-        if positions.shape[1] > length:
-            raise InputError(
-                f"expected at most {length} tokens, for which the cache has room, got "
-                f"{positions.shape[1]}: make it longer, with init_cache"
-            )
-        # An index beyond the end is dropped, while -1 would be the last one.
-        slots = jnp.where(positions < 0, length, positions)
-        rows = jnp.arange(len(slots))[:, None]
-
-        def put(old: jax.Array, new: jax.Array) -> jax.Array:
-            new = new.swapaxes(1, 2).astype(old.dtype)
-            return old.at[rows, :, slots].set(new, mode="drop")
-
-        return KeyValues(put(self.key, new.key), put(self.value, new.value))
 
 
 class MultiHeadAttention(nn.Module):

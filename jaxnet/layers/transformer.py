@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxnet.layers.activations import Activation, gelu
-from jaxnet.layers.attention import KeyValues
+from jaxnet.layers.kv_cache import KeyValues
 
 Make = Callable[..., Any]
 

@@ -1,0 +1,60 @@
+"""BERT: padding, segments and what is refused."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet import module_json
+from jaxnet.errors import InputError
+from models import BERT, BERTClassifier, BERTMaskedLM, bert
+
+from .parity import close
+
+VOCAB = 19
+ENCODER = BERT(VOCAB, length=8, features=16, num_layers=1, num_heads=4, hidden=24)
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(1, VOCAB, (2, 6)), jnp.int32)
+
+
+def test_padding_never_changes_a_result():
+    model = BERTMaskedLM(ENCODER)
+    variables = jax.jit(model.init)(jax.random.key(0), TOKENS)
+    apply = jax.jit(model.apply)
+    padded = jnp.pad(TOKENS, ((0, 0), (0, 2)))
+    close(apply(variables, padded)[:, :6], apply(variables, TOKENS), 1e-5)
+    junk = padded.at[:, 6:].set(5)
+    masked = apply(variables, junk, padded != 0)
+    close(masked[:, :6], apply(variables, TOKENS), 1e-5)
+    assert not np.allclose(apply(variables, junk)[:, :6], masked[:, :6], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_segments_are_told_apart_and_the_first_is_the_default():
+    variables = jax.jit(ENCODER.init)(jax.random.key(0), TOKENS)
+    apply = jax.jit(ENCODER.apply)
+    zeros = jnp.zeros_like(TOKENS)
+    plain = apply(variables, TOKENS)
+    close(apply(variables, TOKENS, None, zeros), plain, 1e-5)
+    assert not np.allclose(apply(variables, TOKENS, None, zeros + 1), plain, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_published_size():
+    init = jax.tree_util.Partial(BERT(**bert.SIZES["large"]).init, method="pooled")
+    variables = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 335_141_888
+
+
+def test_what_cannot_be_is_refused():
+    model = BERTClassifier(ENCODER)
+    with pytest.raises(InputError, match="9 tokens is longer than the 8 positions"):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 9), jnp.int32))
+    with pytest.raises(InputError, match=r"tokens from 0 to 18.*got -1 in row 0, position 0"):
+        model.check_inputs(np.array([[-1, 1]]))
+
+
+def test_it_can_be_written_down():
+    model = BERTClassifier(ENCODER, num_classes=3)
+    assert module_json.from_json(module_json.to_json(model)) == model

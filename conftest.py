@@ -27,6 +27,7 @@ jaxtyping.install_import_hook(
         "jaxnet.layers.convolution",
         "jaxnet.layers.kv_cache",
         "jaxnet.layers.maxout",
+        "jaxnet.layers.nearest",
         "jaxnet.layers.pooling",
         "jaxnet.layers.positions",
         "jaxnet.layers.separable",

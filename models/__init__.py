@@ -12,6 +12,8 @@ from .llama import Llama as Llama
 from .mlp import MLP as MLP
 from .perceptron import Perceptron as Perceptron
 from .perceptron import perceptron_update as perceptron_update
+from .recommender import Ranker as Ranker
+from .recommender import TwoTower as TwoTower
 from .seq2seq import Transformer as Transformer
 from .tabular import TabularMLP as TabularMLP
 from .text import RecurrentClassifier as RecurrentClassifier

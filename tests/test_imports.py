@@ -18,7 +18,7 @@ FLOORS = [
     {"losses", "layers", "optimizers", "summary"},
     {"metrics", "data", "compute"},
     {"training", "module_json"},
-    {"bundle", "recipe"},
+    {"bundle", "recipe", "generation", "retrieval"},
     {"cli", "run_folder"},
     {"prove_resume", "cross_validation"},
 ]

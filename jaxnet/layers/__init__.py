@@ -44,6 +44,8 @@ from .kv_cache import KeyValues as KeyValues
 from .kv_cache import advanced as advanced
 from .kv_cache import new_positions as new_positions
 from .maxout import Maxout as Maxout
+from .nearest import log_partition as log_partition
+from .nearest import nearest as nearest
 from .pooling import AvgPool as AvgPool
 from .pooling import GlobalAvgPool as GlobalAvgPool
 from .pooling import GlobalMaxPool as GlobalMaxPool

@@ -31,6 +31,8 @@ from jaxnet.losses.regression import huber as huber
 from jaxnet.losses.regression import log_cosh as log_cosh
 from jaxnet.losses.regression import squared_error as squared_error
 from jaxnet.losses.regression import sum_of_squares as sum_of_squares
+from jaxnet.losses.retrieval import in_batch_softmax as in_batch_softmax
+from jaxnet.losses.retrieval import log_frequencies as log_frequencies
 from jaxnet.losses.shapes import paired as paired
 from jaxnet.losses.shapes import widened as widened
 from jaxnet.losses.weighting import Loss as Loss

@@ -67,6 +67,8 @@ from jaxnet.metrics.regression import mean_squared_error as mean_squared_error
 from jaxnet.metrics.regression import r2 as r2
 from jaxnet.metrics.regression import root_mean_squared_error as root_mean_squared_error
 from jaxnet.metrics.reports import classification_report as classification_report
+from jaxnet.metrics.retrieval import ndcg_at as ndcg_at
+from jaxnet.metrics.retrieval import recall_at as recall_at
 from jaxnet.metrics.sums import Mean as Mean
 from jaxnet.metrics.sums import Metric as Metric
 from jaxnet.metrics.sums import Score as Score

@@ -9,6 +9,7 @@ from .network import Network as Network
 from .norms import log_norms as log_norms
 from .penalties import penalize as penalize
 from .plateau import ReduceOnPlateau as ReduceOnPlateau
+from .retrieval import Retrieval as Retrieval
 from .state import TrainState as TrainState
 from .targets import scaled_target as scaled_target
 from .task import GradientTask as GradientTask

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -234,6 +234,59 @@ def _displayable(images: np.ndarray) -> np.ndarray:
         low, high = float(images.min()), float(images.max())
     scaled = np.clip((images.astype(np.float32) - low) / ((high - low) or 1.0), 0, 1)
     return scaled if images.shape[-1] == 3 else scaled[..., 0]
+
+
+def plot_lines(
+    lines: Mapping[str, Sequence[float]], at: Sequence[float], path: Path, x: str, y: str
+) -> None:
+    """Draw several lines over the same places, such as the recall of several methods over k.
+
+    Args:
+        lines: the values of each line, by its name.
+        at: where they stand on the x axis.
+        path: the picture to write.
+        x: what the x axis is called.
+        y: what the y axis is called.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    for name, values in lines.items():
+        axes.plot(at, values, marker=".", label=name)
+    axes.set(xlabel=x, ylabel=y)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save(figure, path)
+
+
+def plot_plane(
+    vectors: np.ndarray, path: Path, colours: np.ndarray, colour: str, labels: Mapping[int, str]
+) -> None:
+    """Draw vectors in the plane in which they differ most (principal components).
+
+    Args:
+        vectors: (n, width), n of at least 2.
+        path: the picture to write.
+        colours: (n,) numbers that colour the points.
+        colour: what these are.
+        labels: a name for some of the points, by their row.
+    """
+    from matplotlib.figure import Figure
+
+    centred = vectors - vectors.mean(axis=0)
+    _, sizes, axes_ = np.linalg.svd(centred, full_matrices=False)
+    share = (sizes**2)[:2].sum() / max((sizes**2).sum(), np.finfo(np.float32).tiny)
+    points = centred @ axes_[:2].T
+    points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+    figure = Figure(figsize=(8, 6.6), layout="constrained")
+    axes = figure.add_subplot()
+    drawn = axes.scatter(points[:, 0], points[:, 1], c=colours, s=14, alpha=0.7, cmap="viridis")
+    figure.colorbar(drawn, label=colour)
+    for row, label in labels.items():
+        axes.annotate(label, points[row], fontsize=7, xytext=(3, 2), textcoords="offset points")
+    axes.set(title=f"two principal components: {share:.0%} of the variance", xticks=[], yticks=[])
+    save(figure, path)
 
 
 def save(figure: Any, path: Path) -> None:

@@ -44,8 +44,6 @@ from .kv_cache import KeyValues as KeyValues
 from .kv_cache import advanced as advanced
 from .kv_cache import new_positions as new_positions
 from .maxout import Maxout as Maxout
-from .nearest import log_partition as log_partition
-from .nearest import nearest as nearest
 from .pooling import AvgPool as AvgPool
 from .pooling import GlobalAvgPool as GlobalAvgPool
 from .pooling import GlobalMaxPool as GlobalMaxPool
@@ -72,6 +70,8 @@ from .rnn import GRU as GRU
 from .rnn import LSTM as LSTM
 from .rnn import RECURRENT as RECURRENT
 from .rnn import SimpleRNN as SimpleRNN
+from .search import log_partition as log_partition
+from .search import nearest as nearest
 from .separable import DepthwiseConv as DepthwiseConv
 from .separable import SeparableConv as SeparableConv
 from .sequential import Flatten as Flatten

@@ -29,8 +29,10 @@ import optax
 from benchmarks import report
 from jaxnet import layers, losses
 from models.cnn import CNN
+from models.language import RecurrentLM
 from models.lenet import LeNet5
 from models.mlp import MLP
+from models.text import RecurrentClassifier
 
 # A measurement repeats a call until it lasts about so long.
 SECONDS = 0.05
@@ -80,6 +82,10 @@ MODELS = {
     "MLP": Case(MLP(), (128, 28, 28, 1), {"train": True}),
     "LeNet5": Case(LeNet5(), (64, 28, 28, 1), {"train": True}),
     "CNN": Case(CNN(), (64, 28, 28, 1), {"train": True}),
+    "LSTM classifier": Case(
+        RecurrentClassifier(2_000, 10, bidirectional=True), (32, 50), {"train": True}, 2_000
+    ),
+    "LSTM language model": Case(RecurrentLM(2_000), (32, 50), {"train": True}, 2_000),
 }
 
 
@@ -162,7 +168,11 @@ def _train_step(
     def objective(params: Any, inputs: jax.Array) -> tuple[jax.Array, Any]:
         outputs, collections = _forward(case, {**variables, "params": params}, inputs)
         if kind == "model":
-            return losses.cross_entropy(outputs, labels).mean(), collections
+            # A language model has outputs at each place of a text.
+            wanted = jnp.broadcast_to(
+                labels.reshape(-1, *[1] * (outputs.ndim - 2)), outputs.shape[:-1]
+            )
+            return losses.cross_entropy(outputs, wanted).mean(), collections
         return jnp.mean(outputs**2), collections
 
     by = 0 if kind == "model" or case.vocabulary else (0, 1)

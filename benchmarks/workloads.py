@@ -22,7 +22,9 @@ class Workload:
     `hidden` are the widths of the hidden Dense layers. A convolutional one has three 3x3 VALID
     convolutions with relu before them, the first two followed by 2x2 max-pooling. A recurrent one
     reads `length` words below `vocabulary`: an embedding of width `embedding`, then a simple
-    recurrent layer (tanh) of width `hidden`, whose last state goes to the last Dense layer.
+    recurrent layer (tanh) of width `hidden`, whose last state goes to the last Dense layer. With
+    `next_token` it is a language model: the layer is an LSTM, and each of its states goes to a
+    Dense layer with an output for each word of the vocabulary.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Workload:
     vocabulary: int = 0
     length: int = 0
     embedding: int = 0
+    next_token: bool = False
 
     @property
     def recurrent(self) -> bool:
@@ -68,6 +71,17 @@ WORKLOADS = {
             length=100,
             embedding=128,
         ),
+        Workload(
+            "lstm_lm",
+            (128,),
+            "adam",
+            64,
+            examples=40 * 64,
+            vocabulary=10_000,
+            length=50,
+            embedding=128,
+            next_token=True,
+        ),
     )
 }
 
@@ -100,7 +114,10 @@ class Images(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """int32 words (N, length) and int32 labels (N,), for training and for the test."""
+    """int32 words (N, length) and int32 labels, for training and for the test.
+
+    Labels are (N,) classes, or (N, length) the words that come next.
+    """
 
     inputs: np.ndarray
     labels: np.ndarray
@@ -132,12 +149,14 @@ class Contestant:
 def load(workload: Workload, data_dir: Path | None) -> Data:
     """What the workload trains on: synthetic texts, or images as `load_images` finds them."""
     if workload.recurrent:
-        return synthetic(workload, workload.examples, 2_000)
+        return synthetic(workload, workload.examples, 200 if workload.next_token else 2_000)
     return load_images(data_dir)
 
 
 def synthetic(workload: Workload, train: int, test: int) -> Data:
     """Synthetic examples of the kind that the workload trains on."""
+    if workload.next_token:
+        return synthetic_language(train, test, workload.vocabulary, workload.length)
     if workload.recurrent:
         return synthetic_texts(train, test, workload.vocabulary, workload.length)
     return synthetic_images(train, test)
@@ -153,6 +172,18 @@ def synthetic_texts(train: int, test: int, vocabulary: int, length: int) -> Text
     any_word = rng.integers(0, vocabulary, shape, dtype=np.int32)
     words = np.where(rng.random(shape) < 0.5, typical, any_word)
     return Texts(words[:train], labels[:train], words[train:], labels[train:], "synthetic texts")
+
+
+def synthetic_language(train: int, test: int, vocabulary: int, length: int) -> Texts:
+    """Random words, half of which are followed by the word that always follows them."""
+    rng = np.random.default_rng(0)
+    follower = rng.permutation(vocabulary).astype(np.int32)
+    words = rng.integers(0, vocabulary, (train + test, length + 1), dtype=np.int32)
+    follows = rng.random(words.shape) < 0.5
+    for i in range(1, length + 1):
+        words[:, i] = np.where(follows[:, i], follower[words[:, i - 1]], words[:, i])
+    inputs, labels = words[:, :-1].copy(), words[:, 1:].copy()
+    return Texts(inputs[:train], labels[:train], inputs[train:], labels[train:], "synthetic texts")
 
 
 def load_images(data_dir: Path | None) -> Images:

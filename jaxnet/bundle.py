@@ -25,8 +25,8 @@ import numpy as np
 
 import jaxnet
 from jaxnet import module_json, trees
+from jaxnet.data.encoders import Encoder, encoder_from_json, encoder_to_json
 from jaxnet.data.scaling import Scale
-from jaxnet.data.table_encoder import TableEncoder
 from jaxnet.errors import InputError
 from jaxnet.files import write_atomically, write_json
 from jaxnet.training.evaluation import Evaluator
@@ -71,7 +71,8 @@ class Bundle:
         class_names: what class 0, 1, ... is called.
         info: figures about it (metrics, versions), as JSON values.
         precision: the type in which it computes, as in training (`mixed_precision`).
-        encoder: what makes inputs of raw rows: a `TableEncoder`, where it was trained on a table.
+        encoder: what makes inputs of raw data: a `TableEncoder`, where it was trained on a table,
+            or a `TextEncoder`.
 
     Example:
         >>> import tempfile
@@ -92,14 +93,14 @@ class Bundle:
     class_names: tuple[str, ...] | None = None
     info: Mapping[str, JSON] = field(default_factory=dict)
     precision: Precision = "float32"
-    encoder: TableEncoder | None = None
+    encoder: Encoder | None = None
 
     @staticmethod
     def of(
         trained: Trained,
         class_names: tuple[str, ...] | None = None,
         info: Mapping[str, JSON] | None = None,
-        encoder: TableEncoder | None = None,
+        encoder: Encoder | None = None,
     ) -> Bundle:
         """The bundle of `FitResult.model`, with the weights that its evaluation used.
 
@@ -107,7 +108,7 @@ class Bundle:
             trained: the trained network.
             class_names: what class 0, 1, ... is called.
             info: what else to keep, as JSON values.
-            encoder: what made the inputs of a table's rows.
+            encoder: what made the inputs of a table's rows, or of texts.
 
         Raises:
             InputError: the task has no one network that predicts, or that isn't a Linen module, or
@@ -160,7 +161,7 @@ class Bundle:
             "model": _described_model(self.model) if with_model else None,
             "precision": self.precision,
             "preprocess": _described_preprocess(self.preprocess),
-            "encoder": None if self.encoder is None else {"table": self.encoder.to_dict()},
+            "encoder": encoder_to_json(self.encoder),
             "class_names": self.class_names,
             "inputs": {"shape": self.inputs.shape, "dtype": np.dtype(self.inputs.dtype).name},
             "weights_crc32": zlib.crc32(weights),
@@ -212,7 +213,8 @@ class Bundle:
 
         Args:
             inputs: (n, ...) of the type in `self.inputs`; 64-bit numbers become 32-bit ones. With
-                an `encoder` also a raw table: a CSV or Parquet file, a data frame, or dicts.
+                an `encoder` also what that takes: a table (CSV, Parquet, data frame, dicts), or
+                texts.
             batch_size: examples at a time. Inputs are padded to it, so that one compiled program
                 serves any number of them.
 
@@ -220,7 +222,7 @@ class Bundle:
             InputError: the inputs have another shape or type, or the table isn't like the one it
                 was trained on.
         """
-        if self.encoder is not None and not isinstance(inputs, np.ndarray | jax.Array):
+        if self.encoder is not None and not _are_numbers(inputs):
             inputs = self.encoder(inputs)
         evaluator = Evaluator(self._programs, batch_size, {"inputs": self.inputs})
         return evaluator.predict(self._on_device, inputs)
@@ -292,12 +294,15 @@ class Bundle:
     def _check_encoder(self) -> None:
         if self.encoder is None:
             return
-        features = len(self.encoder.features)
-        if self.inputs.shape != (features,):
+        if self.inputs.shape != self.encoder.shape:
             raise InputError(
-                f"the encoder makes {features} features of a row, and the network was trained on "
-                f"inputs of shape {self.inputs.shape}: give it the encoder that made them"
+                f"the encoder makes inputs of shape {self.encoder.shape}, the network was trained "
+                f"on inputs of shape {self.inputs.shape}: give it the encoder that made them"
             )
+
+
+def _are_numbers(inputs: Any) -> bool:
+    return isinstance(inputs, np.ndarray | jax.Array) and inputs.dtype.kind not in "OSUT"
 
 
 def _single(shape: tuple[int, ...]) -> bool:
@@ -384,12 +389,10 @@ def _described_preprocess(preprocess: Callable[[Any], Any]) -> JSON:
     )
 
 
-def _read_encoder(description: JSON, file: Path) -> TableEncoder | None:
-    if description is None:
-        return None
+def _read_encoder(description: JSON, file: Path) -> Encoder | None:
     try:
-        return TableEncoder.from_dict(description["table"])
-    except (InputError, KeyError, TypeError) as error:
+        return encoder_from_json(description)
+    except InputError as error:
         raise InputError(f"{file} is damaged: encoder: {error}. Save the bundle again.") from error
 
 

@@ -23,7 +23,7 @@ from jaxnet.files import write_json
 from jaxnet.recipe import FREE, CrossValidated
 
 if TYPE_CHECKING:
-    from jaxnet.data import Arrays, Table
+    from jaxnet.data import Arrays, Table, Texts
     from jaxnet.training.task import GradientTask
     from jaxnet.training.trainer import FitResult, Trained, Trainer
 
@@ -34,9 +34,10 @@ VALID = 0.1
 def run(
     folder: Path,
     config: CrossValidated,
-    data: Arrays | Table,
+    data: Arrays | Table | Texts,
     task_for: Callable[[Arrays], GradientTask],
     measure: Callable[[Trained, Arrays], Mapping[str, Any]],
+    prepare_with: Callable[[Any], Callable[[Any], Arrays]] | None = None,
 ) -> int:
     """Train and test on every fold, write the run folder, and print mean and spread.
 
@@ -49,6 +50,8 @@ def run(
         data: what to cut into folds.
         task_for: the task for a fold's training part.
         measure: the metrics of a fold's test part; a matrix called `confusion` is summed over all.
+        prepare_with: what makes, of a fold's training part, the function that makes inputs and
+            labels of any part; by default `prepared`.
 
     Returns:
         The exit code.
@@ -71,7 +74,7 @@ def run(
         if file.exists():
             continue
         train, valid = split(rest, (1 - VALID, VALID), seed=config.seed)
-        prepare = prepared(train)
+        prepare = (prepare_with or prepared)(train)
         result = _fit(config, trainers.of(task_for(prepare(train))), prepare(train), prepare(valid))
         if result.stop_reason == "preempted":
             print(f"preempted in fold {number}: run the same command again to go on")
@@ -83,8 +86,12 @@ def run(
     return cli.DONE
 
 
-def prepared(train: Arrays | Table) -> Callable[[Any], Arrays]:
-    """What makes scaled inputs, without gaps, of any part of the data: fitted on this one."""
+def prepared(train: Any) -> Callable[[Any], Arrays]:
+    """What makes scaled inputs, without gaps, of any part of the data: fitted on this one.
+
+    Args:
+        train: the training part, `Arrays` or a `Table`.
+    """
     from jaxnet.data import Arrays, fit_standard, fit_table
 
     if not isinstance(train, Arrays):

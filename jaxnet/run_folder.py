@@ -31,8 +31,10 @@ from jaxnet.recipe import FREE, Augment, Run
 if TYPE_CHECKING:
     import numpy as np
 
-    from jaxnet.data import Arrays, Source, TableEncoder
+    from jaxnet.data import Arrays, Source
     from jaxnet.data.augmentation import Augmentation
+    from jaxnet.data.encoders import Encoder
+    from jaxnet.training.callbacks import Callback
     from jaxnet.training.task import GradientTask
     from jaxnet.training.trainer import FitResult
 
@@ -78,6 +80,7 @@ def fit(
     train: Arrays | Source,
     valid: Arrays | Source,
     augment: Augment = Augment(),  # noqa: B008
+    callbacks: Sequence[Callback] = (),
 ) -> FitResult | None:
     """Train in a run folder as configured, or go on with it.
 
@@ -94,7 +97,7 @@ def fit(
         config.techniques.apply(config.optimizer.apply(augment.apply(task))),
         early_stopping=config.early_stopping,
         checkpoints=Checkpoints(folder / "checkpoints", **config.checkpoints.options()),
-        callbacks=[RunWriter(folder)],
+        callbacks=[RunWriter(folder), *callbacks],
         progress=config.progress,
     )
     prepare(folder, config, resume=config.resume, may_change=FREE)
@@ -118,7 +121,7 @@ def finish(
     result: FitResult,
     test: Mapping[str, Any],
     class_names: tuple[str, ...] | None = None,
-    encoder: TableEncoder | None = None,
+    encoder: Encoder | None = None,
     predictions: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> None:
     """Write pictures, the trained network and the summary of a run, and print a short table.
@@ -128,7 +131,7 @@ def finish(
         result: what `Trainer.fit` returned.
         test: the metrics of the test set; a matrix called `confusion` becomes a picture.
         class_names: the classes, in order.
-        encoder: what made the inputs of a table's rows.
+        encoder: what made the inputs of a table's rows, or of texts.
         predictions: the logits and the labels of the test set, for the curves of a classifier.
     """
     from jaxnet.bundle import Bundle

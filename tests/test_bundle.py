@@ -520,7 +520,7 @@ def test_an_encoder_makes_it_take_raw_rows(tmp_path):
     with pytest.raises(InputError, match="the table lacks c"):
         loaded.predict([{"x": 3}])
     other = fit_table(read_table({"x": [1.0, 2.0], "y": ["a", "b"]}, "y"))
-    with pytest.raises(InputError, match=r"makes 1 features .* inputs of shape \(5,\)"):
+    with pytest.raises(InputError, match=r"inputs of shape \(1,\), .* on inputs of shape \(5,\)"):
         Bundle.of(trained, encoder=other)
 
 

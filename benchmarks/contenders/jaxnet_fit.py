@@ -14,6 +14,7 @@ from jaxnet.layers import SimpleRNN
 from jaxnet.training import FitResult, Supervised, Trainer
 from jaxnet.training.task import identity
 from models.cnn import CNN
+from models.language import RecurrentLM
 from models.mlp import MLP
 
 
@@ -37,7 +38,7 @@ def setup(workload: Workload, data: Data, options: Mapping[str, str]) -> Contest
         _model(workload),
         losses.cross_entropy,
         optimizers.by_name(workload.optimizer, workload.learning_rate),
-        metrics={"accuracy": metrics.accuracy},
+        **{_measured_in(workload): {"accuracy": metrics.accuracy}},
         preprocess=identity if workload.recurrent else Scale(0, 1 / 255),
     )
     trainer = Trainer(task, progress=False)
@@ -59,7 +60,15 @@ def setup(workload: Workload, data: Data, options: Mapping[str, str]) -> Contest
     return Contestant(train, evaluate)
 
 
+def _measured_in(workload: Workload) -> str:
+    # Of a language model only the loss is watched in training, by all contenders.
+    return "eval_metrics" if workload.next_token else "metrics"
+
+
 def _model(workload: Workload) -> nn.Module:
+    if workload.next_token:
+        (features,) = workload.hidden
+        return RecurrentLM(workload.vocabulary, "lstm", workload.embedding, features)
     if workload.recurrent:
         return TextClassifier(workload.vocabulary, workload.embedding, *workload.hidden)
     if workload.convolutional:

@@ -40,12 +40,13 @@ def setup(workload: Workload, data: Data, options: Mapping[str, str]) -> Contest
         for index in order.split(workload.batch_size):
             batch = labels[index]
             logits = model(inputs[index])
-            loss = cross_entropy(logits, batch)
+            loss = cross_entropy(logits.flatten(0, -2), batch.flatten())
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             total += loss.detach() * len(batch)
-            correct += (logits.detach().argmax(-1) == batch).sum()
+            if not workload.next_token:
+                correct += (logits.detach().argmax(-1) == batch).sum()
         return float(total) / workload.examples
 
     @torch.no_grad()
@@ -61,6 +62,18 @@ def _tensor(inputs: np.ndarray) -> torch.Tensor:
     return tensor if tensor.ndim == 2 else tensor.permute(0, 3, 1, 2).contiguous()
 
 
+class LanguageModel(nn.Module):
+    def __init__(self, vocabulary: int, embedding: int, hidden: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary, embedding)
+        self.lstm = nn.LSTM(embedding, hidden, batch_first=True)
+        self.head = nn.Linear(hidden, vocabulary)
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        outputs, _ = self.lstm(self.embed(words))
+        return self.head(outputs)
+
+
 class TextClassifier(nn.Module):
     def __init__(self, vocabulary: int, embedding: int, hidden: int) -> None:
         super().__init__()
@@ -74,6 +87,8 @@ class TextClassifier(nn.Module):
 
 
 def _model(workload: Workload) -> nn.Module:
+    if workload.next_token:
+        return LanguageModel(workload.vocabulary, workload.embedding, *workload.hidden)
     if workload.recurrent:
         return TextClassifier(workload.vocabulary, workload.embedding, *workload.hidden)
     layers: list[nn.Module] = []

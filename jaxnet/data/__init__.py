@@ -23,6 +23,8 @@ from jaxnet.data.order import batches as batches
 from jaxnet.data.order import epoch_order as epoch_order
 from jaxnet.data.order import steps_per_epoch as steps_per_epoch
 from jaxnet.data.originals import download_original as download_original
+from jaxnet.data.prose import load_docstrings as load_docstrings
+from jaxnet.data.prose import load_python_reference as load_python_reference
 from jaxnet.data.records import Records as Records
 from jaxnet.data.scaling import Scale as Scale
 from jaxnet.data.scaling import fit_range as fit_range
@@ -43,6 +45,8 @@ from jaxnet.data.text import Texts as Texts
 from jaxnet.data.text import read_class_files as read_class_files
 from jaxnet.data.text import read_labelled_lines as read_labelled_lines
 from jaxnet.data.text import read_lines as read_lines
+from jaxnet.data.text_encoder import TextEncoder as TextEncoder
+from jaxnet.data.text_encoder import fit_texts as fit_texts
 from jaxnet.data.tokens import Tokenizer as Tokenizer
 from jaxnet.data.tokens import fit_tokenizer as fit_tokenizer
 from jaxnet.data.tokens import token_windows as token_windows

@@ -155,6 +155,11 @@ class TableEncoder:
         return tuple(feature for column in self.columns for feature in column.features)
 
     @property
+    def shape(self) -> tuple[int]:
+        """The shape of one row's inputs."""
+        return (len(self.features),)
+
+    @property
     def groups(self) -> tuple[tuple[int, int], ...]:
         """The range [start, stop) of the inputs that each categorical column became."""
         ends = np.cumsum([len(column.features) for column in self.columns]).tolist()

@@ -10,8 +10,10 @@ from jaxnet.generation.decoding import ModuleStep as ModuleStep
 from jaxnet.generation.decoding import Step as Step
 from jaxnet.generation.decoding import generate as generate
 from jaxnet.generation.samplers import Filter as Filter
+from jaxnet.generation.samplers import chosen as chosen
 from jaxnet.generation.samplers import greedy as greedy
 from jaxnet.generation.samplers import temperature as temperature
 from jaxnet.generation.samplers import top_k as top_k
 from jaxnet.generation.samplers import top_p as top_p
+from jaxnet.generation.texts import Samples as Samples
 from jaxnet.generation.texts import generate_texts as generate_texts

@@ -78,6 +78,22 @@ def top_p(p: float) -> Filter:
     return _TopP(p)
 
 
+def chosen(
+    temperature_: float = 1.0, top_k_: int | None = None, top_p_: float | None = None
+) -> tuple[Filter, ...]:
+    """The filters of a command line, where None leaves one out, in the order of `transformers`.
+
+    Raises:
+        UsageError: a value can't be.
+    """
+    filters = [temperature(temperature_)]
+    if top_k_ is not None:
+        filters.append(top_k(top_k_))
+    if top_p_ is not None:
+        filters.append(top_p(top_p_))
+    return tuple(filters)
+
+
 @dataclass(frozen=True)
 class _Temperature:
     value: float

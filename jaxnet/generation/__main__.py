@@ -1,0 +1,77 @@
+"""Let a trained language model write.
+
+    python -m jaxnet.generation --run-dir runs/text-lstm-seed0 --prompt "ROMEO:"
+    python -m jaxnet.generation --run-dir RUN --prompt "ROMEO:" --beams 4
+    python -m jaxnet.generation --help
+
+The folder is that of a run of `train.language`, or the bundle in it. Equal seeds write equal texts.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxnet import cli
+from jaxnet.config import from_command_line
+from jaxnet.errors import InputError, UsageError
+
+PROGRAM = "python -m jaxnet.generation"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Let a trained language model write."""
+
+    run_dir: Path | None = None
+    """the folder of a run, or a bundle"""
+    prompt: tuple[str, ...] = ("The ",)
+    """what to go on with; several are written at once"""
+    new_tokens: int = 300
+    """how many tokens to add"""
+    temperature: float = 0.8
+    """below 1 the text is more probable, above 1 more surprising; 0 always takes the likeliest"""
+    top_k: int | None = None
+    """draw from the so many likeliest tokens"""
+    top_p: float | None = None
+    """draw from the fewest tokens that have this probability together, such as 0.9"""
+    beams: int | None = None
+    """write the likeliest text that a search with so many candidates finds, instead of drawing"""
+    seed: int = 0
+    """of what is drawn"""
+
+
+def write(config: Config) -> int:
+    """Print the texts."""
+    if config.run_dir is None:
+        raise UsageError("say which model is to write: --run-dir FOLDER")
+    from jaxnet import Bundle, generation
+    from jaxnet.data import TextEncoder
+
+    folder = config.run_dir
+    bundle = Bundle.load(folder / "bundle" if (folder / "bundle").is_dir() else folder)
+    if not isinstance(bundle.encoder, TextEncoder) or not hasattr(bundle.model, "init_cache"):
+        raise InputError(
+            f"{folder} holds no language model; train one with python -m train.language"
+        )
+    tokenizer = bundle.encoder.tokenizer
+    prompts = [tokenizer.encode(prompt) for prompt in config.prompt]
+    arguments = (bundle.model, bundle.variables, prompts, config.new_tokens)
+    if config.beams is not None:
+        made = generation.beam_search(*arguments, beams=config.beams)
+    else:
+        filters = generation.chosen(config.temperature, config.top_k, config.top_p)
+        made = generation.generate(*arguments, filters=filters, seed=config.seed)
+    for prompt, tokens in zip(config.prompt, made.texts(), strict=True):
+        print(f"{prompt}{tokenizer.decode(tokens)}\n")
+    return cli.DONE
+
+
+def main() -> int:
+    """The command."""
+    return cli.run(lambda: write(from_command_line(Config, sys.argv[1:], PROGRAM)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

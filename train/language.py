@@ -1,0 +1,233 @@
+"""Train a language model on a text, and let it write.
+
+    python -m train.language                                   the Python language reference
+    python -m train.language --data text --data-dir FILE       a text of your own
+    python -m train.language --data text --data-dir FILE --tokens.level bpe
+    python -m train.language --model gpt --data text --data-dir FILE
+    python -m train.language --help                            all options
+    python -m jaxnet.generation --run-dir RUN --prompt "..."   what a trained one writes
+
+The reference is the text behind Python's `help()` (PSF licence), so the first command needs no
+download. The last tenth of the text is held out for the figures at the end, and the twentieth
+before it for early stopping. After each epoch a sample is printed and added to samples.txt.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from jaxnet import cli, run_folder
+from jaxnet.config import from_command_line
+from jaxnet.errors import InputError, UsageError
+from jaxnet.names import lookup
+from jaxnet.recipe import Run, Techniques
+
+if TYPE_CHECKING:
+    import flax.linen as nn
+
+    from jaxnet.data import Arrays, Tokenizer
+
+PROGRAM = "python -m train.language"
+HELD_OUT = (0.85, 0.9)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What the network reads of the text."""
+
+    level: Literal["character", "bpe", "word"] = "character"
+    """a token is a character, a frequent piece of a word, or a word"""
+    vocab_size: int = 1024
+    """the most tokens that are told apart"""
+    length: int = 128
+    """the tokens of a piece, over which the network learns"""
+    stride: int | None = None
+    """how far one piece begins after the other in training; by default the length"""
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network's size."""
+
+    embedding: int = 64
+    """lstm, gru, rnn: the width of a token's embedding"""
+    features: int = 256
+    """the units of a layer, or the width of a token in gpt and llama"""
+    num_layers: int | None = None
+    """recurrent layers or blocks; by default 1 for lstm, gru and rnn, and 4 for gpt and llama"""
+    num_heads: int = 4
+    """gpt, llama: the heads of attention"""
+    dropout: float = 0.2
+    """the share of units left out in training"""
+    tie: bool = False
+    """lstm, gru, rnn: the last layer is the embedding table"""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What is written after each epoch."""
+
+    prompt: str = "The "
+    """what to go on with"""
+    new_tokens: int = 300
+    """how many tokens to add"""
+    temperature: float = 0.8
+    """below 1 the text is more probable, above 1 more surprising"""
+    top_k: int | None = None
+    """draw from the so many likeliest tokens"""
+    top_p: float | None = None
+    """draw from the fewest tokens that have this probability together, such as 0.9"""
+
+
+@dataclass(frozen=True)
+class Config(Run):
+    """Train a language model, and leave a run folder with samples and the network."""
+
+    data: str = "python"
+    """python, the language reference, or text for a file of your own"""
+    data_dir: Path | None = None
+    """the text file"""
+    model: str | None = None
+    """lstm (by default), gru, rnn, gpt or llama"""
+    epochs: int = 10
+    """how often to go through the training part, at most"""
+    techniques: Techniques = Techniques(clip=1.0)
+    tokens: Tokens = Tokens()
+    network: Network = Network()
+    writing: Writing = Writing()
+
+
+def _python(config: Config) -> str:
+    from jaxnet.data import load_python_reference
+
+    return load_python_reference()
+
+
+def _text(config: Config) -> str:
+    if config.data_dir is None:
+        raise UsageError("--data text needs --data-dir, a text file")
+    try:
+        return config.data_dir.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{config.data_dir}: {error}") from error
+
+
+def _recurrent(config: Config, vocab_size: int) -> nn.Module:
+    from models import RecurrentLM
+
+    network = config.network
+    return RecurrentLM(
+        vocab_size,
+        str(config.model),
+        network.embedding,
+        network.features,
+        network.num_layers or 1,
+        network.dropout,
+        network.tie,
+    )
+
+
+def _gpt(config: Config, vocab_size: int) -> nn.Module:
+    from models import GPT2
+
+    network = config.network
+    return GPT2(
+        vocab_size,
+        config.tokens.length,
+        network.features,
+        network.num_layers or 4,
+        network.num_heads,
+        network.dropout,
+    )
+
+
+def _llama(config: Config, vocab_size: int) -> nn.Module:
+    from models import Llama
+
+    network = config.network
+    return Llama(
+        vocab_size,
+        network.features,
+        network.num_layers or 4,
+        network.num_heads,
+        hidden=8 * network.features // 3,
+        dropout=network.dropout,
+        tie=True,
+    )
+
+
+DATA: Mapping[str, Callable[[Config], str]] = {"python": _python, "text": _text}
+MODELS: Mapping[str, Callable[[Config, int], nn.Module]] = {
+    "lstm": _recurrent,
+    "gru": _recurrent,
+    "rnn": _recurrent,
+    "gpt": _gpt,
+    "llama": _llama,
+}
+
+
+def train(config: Config) -> int:
+    """Train as configured, and write the run folder."""
+    read = lookup(config.data, DATA, "data")
+    config = replace(config, model=config.model or "lstm")
+    build = lookup(str(config.model), MODELS, "model")
+    folder = config.run_dir or Path("runs") / f"{config.data}-{config.model}-seed{config.seed}"
+    config = replace(config, run_dir=folder)
+
+    from jaxnet import losses
+    from jaxnet.data import TextEncoder
+    from jaxnet.generation import Samples, chosen
+    from jaxnet.training import Supervised
+
+    tokenizer, (train, valid, test), per_character = _parts(config, read(config))
+    model = build(config, tokenizer.vocab_size)
+    task = Supervised(model, losses.cross_entropy, config.optimizer_for(len(train)))
+    writing = config.writing
+    filters = chosen(writing.temperature, writing.top_k, writing.top_p)
+    samples = Samples(folder, model, tokenizer, writing.prompt, writing.new_tokens, filters)
+    result = run_folder.fit(folder, config, task, train, valid, callbacks=[samples])
+    if result is None:
+        return cli.PREEMPTED
+    measured = result.model.evaluate(test)
+    nats = per_character * float(measured["loss"])
+    figures = {
+        **measured,
+        "perplexity": math.exp(float(measured["loss"])),
+        "nats_per_character": nats,
+        "bits_per_character": nats / math.log(2),
+    }
+    encoder = TextEncoder(tokenizer, config.tokens.length)
+    run_folder.finish(folder, result, figures, encoder=encoder)
+    return cli.DONE
+
+
+def _parts(config: Config, text: str) -> tuple[Tokenizer, tuple[Arrays, ...], float]:
+    """The tokenizer, training, validation and test part, and the tokens of a character in tests."""
+    from jaxnet.data import fit_tokenizer, token_windows
+
+    cuts = [0, *(int(share * len(text)) for share in HELD_OUT), len(text)]
+    parts = [text[start:stop] for start, stop in itertools.pairwise(cuts)]
+    tokens = config.tokens
+    tokenizer = fit_tokenizer(parts[0] or text, tokens.level, tokens.vocab_size)
+    encoded = [tokenizer.encode(part) for part in parts]
+    strides = (tokens.stride, None, None)
+    pieces = tuple(
+        token_windows(part, tokens.length, stride)
+        for part, stride in zip(encoded, strides, strict=True)
+    )
+    return tokenizer, pieces, len(encoded[2]) / len(parts[2])
+
+
+def main() -> int:
+    """The command."""
+    return cli.run(lambda: train(from_command_line(Config, sys.argv[1:], PROGRAM)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -50,6 +50,7 @@ from .pooling import GlobalMaxPool as GlobalMaxPool
 from .pooling import GlobalMinPool as GlobalMinPool
 from .pooling import MaxPool as MaxPool
 from .pooling import MinPool as MinPool
+from .pooling import adaptive_avg_pool as adaptive_avg_pool
 from .pooling import avg_pool as avg_pool
 from .pooling import global_avg_pool as global_avg_pool
 from .pooling import global_max_pool as global_max_pool
@@ -84,5 +85,6 @@ from .transformer import Stack as Stack
 from .transformer import TransformerBlock as TransformerBlock
 from .transposed import ConvTranspose as ConvTranspose
 from .transposed import conv_transpose as conv_transpose
+from .windows import check_images as check_images
 from .windows import conv_output_size as conv_output_size
 from .windows import conv_transpose_output_size as conv_transpose_output_size

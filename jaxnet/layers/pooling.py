@@ -125,6 +125,38 @@ def global_avg_pool(
     return x.mean(axis=tuple(range(1, x.ndim - 1)))
 
 
+def adaptive_avg_pool(
+    x: Float[Array, "batch *_spatial channels"], size: int | Sequence[int]
+) -> Float[Array, "batch *_size channels"]:
+    """The image averaged to a given size, whatever its own: PyTorch's `AdaptiveAvgPool2d`.
+
+    Of n pixels along an axis, output i of m is the mean of those from `floor(i n / m)` up to, but
+    without, `ceil((i + 1) n / m)`. Windows overlap where m doesn't divide n; where m is larger
+    than n, pixels are repeated.
+
+    Args:
+        x: `(batch, *spatial, channels)`.
+        size: the size to come to, one number for all spatial axes or one for each.
+
+    Returns:
+        `(batch, *size, channels)`.
+
+    Example:
+        >>> x = jnp.asarray([1.0, 2.0, 3.0, 4.0, 5.0]).reshape(1, 5, 1)
+        >>> adaptive_avg_pool(x, 2).ravel().tolist()
+        [2.0, 4.0]
+    """
+    sizes = per_axis(size, x.ndim - 2, "size")
+    for axis, outputs in enumerate(sizes, start=1):
+        pixels = x.shape[axis]
+        if pixels == outputs:
+            continue
+        windows = [(i * pixels // outputs, -(-(i + 1) * pixels // outputs)) for i in range(outputs)]
+        means = [lax.slice_in_dim(x, *ends, axis=axis).mean(axis) for ends in windows]
+        x = jnp.stack(means, axis)
+    return x
+
+
 class MaxPool(nn.Module):
     """`max_pool` as a layer.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
 from jax import lax
 
 from jaxnet.errors import InputError
@@ -138,3 +139,32 @@ def padding_pairs(
     if len(pairs) != len(window):
         raise InputError(f"padding takes {len(window)} pairs (low, high), got {padding}")
     return pairs
+
+
+def check_images(model: str, images: jax.Array, smallest: int = 1) -> None:
+    """Refuse what a convolutional network can't read.
+
+    Args:
+        model: its name, for the message.
+        images: `(batch, height, width, channels)`.
+        smallest: the height and width from which on no layer of the network runs out of pixels.
+
+    Raises:
+        InputError: the array has another number of axes, or the images are too small.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> check_images("VGG", jnp.zeros((1, 28, 28, 1)), smallest=32)
+        Traceback (most recent call last):
+        ...
+        jaxnet.errors.InputError: VGG: images of 28x28 are too small for its strides; the smallest \
+that fit are 32x32: scale them up, or take another network
+    """
+    if images.ndim != 4:
+        raise InputError(f"{model} takes (batch, height, width, channels), got {images.shape}")
+    height, width = images.shape[1:3]
+    if min(height, width) < smallest:
+        raise InputError(
+            f"{model}: images of {height}x{width} are too small for its strides; the smallest that "
+            f"fit are {smallest}x{smallest}: scale them up, or take another network"
+        )

@@ -1,4 +1,5 @@
 from .augmented import augment as augment
+from .auxiliary import with_auxiliary as with_auxiliary
 from .callbacks import Callback as Callback
 from .callbacks import RunWriter as RunWriter
 from .checkpoints import Checkpoints as Checkpoints

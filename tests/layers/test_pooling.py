@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from jaxnet.errors import InputError
 from jaxnet.layers import (
+    adaptive_avg_pool,
     avg_pool,
     global_avg_pool,
     global_max_pool,
@@ -141,6 +142,17 @@ def test_global_pooling():
     np.testing.assert_array_equal(global_max_pool(x), max_pool(x, (3, 4))[:, 0, 0])
     np.testing.assert_array_equal(global_min_pool(x), min_pool(x, (3, 4))[:, 0, 0])
     np.testing.assert_allclose(global_avg_pool(x), np.asarray(x).mean((1, 2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (4, 7), (9, 7), (5, 16)])
+def test_adaptive_pooling_equals_torchs(size):
+    torch = pytest.importorskip("torch", reason="needs the extra [parity]")
+    x = image((2, 9, 7, 3), ties=False)
+    want = torch.nn.AdaptiveAvgPool2d(size)(torch.tensor(np.asarray(x).transpose(0, 3, 1, 2)))
+    got = jax.jit(lambda x: adaptive_avg_pool(x, size))(x)
+    np.testing.assert_allclose(got, want.permute(0, 2, 3, 1), rtol=1e-6)
+    with pytest.raises(InputError, match="size takes a positive number for each of the 2"):
+        adaptive_avg_pool(x, (2,))
 
 
 @pytest.mark.parametrize(

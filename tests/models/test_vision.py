@@ -1,0 +1,135 @@
+"""What all vision models have in common: published sizes, smallest images, and learning."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnet import losses, trees
+from jaxnet.errors import InputError, UsageError
+from jaxnet.training import Supervised, with_auxiliary
+from models import VGG, AlexNet, CIFARResNet, GoogLeNet, ResNet
+
+
+def shapes(model, *shape):
+    """The shapes of the outputs and the variables."""
+    return jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    [
+        (VGG(11), 132_863_336),
+        (VGG(11, batch_norm=True), 132_868_840),
+        (VGG(13), 133_047_848),
+        (VGG(19, batch_norm=True), 143_678_248),
+        (ResNet(34), 21_797_672),
+        (ResNet(101), 44_549_160),
+        (ResNet(152), 60_192_808),
+        (CIFARResNet(32), 464_154),
+        (CIFARResNet(56), 853_018),
+    ],
+)
+def test_published_sizes(model, parameters):
+    # Of torchvision's documentation; the models' own examples have the ones of the papers.
+    _, variables = shapes(model, 1, 32, 32, 3)
+    assert trees.count(variables["params"]) == parameters
+
+
+@pytest.mark.parametrize(
+    ("model", "smallest"),
+    [(AlexNet(4), 63), (VGG(11, num_classes=4), 32), (GoogLeNet(4, auxiliary=False), 15)],
+)
+def test_the_smallest_image_is_what_the_error_says(model, smallest, monkeypatch):
+    outputs, _ = shapes(model, 2, smallest, smallest + 5, 1)
+    assert outputs.shape == (2, 4)
+    with pytest.raises(InputError, match=rf"99x{smallest - 1} are too.*{smallest}x{smallest}"):
+        shapes(model, 2, 99, smallest - 1, 1)
+    # One pixel less does run out of pixels.
+    monkeypatch.setattr(f"{type(model).__module__}.check_images", lambda *_, **__: None)
+    with pytest.raises(InputError, match="longer than the input"):
+        shapes(model, 2, smallest, smallest - 1, 1)
+
+
+@pytest.mark.parametrize("model", [ResNet(18, 4), ResNet(50, 4), CIFARResNet(20, 4)])
+def test_residual_networks_take_images_of_any_size(model):
+    for size in ((1, 1), (7, 30)):
+        assert shapes(model, 2, *size, 1)[0].shape == (2, 4)
+    with pytest.raises(InputError, match=r"\(batch, height, width, channels\), got \(2, 8, 8\)"):
+        shapes(model, 2, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (VGG(12), "unknown depth of VGG '12'"),
+        (ResNet(20), "unknown depth of ResNet '20'"),
+        (CIFARResNet(18), "6 n \\+ 2 layers: 20, 32, 44, 56, ..., got depth 18"),
+    ],
+)
+def test_there_is_no_such_depth(model, words):
+    with pytest.raises(UsageError, match=words):
+        shapes(model, 1, 32, 32, 3)
+
+
+TINY = {
+    "alexnet": (AlexNet(3, dense=(16,), dropout=0.0), 63),
+    "vgg": (VGG(11, True, 3, width=4, dense=(16,), dropout=0.0), 32),
+    "googlenet": (GoogLeNet(3, dropout=0.0, auxiliary_dropout=0.0), 15),
+    "resnet18": (ResNet(18, 3, width=4), 16),
+    "resnet50": (ResNet(50, 3, width=4), 16),
+    "cifar": (CIFARResNet(8, 3, width=4), 8),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "cifar",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in TINY if n not in ("resnet18", "cifar")),
+    ],
+)
+def test_a_few_steps_lower_the_loss_and_update_the_running_statistics(name):
+    model, size = TINY[name]
+    rng = np.random.default_rng(0)
+    batch = {
+        "inputs": jnp.asarray(rng.normal(size=(6, size, size, 3)), jnp.float32),
+        "labels": jnp.arange(6) % 3,
+        "mask": jnp.ones(6, bool),
+    }
+    optimizer = optax.sgd(0.01 if name == "alexnet" else 0.05)
+    task = with_auxiliary(Supervised(model, losses.cross_entropy, optimizer))
+    start = state = jax.jit(task.init)(jax.random.key(0), batch)
+    step = jax.jit(task.train_step)
+    seen = []
+    for _ in range(4):
+        state, metrics = step(state, batch)
+        seen.append(float(metrics["loss"].compute()))
+    assert seen[-1] < seen[0]
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), start.collections, state.collections)
+    assert jax.tree.all(moved)
+    assert bool(jax.tree.leaves(moved)) == (name != "alexnet")
+    grads = jax.jit(lambda s: task.gradients(task.objective, s, batch)[0])(start)
+    silent = [
+        path
+        for path, grad in zip(
+            jax.tree.leaves(trees.paths(grads)), jax.tree.leaves(grads), strict=True
+        )
+        if not bool((grad != 0).any())
+    ]
+    assert not silent, silent
+
+
+def test_dropout_acts_in_training_only():
+    model = VGG(11, num_classes=3, width=2, dense=(16,))
+    x = np.random.default_rng(0).normal(size=(2, 32, 32, 1)).astype(np.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    apply = jax.jit(partial(model.apply, train=True))
+    one, other = (apply(variables, x, rngs={"dropout": jax.random.key(i)}) for i in (1, 2))
+    assert not np.allclose(one, other)

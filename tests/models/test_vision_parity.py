@@ -1,0 +1,82 @@
+"""The vision models against torchvision's: its weights in ours give its outputs and gradients."""
+
+from __future__ import annotations
+
+import jax
+import pytest
+
+from models import VGG, AlexNet, GoogLeNet, ResNet
+from tests.models.torch_twin import (
+    assert_near,
+    assert_twins,
+    copied,
+    random_images,
+    randomized,
+    torchvision,
+)
+
+
+def narrow(classifier):
+    """The dense layers with fewer hidden units, which are as good for a comparison and quicker."""
+    import torch
+
+    layers = []
+    for layer in classifier:
+        if isinstance(layer, torch.nn.Linear):
+            inputs, outputs = (16 if n == 4096 else n for n in layer.weight.shape[::-1])
+            layer = torch.nn.Linear(inputs, outputs)
+        layers.append(layer)
+    return torch.nn.Sequential(*layers)
+
+
+def test_alexnet():
+    theirs = torchvision().models.AlexNet(num_classes=7).eval()
+    theirs.classifier = narrow(theirs.classifier)
+    ours = AlexNet(num_classes=7, dense=(16, 16))
+    assert_twins(theirs, ours, random_images(2, 63, 70, 3), {256 * 6 * 6: 6})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_vgg(batch_norm):
+    build = torchvision().models.vgg11_bn if batch_norm else torchvision().models.vgg11
+    theirs = randomized(build(num_classes=7, init_weights=False))
+    theirs.classifier = narrow(theirs.classifier).eval()
+    ours = VGG(11, batch_norm=batch_norm, num_classes=7, dense=(16, 16))
+    assert_twins(theirs, ours, random_images(2, 33, 64, 3), {512 * 7 * 7: 7})
+
+
+def googlenet(**options):
+    return randomized(
+        torchvision().models.GoogLeNet(
+            num_classes=7, init_weights=False, dropout=0.0, dropout_aux=0.0, **options
+        )
+    )
+
+
+@pytest.mark.slow
+def test_googlenet():
+    theirs = googlenet(aux_logits=False)
+    assert_twins(theirs, GoogLeNet(7, auxiliary=False), random_images(2, 47, 64, 3))
+
+
+@pytest.mark.slow
+def test_googlenets_heads_in_training():
+    import torch
+
+    theirs, images = googlenet(aux_logits=True), random_images(2, 64, 64, 3)
+    ours = GoogLeNet(7, dropout=0.0, auxiliary_dropout=0.0)
+    variables = copied(theirs, ours, images, {128 * 4 * 4: 4})
+    want = theirs.train()(torch.tensor(images.transpose(0, 3, 1, 2)))
+    apply = jax.jit(lambda v: ours.apply(v, images, train=True, mutable=["batch_stats"]))
+    (main, first, second), _ = apply(variables)
+    assert_near(main, want.logits)
+    assert_near(first, want.aux_logits1)
+    assert_near(second, want.aux_logits2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("depth", "size"), [(18, (32, 45)), (50, (33, 48))])
+def test_resnet(depth, size):
+    theirs = getattr(torchvision().models, f"resnet{depth}")(num_classes=7)
+    assert_twins(randomized(theirs), ResNet(depth, num_classes=7), random_images(2, *size, 3))

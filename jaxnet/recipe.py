@@ -34,10 +34,20 @@ class Optimizer:
     """sgd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, adamw, nadam, adamax,
     lamb, lion, or lbfgs, which searches for its step and takes no learning rate"""
     schedule: str = "cosine"
-    """the learning rate over the run: constant, cosine, warmup_cosine, one_cycle, step, polynomial,
-    or plateau: constant until the validation stops improving"""
+    """the learning rate over the run: constant, cosine, warmup_cosine, one_cycle, step, piecewise,
+    exponential, polynomial, or plateau: constant until the validation stops improving"""
+    warmup_steps: int | None = None
+    """warmup_cosine: how many steps the learning rate goes up"""
+    transition_steps: int | None = None
+    """step, exponential: the learning rate falls by decay_rate in so many steps"""
+    decay_rate: float | None = None
+    """step, exponential: the factor by which it falls; for step by default 0.1"""
+    boundaries: tuple[int, ...] = ()
+    """piecewise: the steps from which on the learning rate is a tenth of before, such as
+    32000 48000"""
     weight_decay: float | None = None
-    """decoupled weight decay, for the optimizers that have it (adamw, lamb, lion)"""
+    """weight decay: decoupled for adamw, lamb and lion; added to the gradient for sgd, momentum and
+    nesterov"""
     decay: tuple[str, ...] = ()
     """paths of the parameters that weight decay shrinks, such as '**/kernel'; by default all"""
     plateau: ReduceOnPlateau = ReduceOnPlateau()
@@ -54,7 +64,14 @@ class Optimizer:
         if self.name == "lbfgs":
             return optimizers.by_name(self.name, **options)
         course = "constant" if self.schedule == PLATEAU else self.schedule
-        rate = optimizers.schedule(course, learning_rate, steps)
+        chosen: dict[str, Any] = {
+            "warmup_steps": self.warmup_steps,
+            "transition_steps": self.transition_steps,
+            "decay_rate": self.decay_rate,
+            "boundaries": self.boundaries or None,
+        }
+        given = {name: value for name, value in chosen.items() if value is not None}
+        rate = optimizers.schedule(course, learning_rate, steps, **given)
         return optimizers.by_name(self.name, rate, **options)
 
     def apply(self, task: GradientTask) -> GradientTask:

@@ -3,6 +3,7 @@
     python -m train.classify                               digits: 98.9 % in 15 seconds
     python -m train.classify --data mnist                  MNIST, downloaded the first time
     python -m train.classify --data cifar10 --data-dir DIR CIFAR-10 from the files in DIR
+    python -m train.classify --data cifar10 --data-dir DIR --model resnet20
     python -m train.classify --data folder --data-dir DIR  images in DIR/CLASS or DIR/train/CLASS
     python -m train.classify --data titanic --data-dir FILE --folds 5     81.6 %
     python -m train.classify --data csv --data-dir FILE --target COLUMN   a table of your own
@@ -25,34 +26,15 @@ from jaxnet.config import from_command_line
 from jaxnet.errors import UsageError
 from jaxnet.names import lookup
 from jaxnet.recipe import Augment, Tabular
+from train.networks import MODELS, Network
 
 if TYPE_CHECKING:
-    import flax.linen as nn
-
     from jaxnet.data import Arrays, ImageFolder, Table, TableEncoder
     from jaxnet.training import Supervised
     from jaxnet.training.task import GradientTask, Loss
-
-    Build = Callable[["Config", Arrays | ImageFolder], nn.Module]
+    from train.networks import Build
 
 PROGRAM = "python -m train.classify"
-
-
-@dataclass(frozen=True)
-class Network:
-    """The network's size, where its kind leaves a choice."""
-
-    hidden: tuple[int, ...] | None = None
-    """mlp: the width of each hidden layer; by default 300 100, and 64 32 for tables"""
-    filters: tuple[int, ...] = ()
-    """cnn: the filters of each convolution; by default a choice that suits the data"""
-    dense: tuple[int, ...] = (64,)
-    """cnn: the width of each hidden layer after the convolutions"""
-    batch_norm: bool = True
-    """cnn: normalise after each convolution"""
-    dropout: float | None = None
-    """the share of hidden units left out in training; by default 0.5 for cnn, 0 for mlp, 0.3 for
-    mlp on tables"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +51,9 @@ class Config(Tabular):
     image_size: int | None = None
     """folder: height and width to which images are resized, if they aren't all of one size"""
     model: str | None = None
-    """cnn, mlp or lenet5; by default cnn for images and mlp for tables"""
+    """cnn, mlp, lenet5, alexnet, vgg11, vgg13, vgg16, vgg19 (vgg11_bn and so on with batch norm),
+    googlenet, resnet18, resnet34, resnet50, resnet101, resnet152, and for small images resnet20,
+    resnet32, resnet44, resnet56; by default cnn for images and mlp for tables"""
     metrics: tuple[str, ...] = ()
     """what else to measure in evaluation, such as f1, matthews_correlation or roc_auc"""
     balanced: bool = False
@@ -120,39 +104,6 @@ def _titanic(config: Config) -> Table:
     return load_titanic(config.data_dir)
 
 
-def _mlp(config: Config, data: Arrays | ImageFolder) -> nn.Module:
-    from models import MLP
-
-    table = data.inputs.ndim == 2
-    hidden, dropout = config.network.hidden, config.network.dropout
-    return MLP(
-        hidden=((64, 32) if table else (300, 100)) if hidden is None else hidden,
-        num_classes=data.num_classes,
-        dropout=(0.3 if table else 0.0) if dropout is None else dropout,
-    )
-
-
-def _cnn(config: Config, data: Arrays | ImageFolder) -> nn.Module:
-    from models import CNN
-
-    small = data.inputs.shape[1] < 16
-    network = config.network
-    return CNN(
-        filters=network.filters or ((32, 64) if small else (32, 64, 64)),
-        dense=network.dense,
-        num_classes=data.num_classes,
-        dropout=0.5 if network.dropout is None else network.dropout,
-        padding="SAME" if small else "VALID",
-        batch_norm=network.batch_norm,
-    )
-
-
-def _lenet5(config: Config, data: Arrays | ImageFolder) -> nn.Module:
-    from models import LeNet5
-
-    return LeNet5(num_classes=data.num_classes)
-
-
 IMAGES = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "folder")
 DATA: Mapping[str, Callable[[Config], Data]] = {
     **dict.fromkeys(IMAGES, _images),
@@ -162,11 +113,6 @@ DATA: Mapping[str, Callable[[Config], Data]] = {
 TABLES = ("titanic", "csv")
 # What suits a data set, where nothing was chosen.
 AUGMENT: Mapping[str, Augment] = {"cifar10": Augment(flip=True, crop=4)}
-MODELS: Mapping[str, Build] = {
-    "cnn": _cnn,
-    "mlp": _mlp,
-    "lenet5": _lenet5,
-}
 
 
 def train(config: Config) -> int:
@@ -218,10 +164,11 @@ def train(config: Config) -> int:
 
 def _task(config: Config, build: Build, train: Arrays | ImageFolder, preprocess: Any) -> Supervised:
     from jaxnet import metrics
-    from jaxnet.training import Supervised
+    from jaxnet.training import Supervised, with_auxiliary
 
-    return Supervised(
-        build(config, train),
+    model = build(config.network, train)
+    task = Supervised(
+        model,
         _loss(config, train),
         config.optimizer_for(len(train)),
         metrics={"accuracy": metrics.accuracy},
@@ -231,6 +178,7 @@ def _task(config: Config, build: Build, train: Arrays | ImageFolder, preprocess:
         },
         preprocess=preprocess,
     )
+    return with_auxiliary(task) if getattr(model, "auxiliary", False) else task
 
 
 def _loss(config: Config, train: Arrays | ImageFolder) -> Loss:

@@ -1,0 +1,99 @@
+"""The networks of `train.classify` by name, and their options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import flax.linen as nn
+
+    from jaxnet.data import Arrays, ImageFolder
+
+    Data = Arrays | ImageFolder
+    Build = Callable[["Network", Data], nn.Module]
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network's size, where its kind leaves a choice."""
+
+    hidden: tuple[int, ...] | None = None
+    """mlp: the width of each hidden layer; by default 300 100, and 64 32 for tables"""
+    filters: tuple[int, ...] = ()
+    """cnn: the filters of each convolution; by default a choice that suits the data"""
+    dense: tuple[int, ...] = (64,)
+    """cnn: the width of each hidden layer after the convolutions"""
+    batch_norm: bool = True
+    """cnn: normalise after each convolution"""
+    dropout: float | None = None
+    """the share of hidden units left out in training; by default 0.5 for cnn, 0 for mlp, 0.3 for
+    mlp on tables, and the paper's for alexnet and vgg"""
+
+
+def _mlp(network: Network, data: Data) -> nn.Module:
+    from models import MLP
+
+    table = data.inputs.ndim == 2
+    hidden, dropout = network.hidden, network.dropout
+    return MLP(
+        hidden=((64, 32) if table else (300, 100)) if hidden is None else hidden,
+        num_classes=data.num_classes,
+        dropout=(0.3 if table else 0.0) if dropout is None else dropout,
+    )
+
+
+def _cnn(network: Network, data: Data) -> nn.Module:
+    from models import CNN
+
+    small = data.inputs.shape[1] < 16
+    return CNN(
+        filters=network.filters or ((32, 64) if small else (32, 64, 64)),
+        dense=network.dense,
+        num_classes=data.num_classes,
+        dropout=0.5 if network.dropout is None else network.dropout,
+        padding="SAME" if small else "VALID",
+        batch_norm=network.batch_norm,
+    )
+
+
+def _plain(kind: str, **options: Any) -> Build:
+    """A network of `models` that has nothing to choose but the number of classes."""
+
+    def build(network: Network, data: Data) -> nn.Module:
+        import models
+
+        return getattr(models, kind)(num_classes=data.num_classes, **options)
+
+    return build
+
+
+def _with_dropout(kind: str, **options: Any) -> Build:
+    """Likewise, but for the dropout."""
+
+    def build(network: Network, data: Data) -> nn.Module:
+        chosen = {} if network.dropout is None else {"dropout": network.dropout}
+        return _plain(kind, **options, **chosen)(network, data)
+
+    return build
+
+
+def _each(name: str, depths: tuple[int, ...], make: Callable[..., Build]) -> dict[str, Build]:
+    """The networks of a family, which go by their depth."""
+    return {name.format(depth): make(depth=depth) for depth in depths}
+
+
+VGG_DEPTHS = (11, 13, 16, 19)
+MODELS: Mapping[str, Build] = {
+    "cnn": _cnn,
+    "mlp": _mlp,
+    "lenet5": _plain("LeNet5"),
+    "alexnet": _with_dropout("AlexNet"),
+    **_each("vgg{}", VGG_DEPTHS, partial(_with_dropout, "VGG")),
+    **_each("vgg{}_bn", VGG_DEPTHS, partial(_with_dropout, "VGG", batch_norm=True)),
+    "googlenet": _plain("GoogLeNet"),
+    **_each("resnet{}", (18, 34, 50, 101, 152), partial(_plain, "ResNet")),
+    **_each("resnet{}", (20, 32, 44, 56), partial(_plain, "CIFARResNet")),
+}

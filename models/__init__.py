@@ -22,3 +22,4 @@ from .seq2seq import Transformer as Transformer
 from .tabular import TabularMLP as TabularMLP
 from .text import RecurrentClassifier as RecurrentClassifier
 from .vgg import VGG as VGG
+from .vit import ViT as ViT

@@ -53,7 +53,8 @@ class Config(Tabular):
     model: str | None = None
     """cnn, mlp, lenet5, alexnet, vgg11, vgg13, vgg16, vgg19 (vgg11_bn and so on with batch norm),
     googlenet, resnet18, resnet34, resnet50, resnet101, resnet152, and for small images resnet20,
-    resnet32, resnet44, resnet56; by default cnn for images and mlp for tables"""
+    resnet32, resnet44, resnet56, and vit_s, vit_b, vit_l; by default cnn for images and mlp for
+    tables"""
     metrics: tuple[str, ...] = ()
     """what else to measure in evaluation, such as f1, matthews_correlation or roc_auc"""
     balanced: bool = False

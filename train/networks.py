@@ -31,6 +31,9 @@ class Network:
     dropout: float | None = None
     """the share of hidden units left out in training; by default 0.5 for cnn, 0 for mlp, 0.3 for
     mlp on tables, and the paper's for alexnet and vgg"""
+    patch_size: int | None = None
+    """vit: height and width of a patch; by default the largest of 16, 8, 4, 2 that divides the
+    image into at least 7 by 7"""
 
 
 def _mlp(network: Network, data: Data) -> nn.Module:
@@ -80,6 +83,25 @@ def _with_dropout(kind: str, **options: Any) -> Build:
     return build
 
 
+def _vit(size: str) -> Build:
+    def build(network: Network, data: Data) -> nn.Module:
+        from models.vit import SIZES, ViT
+
+        patch_size = network.patch_size or _patch_size(data.inputs.shape[1:3])
+        dropout = network.dropout or 0.0
+        return ViT(patch_size, data.num_classes, **SIZES[size], dropout=dropout)
+
+    return build
+
+
+def _patch_size(image: tuple[int, ...]) -> int:
+    for size in (16, 8, 4, 2):
+        if all(pixels % size == 0 and pixels // size >= 7 for pixels in image):
+            return size
+    # A token for each pixel is for tiny images only.
+    return 1 if max(image) < 14 else 16
+
+
 def _each(name: str, depths: tuple[int, ...], make: Callable[..., Build]) -> dict[str, Build]:
     """The networks of a family, which go by their depth."""
     return {name.format(depth): make(depth=depth) for depth in depths}
@@ -96,4 +118,5 @@ MODELS: Mapping[str, Build] = {
     "googlenet": _plain("GoogLeNet"),
     **_each("resnet{}", (18, 34, 50, 101, 152), partial(_plain, "ResNet")),
     **_each("resnet{}", (20, 32, 44, 56), partial(_plain, "CIFARResNet")),
+    **{f"vit_{size}": _vit(size) for size in ("s", "b", "l")},
 }

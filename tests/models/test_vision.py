@@ -13,7 +13,8 @@ import pytest
 from jaxnet import losses, trees
 from jaxnet.errors import InputError, UsageError
 from jaxnet.training import Supervised, with_auxiliary
-from models import VGG, AlexNet, CIFARResNet, GoogLeNet, ResNet
+from models import VGG, AlexNet, CIFARResNet, GoogLeNet, ResNet, ViT
+from models.vit import SIZES
 
 
 def shapes(model, *shape):
@@ -56,6 +57,19 @@ def test_the_smallest_image_is_what_the_error_says(model, smallest, monkeypatch)
         shapes(model, 2, smallest, smallest - 1, 1)
 
 
+def test_vit_has_the_published_sizes_and_refuses_what_patches_do_not_divide():
+    for size, patch, parameters in (("s", 16, 22_050_664), ("b", 32, 88_224_232)):
+        _, variables = shapes(ViT(patch, **SIZES[size]), 1, 224, 224, 3)
+        assert trees.count(variables) == parameters
+    _, variables = shapes(ViT(16, **SIZES["l"]), 1, 224, 224, 3)
+    assert trees.count(variables) == 304_326_632
+    assert shapes(ViT(4, 5), 2, 8, 12, 1)[0].shape == (2, 5)
+    with pytest.raises(InputError, match="patches of 4x4 don't divide images of 8x10"):
+        shapes(ViT(4), 2, 8, 10, 1)
+    with pytest.raises(InputError, match=r"8x8 are too small.*16x16"):
+        shapes(ViT(), 2, 8, 8, 1)
+
+
 @pytest.mark.parametrize("model", [ResNet(18, 4), ResNet(50, 4), CIFARResNet(20, 4)])
 def test_residual_networks_take_images_of_any_size(model):
     for size in ((1, 1), (7, 30)):
@@ -84,6 +98,7 @@ TINY = {
     "resnet18": (ResNet(18, 3, width=4), 16),
     "resnet50": (ResNet(50, 3, width=4), 16),
     "cifar": (CIFARResNet(8, 3, width=4), 8),
+    "vit": (ViT(4, 3, num_layers=2, width=8, mlp=16, num_heads=2), 8),
 }
 
 

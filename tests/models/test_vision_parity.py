@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import jax
+import numpy as np
 import pytest
 
-from models import VGG, AlexNet, GoogLeNet, ResNet
+from models import VGG, AlexNet, GoogLeNet, ResNet, ViT
 from tests.models.torch_twin import (
     assert_near,
+    assert_same_results,
     assert_twins,
     copied,
     random_images,
@@ -80,3 +82,60 @@ def test_googlenets_heads_in_training():
 def test_resnet(depth, size):
     theirs = getattr(torchvision().models, f"resnet{depth}")(num_classes=7)
     assert_twins(randomized(theirs), ResNet(depth, num_classes=7), random_images(2, *size, 3))
+
+
+def vit_variables(theirs, width):
+    """The weights of a torchvision ViT as ours."""
+    given = {name: value.numpy() for name, value in theirs.state_dict().items()}
+
+    def dense(name):
+        return {"kernel": given[f"{name}.weight"].T, "bias": given[f"{name}.bias"]}
+
+    def norm(name):
+        return {"scale": given[f"{name}.weight"], "bias": given[f"{name}.bias"]}
+
+    def block(name):
+        kernels = np.split(given[f"{name}.self_attention.in_proj_weight"].T, 3, axis=1)
+        biases = np.split(given[f"{name}.self_attention.in_proj_bias"], 3)
+        attention = {
+            part: {"kernel": kernel, "bias": bias}
+            for part, kernel, bias in zip(("query", "key", "value"), kernels, biases, strict=True)
+        }
+        return {
+            "self_attention_norm": norm(f"{name}.ln_1"),
+            "self_attention": {**attention, "out": dense(f"{name}.self_attention.out_proj")},
+            "mlp_norm": norm(f"{name}.ln_2"),
+            "mlp": {"up": dense(f"{name}.mlp.0"), "down": dense(f"{name}.mlp.3")},
+        }
+
+    patches = given["conv_proj.weight"].transpose(2, 3, 1, 0).reshape(-1, width)
+    return {
+        "params": {
+            "patches": {"kernel": patches, "bias": given["conv_proj.bias"]},
+            "class_token": given["class_token"],
+            "positions": {"embedding": given["encoder.pos_embedding"][0]},
+            "encoder": {
+                f"blocks_{i}": block(f"encoder.layers.encoder_layer_{i}") for i in range(2)
+            },
+            "norm": norm("encoder.ln"),
+            "head": dense("heads.head"),
+        }
+    }
+
+
+def test_vit():
+    vision_transformer = torchvision().models.vision_transformer
+    theirs = vision_transformer.VisionTransformer(
+        image_size=32,
+        patch_size=16,
+        num_layers=2,
+        num_heads=4,
+        hidden_dim=24,
+        mlp_dim=40,
+        num_classes=7,
+    ).eval()
+    for name, values in theirs.named_parameters():
+        if values.ndim == 1 or "class_token" in name or "head" in name:  # they start as 0 or 1
+            values.data.uniform_(-1.0, 1.0)
+    ours = ViT(16, 7, num_layers=2, width=24, mlp=40, num_heads=4)
+    assert_same_results(theirs, ours, vit_variables(theirs, 24), random_images(2, 32, 32, 3))

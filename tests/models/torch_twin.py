@@ -81,10 +81,16 @@ def copied(
 def assert_twins(
     theirs: Any, ours: nn.Module, images: np.ndarray, sides: Mapping[int, int] = {}
 ) -> None:
+    """`assert_same_results` with the weights of the torch model in ours."""
+    assert_same_results(theirs, ours, copied(theirs, ours, images, sides), images)
+
+
+def assert_same_results(
+    theirs: Any, ours: nn.Module, variables: dict[str, Any], images: np.ndarray
+) -> None:
     """The same outputs and input gradients, to 1e-4 of the largest, in evaluation."""
     import torch
 
-    variables = copied(theirs, ours, images, sides)
     _assert_ours_fit(ours, variables, images)
     given = torch.tensor(images.transpose(0, 3, 1, 2), requires_grad=True)
     want = theirs(given)

@@ -28,11 +28,10 @@ import optax
 
 from benchmarks import report
 from jaxnet import layers, losses
-from models.cnn import CNN
+from models import CNN, MLP, VGG, AlexNet, CIFARResNet, GoogLeNet, LeNet5, ResNet, ViT
 from models.language import RecurrentLM
-from models.lenet import LeNet5
-from models.mlp import MLP
 from models.text import RecurrentClassifier
+from models.vit import SIZES
 
 # A measurement repeats a call until it lasts about so long.
 SECONDS = 0.05
@@ -86,6 +85,13 @@ MODELS = {
         RecurrentClassifier(2_000, 10, bidirectional=True), (32, 50), {"train": True}, 2_000
     ),
     "LSTM language model": Case(RecurrentLM(2_000), (32, 50), {"train": True}, 2_000),
+    "AlexNet": Case(AlexNet(10, dense=(256, 256)), (8, 64, 64, 3), {"train": True}),
+    "VGG11": Case(VGG(11, num_classes=10, dense=(256, 256)), (8, 32, 32, 3), {"train": True}),
+    "GoogLeNet": Case(GoogLeNet(10, auxiliary=False), (8, 32, 32, 3), {"train": True}),
+    "ResNet18": Case(ResNet(18, 10), (8, 32, 32, 3), {"train": True}),
+    "ResNet50": Case(ResNet(50, 10), (8, 32, 32, 3), {"train": True}),
+    "CIFARResNet20": Case(CIFARResNet(20), (8, 32, 32, 3), {"train": True}),
+    "ViT-S": Case(ViT(8, 10, **SIZES["s"]), (8, 32, 32, 3), {"train": True}),
 }
 
 

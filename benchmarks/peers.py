@@ -1,11 +1,11 @@
 """Side by side: jaxnet, hand-written JAX, Keras 3 on JAX, PyTorch and scikit-learn.
 
-    python -m benchmarks.peers [--race mlp512 mlp300 mlp300_b32 cnn rnn lstm_lm]
+    python -m benchmarks.peers [--race mlp512 mlp300 mlp300_b32 cnn rnn lstm_lm resnet18]
                                [--rounds 5] [--data-dir DIR]
 
-A round is one epoch of shuffled MNIST, or for `rnn` and `lstm_lm` of synthetic texts, with the mean
-loss and, where the library keeps it, the accuracy. Each library runs in several settings, and its
-fastest is compared with `Trainer.fit`.
+A round is one epoch of shuffled MNIST, or of synthetic texts (`rnn`, `lstm_lm`) or images
+(`resnet18`), with the mean loss and, where the library keeps it, the accuracy. Each library runs in
+several settings, and its fastest is compared with `Trainer.fit`.
 All run on the CPU. scikit-learn has no rmsprop and trains `mlp512` with adam.
 """
 
@@ -23,7 +23,7 @@ from benchmarks import race, report
 from benchmarks.race import Contender, Entry, Race
 from benchmarks.workloads import WORKLOADS, Workload
 
-Name = Literal["mlp512", "mlp300", "mlp300_b32", "cnn", "rnn", "lstm_lm"]
+Name = Literal["mlp512", "mlp300", "mlp300_b32", "cnn", "rnn", "lstm_lm", "resnet18"]
 
 # How many times longer than jaxnet's a library's epoch has to take.
 BARS: dict[str, dict[str, float]] = {
@@ -35,6 +35,7 @@ BARS: dict[str, dict[str, float]] = {
         "cnn": 2.0,
         "rnn": 1.3,
         "lstm_lm": 1.3,
+        "resnet18": 1.05,
     },
     "torch": {
         "mlp512": 1.3,
@@ -55,7 +56,15 @@ DISTURBED = 0.15
 class Options:
     """Race jaxnet against hand-written JAX, Keras on JAX, PyTorch and scikit-learn."""
 
-    race: tuple[Name, ...] = ("mlp512", "mlp300", "mlp300_b32", "cnn", "rnn", "lstm_lm")
+    race: tuple[Name, ...] = (
+        "mlp512",
+        "mlp300",
+        "mlp300_b32",
+        "cnn",
+        "rnn",
+        "lstm_lm",
+        "resnet18",
+    )
     """Which networks to train."""
     rounds: int = 5
     """Epochs that count; one more warms up."""
@@ -91,6 +100,10 @@ def _contender(
 
 
 def _raw_jax(workload: Workload) -> list[Contender]:
+    if workload.residual:
+        settings = [("step", "plain"), ("step", "im2col"), ("fori", "im2col")]
+        forms = [{"loop": loop, "form": form} for loop, form in settings]
+        return [_contender("raw_jax", "raw_resnet", form, _ON_CPU) for form in forms]
     settings = [("fori", "uint8"), ("fori", "float32"), ("scan", "uint8")]
     forms = [{"loop": loop, "data": data} for loop, data in settings]
     if workload.convolutional:

@@ -24,7 +24,8 @@ class Workload:
     reads `length` words below `vocabulary`: an embedding of width `embedding`, then a simple
     recurrent layer (tanh) of width `hidden`, whose last state goes to the last Dense layer. With
     `next_token` it is a language model: the layer is an LSTM, and each of its states goes to a
-    Dense layer with an output for each word of the vocabulary.
+    Dense layer with an output for each word of the vocabulary. A residual one is the ResNet-18 for
+    ImageNet on 32x32x3 images.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Workload:
     length: int = 0
     embedding: int = 0
     next_token: bool = False
+    residual: bool = False
 
     @property
     def recurrent(self) -> bool:
@@ -45,7 +47,12 @@ class Workload:
 
     @property
     def convolutional(self) -> bool:
-        return bool(self.channels)
+        return bool(self.channels) or self.residual
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images."""
+        return (32, 32, 3) if self.residual else (PIXELS, PIXELS, 1)
 
     @property
     def steps(self) -> int:
@@ -82,12 +89,13 @@ WORKLOADS = {
             embedding=128,
             next_token=True,
         ),
+        Workload("resnet18", (), "adam", 32, examples=60 * 32, residual=True),
     )
 }
 
 
 class Images(NamedTuple):
-    """uint8 images (N, 28, 28) and int32 labels (N,), for training and for the test."""
+    """uint8 images (N, 28, 28), or (N, 32, 32, 3), and int32 labels (N,), to train and to test."""
 
     inputs: np.ndarray
     labels: np.ndarray
@@ -96,11 +104,11 @@ class Images(NamedTuple):
     source: str
 
     def shaped(self, workload: Workload, scale: bool) -> Images:
-        """The workload's share of the images in its layout: (N, 784), or (N, 28, 28, 1) for a cnn.
+        """The workload's share of the images in its layout: flat, or (N, height, width, channels).
 
         With `scale` they are float32 in [0, 1], otherwise they stay uint8.
         """
-        tail = (PIXELS, PIXELS, 1) if workload.convolutional else (PIXELS * PIXELS,)
+        tail = workload.image if workload.convolutional else (PIXELS * PIXELS,)
 
         def prepare(images: np.ndarray) -> np.ndarray:
             images = images.reshape(-1, *tail)
@@ -148,7 +156,7 @@ class Contestant:
 
 def load(workload: Workload, data_dir: Path | None) -> Data:
     """What the workload trains on: synthetic texts, or images as `load_images` finds them."""
-    if workload.recurrent:
+    if workload.recurrent or workload.residual:
         return synthetic(workload, workload.examples, 200 if workload.next_token else 2_000)
     return load_images(data_dir)
 
@@ -159,7 +167,7 @@ def synthetic(workload: Workload, train: int, test: int) -> Data:
         return synthetic_language(train, test, workload.vocabulary, workload.length)
     if workload.recurrent:
         return synthetic_texts(train, test, workload.vocabulary, workload.length)
-    return synthetic_images(train, test)
+    return synthetic_images(train, test, workload.image)
 
 
 def synthetic_texts(train: int, test: int, vocabulary: int, length: int) -> Texts:
@@ -203,16 +211,18 @@ def load_images(data_dir: Path | None) -> Images:
     )
 
 
-def synthetic_images(train: int, test: int) -> Images:
-    """Noisy copies of ten random patterns: MNIST's shape, and as learnable."""
+def synthetic_images(
+    train: int, test: int, image: tuple[int, int, int] = (PIXELS, PIXELS, 1)
+) -> Images:
+    """Noisy copies of ten random patterns: as learnable as MNIST, and by default of its shape."""
     rng = np.random.default_rng(0)
-    patterns = rng.integers(0, 128, (CLASSES, PIXELS, PIXELS), dtype=np.uint8)
+    shape = image if image[-1] > 1 else image[:-1]
+    patterns = rng.integers(0, 128, (CLASSES, *shape), dtype=np.uint8)
     labels = rng.integers(0, CLASSES, train + test, dtype=np.int32)
-    noise = rng.integers(0, 128, (train + test, PIXELS, PIXELS), dtype=np.uint8)
+    noise = rng.integers(0, 128, (train + test, *shape), dtype=np.uint8)
     images = patterns[labels] + noise
-    return Images(
-        images[:train], labels[:train], images[train:], labels[train:], "synthetic (no MNIST found)"
-    )
+    source = "synthetic images" if image[-1] > 1 else "synthetic (no MNIST found)"
+    return Images(images[:train], labels[:train], images[train:], labels[train:], source)
 
 
 def _idx(path: Path, header: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from jaxnet.layers import (
 )
 
 # Table 1 of the paper; S is of Touvron et al. 2021, "Training data-efficient image transformers".
-SIZES: Mapping[str, Mapping[str, int]] = {
+SIZES: Mapping[str, Mapping[str, Any]] = {
     "s": {"num_layers": 12, "width": 384, "mlp": 1536, "num_heads": 6},
     "b": {"num_layers": 12, "width": 768, "mlp": 3072, "num_heads": 12},
     "l": {"num_layers": 24, "width": 1024, "mlp": 4096, "num_heads": 16},

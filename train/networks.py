@@ -89,7 +89,7 @@ def _vit(size: str) -> Build:
 
         patch_size = network.patch_size or _patch_size(data.inputs.shape[1:3])
         dropout = network.dropout or 0.0
-        return ViT(patch_size, data.num_classes, **SIZES[size], dropout=dropout)
+        return ViT(patch_size, data.num_classes, dropout=dropout, **SIZES[size])
 
     return build
 

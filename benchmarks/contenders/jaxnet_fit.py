@@ -16,6 +16,7 @@ from jaxnet.training.task import identity
 from models.cnn import CNN
 from models.language import RecurrentLM
 from models.mlp import MLP
+from models.resnet import ResNet
 
 
 class TextClassifier(nn.Module):
@@ -71,6 +72,8 @@ def _model(workload: Workload) -> nn.Module:
         return RecurrentLM(workload.vocabulary, "lstm", workload.embedding, features)
     if workload.recurrent:
         return TextClassifier(workload.vocabulary, workload.embedding, *workload.hidden)
+    if workload.residual:
+        return ResNet(18, num_classes=CLASSES)
     if workload.convolutional:
         return CNN(filters=workload.channels, dense=workload.hidden)
     return MLP(hidden=workload.hidden)

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from benchmarks.contenders.keras_resnet import resnet18
 from benchmarks.workloads import CLASSES, Contestant, Data, Workload
 
 # Keras declares `verbose` a string; 0 is its documented way to say nothing.
@@ -72,6 +73,8 @@ def _model(workload: Workload) -> keras.Model:
                 layers.Dense(CLASSES),
             ]
         )
+    if workload.residual:
+        return resnet18(CLASSES)
     stack: list[layers.Layer] = []
     for index, channels in enumerate(workload.channels):
         stack.append(layers.Conv2D(channels, 3, activation="relu"))

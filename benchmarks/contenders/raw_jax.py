@@ -45,7 +45,7 @@ def setup(workload: Workload, data: Data, options: Mapping[str, str]) -> Contest
     )
     params = _init(workload, jax.random.key(0))
     state = (params, optimizer.init(params))
-    run_epoch = _LOOPS[options["loop"]](partial(_step, forward, optimizer), examples, workload)
+    run_epoch = LOOPS[options["loop"]](partial(_step, forward, optimizer), examples, workload)
 
     def train(round_index: int) -> float:
         nonlocal state
@@ -349,7 +349,7 @@ def _fori(step: Callable, state: State, order: jax.Array, count: jax.Array) -> t
     return lax.fori_loop(0, count, body, (state, logs))
 
 
-_LOOPS = {
+LOOPS = {
     "step": _stepwise,
     "scan": partial(_on_device, _scan),
     "fori": partial(_on_device, _fori),

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.contenders.torch_resnet import ResNet18
 from benchmarks.report import cores
 from benchmarks.workloads import CLASSES, PIXELS, Contestant, Data, Workload
 
@@ -51,13 +52,16 @@ def setup(workload: Workload, data: Data, options: Mapping[str, str]) -> Contest
 
     @torch.no_grad()
     def evaluate() -> float:
-        return float((model(test_inputs).argmax(-1) == test_labels).float().mean())
+        model.eval()
+        right = (model(test_inputs).argmax(-1) == test_labels).float().mean()
+        model.train()
+        return float(right)
 
     return Contestant(train, evaluate)
 
 
 def _tensor(inputs: np.ndarray) -> torch.Tensor:
-    """PyTorch's layout: (N, 784), (N, 1, 28, 28) for a cnn, (N, length) words."""
+    """PyTorch's layout: (N, 784), (N, length) words, images (N, channels, height, width)."""
     tensor = torch.from_numpy(inputs)
     return tensor if tensor.ndim == 2 else tensor.permute(0, 3, 1, 2).contiguous()
 
@@ -91,6 +95,8 @@ def _model(workload: Workload) -> nn.Module:
         return LanguageModel(workload.vocabulary, workload.embedding, *workload.hidden)
     if workload.recurrent:
         return TextClassifier(workload.vocabulary, workload.embedding, *workload.hidden)
+    if workload.residual:
+        return ResNet18(CLASSES)
     layers: list[nn.Module] = []
     features = PIXELS * PIXELS
     if workload.convolutional:

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.contenders import jaxnet_fit, raw_jax
-from benchmarks.workloads import WORKLOADS, load_images, synthetic_images
+from benchmarks.contenders import jaxnet_fit, raw_jax, raw_resnet
+from benchmarks.workloads import WORKLOADS, load_images, synthetic, synthetic_images
 
 IMAGES = synthetic_images(200, 50)
 MLP = replace(WORKLOADS["mlp300"], examples=200, batch_size=64)
@@ -38,6 +38,24 @@ def test_forms_of_convolution_agree():
     )
     assert slices == pytest.approx(plain, rel=1e-4)
     assert im2col == pytest.approx(plain, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_residual_networks_learn_alike(monkeypatch):
+    monkeypatch.setenv("JAXNET_CACHE_DIR", "off")
+    workload = replace(WORKLOADS["resnet18"], examples=96)
+    images = synthetic(workload, 96, 32)
+    assert images.inputs.shape == (96, 32, 32, 3)
+    plain, im2col = (
+        raw_resnet.setup(workload, images, {"loop": "step", "form": form})
+        for form in ("plain", "im2col")
+    )
+    first = plain.train(0)
+    assert im2col.train(0) == pytest.approx(first, rel=1e-2)  # whose gradients differ in rounding
+    assert plain.train(1) < first
+    assert 0 <= plain.evaluate() <= 1
+    ours = jaxnet_fit.setup(workload, images, {})
+    assert ours.train(0) == pytest.approx(first, rel=0.4)  # from other weights
 
 
 def test_rounds_of_jaxnet_compile_once(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -15,6 +16,7 @@ from jaxnet.errors import InputError, UsageError
 from jaxnet.training import Supervised, with_auxiliary
 from models import VGG, AlexNet, CIFARResNet, GoogLeNet, ResNet, ViT
 from models.vit import SIZES
+from tests.models.helpers import drawn
 
 
 def shapes(model, *shape):
@@ -105,9 +107,8 @@ TINY = {
 @pytest.mark.parametrize(
     "name",
     [
-        "resnet18",
         "cifar",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in TINY if n not in ("resnet18", "cifar")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in TINY if name != "cifar"),
     ],
 )
 def test_a_few_steps_lower_the_loss_and_update_the_running_statistics(name):
@@ -120,7 +121,17 @@ def test_a_few_steps_lower_the_loss_and_update_the_running_statistics(name):
     }
     optimizer = optax.sgd(0.01 if name == "alexnet" else 0.05)
     task = with_auxiliary(Supervised(model, losses.cross_entropy, optimizer))
-    start = state = jax.jit(task.init)(jax.random.key(0), batch)
+    variables = drawn(model, batch["inputs"])
+    params = variables.pop("params")
+    shapes = jax.eval_shape(task.init, jax.random.key(0), batch)
+    start = state = replace(
+        shapes,
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        collections=variables,
+        opt_state=optimizer.init(params),
+        key=jax.random.key(0),
+    )
     step = jax.jit(task.train_step)
     seen = []
     for _ in range(4):
@@ -138,13 +149,14 @@ def test_a_few_steps_lower_the_loss_and_update_the_running_statistics(name):
         )
         if not bool((grad != 0).any())
     ]
-    assert not silent, silent
+    # A head that starts with zeros hands no gradient on.
+    assert name == "vit" or not silent, silent
 
 
 def test_dropout_acts_in_training_only():
     model = VGG(11, num_classes=3, width=2, dense=(16,))
     x = np.random.default_rng(0).normal(size=(2, 32, 32, 1)).astype(np.float32)
-    variables = jax.jit(model.init)(jax.random.key(0), x)
+    variables = drawn(model, x)
     apply = jax.jit(partial(model.apply, train=True))
     one, other = (apply(variables, x, rngs={"dropout": jax.random.key(i)}) for i in (1, 2))
     assert not np.allclose(one, other)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jaxnet.data import Table
     from jaxnet.data.augmentation import Augmentation
     from jaxnet.data.tables import Kind, TargetKind
-    from jaxnet.training.task import GradientTask, Task
+    from jaxnet.training.task import Task
 
 
 PLATEAU = "plateau"
@@ -48,6 +48,10 @@ class Optimizer:
     weight_decay: float | None = None
     """weight decay: decoupled for adamw, lamb and lion; added to the gradient for sgd, momentum and
     nesterov"""
+    b1: float | None = None
+    """decay of the mean of the gradients, for the optimizers that have it (adam and its kin)"""
+    b2: float | None = None
+    """decay of the mean of their squares, likewise"""
     decay: tuple[str, ...] = ()
     """paths of the parameters that weight decay shrinks, such as '**/kernel'; by default all"""
     plateau: ReduceOnPlateau = ReduceOnPlateau()
@@ -57,8 +61,9 @@ class Optimizer:
         from jaxnet import optimizers, trees
 
         options: dict[str, Any] = {}
-        if self.weight_decay is not None:
-            options["weight_decay"] = self.weight_decay
+        for option in ("weight_decay", "b1", "b2"):
+            if getattr(self, option) is not None:
+                options[option] = getattr(self, option)
         if self.decay:
             options["mask"] = lambda params: trees.mask(params, *self.decay)
         if self.name == "lbfgs":
@@ -74,7 +79,7 @@ class Optimizer:
         rate = optimizers.schedule(course, learning_rate, steps, **given)
         return optimizers.by_name(self.name, rate, **options)
 
-    def apply(self, task: GradientTask) -> GradientTask:
+    def apply(self, task: Any) -> Any:
         """The task with what the schedule needs besides the optimizer."""
         from jaxnet.training import reduce_on_plateau
 
@@ -160,7 +165,7 @@ class Augment:
         )
         return tuple(make() for wanted, make in chosen if wanted)
 
-    def apply(self, task: GradientTask) -> GradientTask:
+    def apply(self, task: Any) -> Any:
         """The task with these augmentations."""
         from jaxnet.training import augment
 
@@ -196,8 +201,12 @@ class Techniques:
     nonfinite: Literal["ignore", "stop", "skip", "raise"] = "stop"
     """what to do with a step that gives a NaN or an infinity"""
 
-    def apply(self, task: GradientTask) -> Task[Any]:
-        """The task with these techniques around it."""
+    def apply(self, task: Any) -> Task[Any]:
+        """The task with these techniques around it.
+
+        Raises:
+            UsageError: the task can't take one of them.
+        """
         from jaxnet.training import guard, norms, penalties, transforms, updates
 
         task = transforms.mixed_precision(task, self.precision)

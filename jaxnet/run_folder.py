@@ -21,6 +21,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from jaxnet.config import from_mapping, to_mapping, to_toml
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from jaxnet.data.augmentation import Augmentation
     from jaxnet.data.encoders import Encoder
     from jaxnet.training.callbacks import Callback
-    from jaxnet.training.task import GradientTask
+    from jaxnet.training.task import Task
     from jaxnet.training.trainer import FitResult
 
 # What the table on the screen has of the summary, besides the test metrics.
@@ -76,13 +77,22 @@ def prepare(folder: Path, config: Any, *, resume: bool, may_change: tuple[str, .
 def fit(
     folder: Path,
     config: Run,
-    task: GradientTask,
+    task: Task[Any],
     train: Arrays | Source,
     valid: Arrays | Source,
     augment: Augment = Augment(),  # noqa: B008
     callbacks: Sequence[Callback] = (),
 ) -> FitResult | None:
     """Train in a run folder as configured, or go on with it.
+
+    Args:
+        folder: the run folder.
+        config: the configuration.
+        task: what to train; one with a step of its own where nothing is chosen that needs more.
+        train: what to learn from.
+        valid: what to evaluate after each epoch.
+        augment: how to vary the training images.
+        callbacks: what else watches the run.
 
     Returns:
         The result, or None where the run was asked to end: all is saved, and the same call goes on.
@@ -123,6 +133,7 @@ def finish(
     class_names: tuple[str, ...] | None = None,
     encoder: Encoder | None = None,
     predictions: tuple[np.ndarray, np.ndarray] | None = None,
+    figures: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write pictures, the trained network and the summary of a run, and print a short table.
 
@@ -133,6 +144,7 @@ def finish(
         class_names: the classes, in order.
         encoder: what made the inputs of a table's rows, or of texts.
         predictions: the logits and the labels of the test set, for the curves of a classifier.
+        figures: what else was found out, for the summary and the table.
     """
     from jaxnet.bundle import Bundle
     from jaxnet.metrics import classification_report
@@ -145,7 +157,7 @@ def finish(
         report.write_csv(folder / "classes.csv")
     if predictions is not None:
         test = {**test, **_curves(folder, *predictions, class_names)}
-    values = summarised(result, test)
+    values = {**summarised(result, test), **figures}
     result.history.plot(folder / "curves.png", result.best_step)
     if any("_norm/" in column for column in result.history.columns):
         plot_norms(result.history, folder / "norms.png", result.model.layers())
@@ -158,9 +170,9 @@ def finish(
     if report is not None and len(report.rows) <= SHOWN_CLASSES:
         print(f"{report}\n")
     shown = {
-        name: f"{value:.4f}" if name.startswith("test_") else f"{value}"
+        name: f"{value:.4f}" if name not in SHOWN and isinstance(value, float) else f"{value}"
         for name, value in values.items()
-        if name in SHOWN or name.startswith("test_")
+        if name in (*SHOWN, *figures) or name.startswith("test_")
     }
     print_table({**shown, "results": str(folder)})
 

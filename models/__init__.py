@@ -6,6 +6,10 @@ from .bert import BERTClassifier as BERTClassifier
 from .bert import BERTMaskedLM as BERTMaskedLM
 from .bert import BERTTagger as BERTTagger
 from .cnn import CNN as CNN
+from .gan import DCGANDiscriminator as DCGANDiscriminator
+from .gan import DCGANGenerator as DCGANGenerator
+from .gan import DenseDiscriminator as DenseDiscriminator
+from .gan import DenseGenerator as DenseGenerator
 from .googlenet import GoogLeNet as GoogLeNet
 from .gpt2 import GPT2 as GPT2
 from .language import RecurrentLM as RecurrentLM

@@ -29,6 +29,7 @@ from jaxnet.data.records import Records as Records
 from jaxnet.data.scaling import Scale as Scale
 from jaxnet.data.scaling import fit_range as fit_range
 from jaxnet.data.scaling import fit_standard as fit_standard
+from jaxnet.data.scaling import fit_symmetric as fit_symmetric
 from jaxnet.data.scaling import fit_target as fit_target
 from jaxnet.data.sources import Source as Source
 from jaxnet.data.sources import load as load

@@ -67,6 +67,16 @@ class Scale:
         scale = _against(self.scale, inputs.shape)
         return (inputs.astype(np.float32) - shift) * scale
 
+    def undo(self, outputs: np.ndarray) -> np.ndarray:
+        """The inputs that are scaled to `outputs` (..., features), float32.
+
+        Example:
+            >>> Scale(10.0, 0.5).undo(np.array([1.0, -1.0])).tolist()
+            [12.0, 8.0]
+        """
+        shift, scale = (_against(value, outputs.shape) for value in (self.shift, self.scale))
+        return outputs.astype(np.float32) / scale + shift
+
     def to_dict(self) -> dict[str, Any]:
         """The numbers as JSON knows them; `from_dict` is the way back."""
         return {
@@ -145,6 +155,21 @@ def fit_range(train: Arrays) -> Scale:
     shift = min(0.0, float(train.inputs.min()))
     extent = float(train.inputs.max()) - shift
     return Scale(shift, 1 / extent if extent > _TINY else 1.0)
+
+
+def fit_symmetric(train: Arrays) -> Scale:
+    """The scale that brings the training inputs into [-1, 1], as `tanh` gives them back.
+
+    Args:
+        train: the training part and nothing else.
+
+    Example:
+        >>> fit_symmetric(Arrays(np.array([[0, 255], [51, 0]]), np.array([0, 1])))
+        Scale(shift=127.5, scale=0.00784313725490196)
+    """
+    low, high = float(train.inputs.min()), float(train.inputs.max())
+    extent = high - low
+    return Scale((low + high) / 2, 2 / extent if extent > _TINY else 1.0)
 
 
 def _standard(values: np.ndarray, per_feature: bool) -> Scale:

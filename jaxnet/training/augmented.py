@@ -65,9 +65,9 @@ def augment(task: GradientTask, *functions: Augmentation) -> GradientTask:
         >>> int(state.step)
         1
     """
-    require_gradients(task, "augment")
     if not functions:
         return task
+    require_gradients(task, "augment")
     return _Augment(task, compose(*functions), _augments(task))
 
 

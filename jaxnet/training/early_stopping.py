@@ -14,7 +14,7 @@ Mode = Literal["auto", "min", "max"]
 # What grows when things get better; every other metric is taken to shrink.
 _GROWING = (
     *("accuracy", "precision", "recall", "sensitivity", "specificity", "predictive_value", "f1"),
-    *("match", "matthews", "kappa", "auc", "r2", "explained_variance", "bleu"),
+    *("match", "matthews", "kappa", "auc", "r2", "explained_variance", "bleu", "elbo"),
 )
 
 
@@ -22,7 +22,7 @@ def monitored(wanted: str | None, columns: Sequence[str], watcher: str) -> str:
     """The column of the history that `wanted` means: by default the loss, of validation if any.
 
     Args:
-        wanted: such as `"val_loss"`; `"val/loss"` is understood too.
+        wanted: such as `"val_loss"`; `"val/loss"` is understood too. `"step"` every run has.
         columns: those that there are.
         watcher: who watches it, for the message.
 
@@ -34,8 +34,10 @@ def monitored(wanted: str | None, columns: Sequence[str], watcher: str) -> str:
         'val_loss'
     """
     wanted = wanted or ("val_loss" if "val_loss" in columns else "loss")
-    column = wanted if wanted in columns else wanted.replace("/", "_").removeprefix("train_")
-    if column not in columns:
+    column = (
+        wanted if wanted in ("step", *columns) else wanted.replace("/", "_").removeprefix("train_")
+    )
+    if column not in ("step", *columns):
         raise UsageError(
             f"{watcher} watches {wanted!r}, but this run measures only {', '.join(columns)}. "
             "Choose one of these as monitor, or add the metric to the task; metrics that begin "
@@ -89,6 +91,7 @@ class EarlyStopping:
     Attributes:
         monitor: the metric to watch: a column of the history, such as `"val_loss"`; `"val/loss"`
             is understood too. The default is `val_loss` with validation data and `loss` without.
+            `"step"` with mode `"max"` takes the last step for the best one, where no metric tells.
         patience: stop after this many evaluations in a row without an improvement (0 means 1, as
             in Keras); None never stops.
         min_delta: an improvement has to be larger than this.
@@ -169,3 +172,8 @@ class EarlyStopping:
         if reason is None and self.patience is not None and waited >= max(self.patience, 1):
             reason = "early_stopping"
         return replace(memory, waited=waited, reason=reason)
+
+
+# Where no metric tells how good a step is, as in a game of two networks, in which a low loss of one
+# says only that the other has fallen behind: nothing stops early, and the last step is the best.
+LAST_STEP = EarlyStopping(monitor="step", mode="max")

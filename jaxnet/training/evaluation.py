@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -117,7 +117,8 @@ class Evaluator:
     def predict(self, state: PyTree, inputs: Any) -> PyTree:
         """The outputs for `inputs`, (n, ...) or a dataset of n, as numpy arrays with n rows."""
         data = self._unlabelled(inputs)
-        self.check(data, state)
+        own = getattr(self.programs.task, "prediction_inputs", None)
+        (self if own is None else replace(self, like={"inputs": own})).check(data, state)
         parts = []
         for feed, count in Again(data):
             outputs = jax.device_get(self.programs.predict(state, feed, count))

@@ -79,7 +79,9 @@ def penalize(task: GradientTask, *patterns: str, l1: float = 0.0, l2: float = 0.
         UsageError: a factor is negative or not finite, or the task doesn't learn by gradient
             descent.
     """
-    require_gradients(task, "penalize")
     if not (0 <= l1 < math.inf and 0 <= l2 < math.inf):
         raise UsageError(f"penalize: expected l1 and l2 of at least 0, got l1={l1}, l2={l2}")
-    return _Penalize(task, patterns or ("**/kernel",), l1, l2) if l1 or l2 else task
+    if not (l1 or l2):
+        return task
+    require_gradients(task, "penalize")
+    return _Penalize(task, patterns or ("**/kernel",), l1, l2)

@@ -66,7 +66,11 @@ class Task(Protocol[S]):
         ...
 
     def predict_step(self, state: S, batch: Batch) -> PyTree:
-        """The outputs for a batch, with the batch as leading axis."""
+        """The outputs for a batch, with the batch as leading axis.
+
+        Where it takes other inputs than training does, as a generator takes noise, the task says so
+        by an attribute `prediction_inputs`, shape and type of one example's.
+        """
         ...
 
 

@@ -41,7 +41,7 @@ class Trained:
     Attributes:
         trainer: how it was trained.
         state: the best state.
-        inputs: shape and type of an example's inputs.
+        inputs: shape and type of an example's inputs in prediction.
     """
 
     trainer: Trainer
@@ -289,11 +289,13 @@ class Trainer:
         log.warning("%s.", message)
 
     def _result(self, loop: Loop, state: PyTree, progress: Progress, reason: str) -> FitResult:
-        spec, clock = loop.train.spec()["inputs"], loop.clock
+        seen, clock = loop.train.spec()["inputs"], loop.clock
+        inputs = jax.ShapeDtypeStruct(seen.shape[1:], seen.dtype)
+        inputs = getattr(self.task, "prediction_inputs", None) or inputs
         examples = clock.steps * loop.train.examples / loop.train.steps
         return FitResult(
             state=state,
-            model=Trained(self, state, jax.ShapeDtypeStruct(spec.shape[1:], spec.dtype)),
+            model=Trained(self, state, inputs),
             history=progress.history,
             stop_reason=reason,
             best_step=progress.stopping.best_step,

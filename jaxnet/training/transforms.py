@@ -6,7 +6,8 @@
 Each acts at the level where it belongs: the batch (`augment`, in `jaxnet.training.augmented`), the
 network (`mixed_precision`), the objective (`remat`, and `penalize` in `jaxnet.training.penalties`),
 the gradients (`accumulate`), the update (`clip`, `freeze`, `with_ema`) or the whole step (those of
-`jaxnet.training.guard`). A technique that a task can't take is refused, with the reason.
+`jaxnet.training.guard`). A technique that a task can't take is refused, with the reason; one that
+is switched off (`accumulate(task, 1)`) gives any task back as it is.
 """
 
 from __future__ import annotations
@@ -291,10 +292,12 @@ def accumulate(task: GradientTask, parts: int) -> GradientTask:
         UsageError: `parts` isn't positive or doesn't divide the batch, or the task doesn't learn by
             gradient descent.
     """
-    require_gradients(task, "accumulate")
     if parts < 1:
         raise UsageError(f"accumulate: expected a positive number of parts, got {parts}")
-    return _Accumulate(task, parts) if parts > 1 else task
+    if parts == 1:
+        return task
+    require_gradients(task, "accumulate")
+    return _Accumulate(task, parts)
 
 
 # --- the objective ------------------------------------------------------------------------------
@@ -358,13 +361,13 @@ def mixed_precision(task: GradientTask, precision: Precision) -> GradientTask:
     Raises:
         UsageError: an unknown precision, or the task doesn't learn by gradient descent.
     """
-    require_gradients(task, "mixed_precision")
     if precision not in get_args(Precision):
         raise UsageError(
             f"mixed_precision: expected one of {', '.join(get_args(Precision))}, got {precision!r}"
         )
     if precision == "float32":
         return task
+    require_gradients(task, "mixed_precision")
     task = task.map_network(lambda network: compute_in(network, precision))
     return _LossScaling(task) if precision == "fp16" else task
 

@@ -1,0 +1,305 @@
+"""Train a generative adversarial network: noise in, images like those of the data out.
+
+    python -m train.gan                                    digits, in half a minute
+    python -m train.gan --data mnist --data-dir DIR        MNIST
+    python -m train.gan --data fashion_mnist --model dense
+    python -m train.gan --model wgan_gp                    a critic with a gradient penalty
+    python -m train.gan --judge train                      how many classes a classifier sees
+    python -m train.gan --help                             all options
+
+The run folder shows how the images become better: samples/epoch_N.png draws the same 64 points of
+noise after every few epochs, interpolation.png what lies between two of them, real.png the data,
+and losses.png both players. Neither loss says how good the images are; `--judge` does: a classifier
+of real images, a bundle of train.classify or one that is trained first, reads what was generated.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxnet import cli, run_folder
+from jaxnet.config import from_command_line
+from jaxnet.errors import UsageError
+from jaxnet.names import lookup
+from jaxnet.recipe import Optimizer, Run
+from jaxnet.training.early_stopping import LAST_STEP, EarlyStopping
+
+if TYPE_CHECKING:
+    import flax.linen as nn
+    import numpy as np
+
+    from jaxnet import Bundle
+    from jaxnet.data import Arrays, ImageFolder
+    from jaxnet.data.image_sets import ImageParts
+    from jaxnet.training.adversarial import Adversarial
+    from jaxnet.training.trainer import FitResult
+
+    Players = tuple[nn.Module, nn.Module]
+
+PROGRAM = "python -m train.gan"
+SIDE = 8
+"""Rows and columns of the pictures."""
+JUDGED = 2000
+"""Images that the judge reads."""
+TRAINED = "train"
+
+
+@dataclass(frozen=True)
+class Network:
+    """The networks' sizes."""
+
+    latent: int = 100
+    """how many random numbers an image is made of"""
+    features: int | None = None
+    """dcgan, wgan_gp: the features nearest to the image; by default 64, and 32 for one channel"""
+    stages: int = 2
+    """dcgan, wgan_gp: how often height and width double on the way to the image"""
+    hidden: tuple[int, ...] = (256, 512)
+    """dense: the width of each hidden layer of the generator; the discriminator's in reverse"""
+    dropout: float = 0.3
+    """dense: the share of the discriminator's hidden units left out in training"""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the players play for; where nothing is said, it goes by the model."""
+
+    game: str | None = None
+    """non_saturating, minimax, wasserstein or least_squares"""
+    critic_steps: int | None = None
+    """steps of the discriminator for one of the generator, each on its part of the batch"""
+    gradient_penalty: float | None = None
+    """how much the critic's slope has to be 1, such as 10"""
+    discriminator_rate: float | None = None
+    """the discriminator's learning rate, if it isn't the generator's"""
+    ema: float | None = None
+    """generate with a moving average of the generator's weights of this decay, such as 0.999"""
+
+
+@dataclass(frozen=True)
+class Config(Run):
+    """Train a generative adversarial network, and leave pictures of what it makes."""
+
+    data: str = "digits"
+    """digits, mnist, fashion_mnist, cifar10, cifar100, or folder for images of your own in a
+    sub-folder for each class"""
+    data_dir: Path | None = None
+    """the folder of the data's files; by default the original images are downloaded"""
+    image_size: int | None = None
+    """folder: height and width to which images are resized, if they aren't all of one size"""
+    model: str | None = None
+    """dense, dcgan or wgan_gp; by default dcgan"""
+    epochs: int = 100
+    """how often to go through the training data"""
+    batch_size: int = 50
+    """examples a step; each step of the critic gets its part of them"""
+    learning_rate: float = 5e-4
+    """of both players"""
+    judge: str | None = None
+    """the folder of a classifier's run or bundle from train.classify, or 'train' to train one
+    first"""
+    network: Network = Network()
+    rules: Rules = Rules()
+    optimizer: Optimizer = Optimizer(schedule="constant", b1=0.5)
+    early_stopping: EarlyStopping = LAST_STEP
+
+
+def _dense(config: Config, shape: tuple[int, ...]) -> Players:
+    from models import DenseDiscriminator, DenseGenerator
+
+    hidden = config.network.hidden
+    return (
+        DenseGenerator(shape, hidden),
+        DenseDiscriminator(hidden[::-1], config.network.dropout),
+    )
+
+
+def _dcgan(config: Config, shape: tuple[int, ...], batch_norm: bool = True) -> Players:
+    from models import DCGANDiscriminator, DCGANGenerator
+
+    stages = config.network.stages
+    features = config.network.features or (32 if shape[-1] == 1 else 64)
+    return (
+        DCGANGenerator(shape, features, stages),
+        DCGANDiscriminator(features, stages, batch_norm),
+    )
+
+
+def _wgan_gp(config: Config, shape: tuple[int, ...]) -> Players:
+    return _dcgan(config, shape, batch_norm=False)
+
+
+@dataclass(frozen=True)
+class Model:
+    """Two networks, and the rules that suit them."""
+
+    build: Callable[[Config, tuple[int, ...]], Players]
+    game: str = "non_saturating"
+    critic_steps: int = 1
+    gradient_penalty: float = 0.0
+
+    def rules(self, chosen: Rules) -> Rules:
+        """The rules that were chosen, and for the others those that suit."""
+        names = ("game", "critic_steps", "gradient_penalty")
+        usual = {name: getattr(self, name) for name in names if getattr(chosen, name) is None}
+        return replace(chosen, **usual)
+
+
+MODELS: Mapping[str, Model] = {
+    "dense": Model(_dense),
+    "dcgan": Model(_dcgan),
+    "wgan_gp": Model(_wgan_gp, "wasserstein", critic_steps=5, gradient_penalty=10.0),
+}
+
+
+def train(config: Config) -> int:
+    """Train as configured, and write the run folder."""
+    name = config.model or "dcgan"
+    model = lookup(name, MODELS, "model")
+    folder = config.run_dir or Path("runs") / f"gan-{config.data}-{name}-seed{config.seed}"
+    config = replace(config, run_dir=folder, model=name, rules=model.rules(config.rules))
+
+    import numpy as np
+
+    from jaxnet.data import fit_symmetric, sample
+    from jaxnet.data.image_sets import read_images
+    from jaxnet.training.pictures import Samples
+    from jaxnet.training.programs import compiled
+
+    parts = read_images(config.data, config.data_dir, config.image_size, config.seed)
+    if config.judge == TRAINED:
+        code = _train_judge(config, folder / "judge", len(parts.train))
+        if code != cli.DONE:
+            return code
+    judge = _judge(config, folder, parts)
+    task = _task(config, model, parts.train, fit_symmetric(sample(parts.train)))
+    noise = _noise(config, SIDE * SIDE)
+    generate = compiled(task.predict_step)
+
+    def draw(state: Any) -> np.ndarray:
+        return _grid(np.asarray(generate(state, {"inputs": noise})))
+
+    samples = Samples(folder / "samples", draw)
+    result = run_folder.fit(folder, config, task, parts.train, parts.valid, callbacks=[samples])
+    if result is None:
+        return cli.PREEMPTED
+    _draw(folder, config, result, parts, task.preprocess)
+    figures = {}
+    if judge is not None:
+        figures = _read(judge, result.model.predict(_noise(config, JUDGED, seed=1)), task, parts)
+    run_folder.finish(folder, result, result.model.evaluate(parts.test), figures=figures)
+    return cli.DONE
+
+
+def _task(config: Config, model: Model, train: Arrays | ImageFolder, scale: Any) -> Adversarial:
+    from jaxnet.losses.adversarial import GAMES
+    from jaxnet.training.adversarial import Adversarial
+
+    rules = config.rules
+    faster = replace(config, learning_rate=rules.discriminator_rate or config.learning_rate)
+    generator, discriminator = model.build(config, train.inputs.shape[1:])
+    return Adversarial(
+        generator,
+        discriminator,
+        config.optimizer_for(len(train)),
+        faster.optimizer_for(len(train)),
+        game=lookup(rules.game or model.game, GAMES, "game"),
+        latent=config.network.latent,
+        critic_steps=rules.critic_steps or 1,
+        gradient_penalty=rules.gradient_penalty or 0.0,
+        ema=rules.ema,
+        preprocess=scale,
+    )
+
+
+def _noise(config: Config, count: int, seed: int = 0) -> np.ndarray:
+    """(count, latent) float32, the same for equal seeds."""
+    import numpy as np
+
+    draw = np.random.default_rng((config.seed, seed))
+    return draw.standard_normal((count, config.network.latent), np.float32)
+
+
+def _grid(images: np.ndarray) -> np.ndarray:
+    """Images from -1 to 1 as (rows, columns, H, W, C) from 0 to 1."""
+    return (images.reshape(-1, SIDE, *images.shape[1:]) + 1) / 2
+
+
+def _draw(folder: Path, config: Config, result: FitResult, parts: ImageParts, scale: Any) -> None:
+    """The pictures at the end."""
+    import numpy as np
+
+    from jaxnet.data import sample
+    from jaxnet.training.pictures import plot_together, save_grid
+
+    noise = _noise(config, SIDE * SIDE)
+    save_grid(_grid(result.model.predict(noise)), folder / "generated.png")
+    ends = noise[:SIDE], noise[SIDE : 2 * SIDE]
+    # Along the great circle, on which the noise stays as long as what the generator knows.
+    turns = np.linspace(0, np.pi / 2, SIDE, dtype=np.float32)
+    path = [np.cos(t) * ends[0] + np.sin(t) * ends[1] for t in turns]
+    between = np.stack(path, axis=1).reshape(-1, noise.shape[1])
+    save_grid(_grid(result.model.predict(between)), folder / "interpolation.png")
+    real = scale(sample(parts.train, SIDE * SIDE, config.seed).inputs[: SIDE * SIDE])
+    save_grid(_grid(real), folder / "real.png")
+    losses = ("generator_loss", "discriminator_loss")
+    plot_together(result.history, losses, folder / "losses.png")
+
+
+def _judge(config: Config, folder: Path, parts: ImageParts) -> Bundle | None:
+    """The classifier that is going to read the images."""
+    if config.judge is None:
+        return None
+    from jaxnet import Bundle
+
+    home = folder / "judge" if config.judge == TRAINED else Path(config.judge)
+    bundle = Bundle.load(home / "bundle" if (home / "bundle").is_dir() else home)
+    seen = parts.train.inputs
+    if (bundle.inputs.shape, bundle.inputs.dtype) != (seen.shape[1:], seen.dtype):
+        raise UsageError(
+            f"--judge {config.judge}: it reads images of shape {bundle.inputs.shape}, "
+            f"{bundle.inputs.dtype}, and these are {seen.shape[1:]}, {seen.dtype}. "
+            "Give the bundle of a classifier of the same data."
+        )
+    return bundle
+
+
+def _train_judge(config: Config, home: Path, examples: int) -> int:
+    """Train the classifier, unless that is done. The exit code."""
+    from train import classify
+
+    if (home / "bundle" / "bundle.json").exists():
+        return cli.DONE
+    # Few epochs are enough where there are many images.
+    epochs = 3 if examples > 10_000 else 30
+    keys = ("data", "data_dir", "image_size", "seed", "resume", "progress")
+    same = {key: getattr(config, key) for key in keys}
+    return classify.train(classify.Config(**same, epochs=epochs, batch_size=64, run_dir=home))
+
+
+def _read(
+    judge: Bundle, generated: np.ndarray, task: Adversarial, parts: ImageParts
+) -> dict[str, Any]:
+    """What the judge makes of the images, beside what it makes of real ones."""
+    import numpy as np
+
+    from jaxnet.metrics.generated import judged
+
+    images = task.preprocess.undo(generated)  # pyright: ignore[reportFunctionMemberAccess]
+    dtype = judge.inputs.dtype
+    if np.issubdtype(dtype, np.integer):
+        images = images.round().clip(0, np.iinfo(dtype).max)
+    return judged(judge.predict(images.astype(dtype)))
+
+
+def main() -> int:
+    """The command."""
+    return cli.run(lambda: train(from_command_line(Config, sys.argv[1:], PROGRAM)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

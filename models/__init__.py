@@ -1,6 +1,12 @@
 """Reference models: Flax modules, each with the sizes that were published for it."""
 
 from .alexnet import AlexNet as AlexNet
+from .autoencoder import VAE as VAE
+from .autoencoder import Autoencoder as Autoencoder
+from .autoencoder import ConvDecoder as ConvDecoder
+from .autoencoder import ConvEncoder as ConvEncoder
+from .autoencoder import DenseDecoder as DenseDecoder
+from .autoencoder import DenseEncoder as DenseEncoder
 from .bert import BERT as BERT
 from .bert import BERTClassifier as BERTClassifier
 from .bert import BERTMaskedLM as BERTMaskedLM

@@ -52,12 +52,14 @@ class Network:
     check_inputs: Callable[[np.ndarray], None] = takes_all
 
 
-def as_network(model: nn.Module | Network) -> Network:
+def as_network(model: nn.Module | Network, method: str = "__call__") -> Network:
     """A Linen module, or a `Network` of your own, as a `Network`.
 
     Args:
         model: a Linen module whose `__call__` takes `(inputs)` or `(inputs, train=...)`. Its method
             `check_inputs(inputs)`, if it has one, becomes that of the network.
+
+        method: the module's method that `apply` calls.
 
     Raises:
         TypeError: the model is neither.
@@ -75,7 +77,7 @@ def as_network(model: nn.Module | Network) -> Network:
             f"expected a flax.linen.Module or a jaxnet Network, got {type(model).__name__}. "
             "Wrap plain functions: Network(init, apply)."
         )
-    return _from_linen(model)
+    return _from_linen(model, method)
 
 
 def compute_in(network: Network, precision: Precision) -> Network:
@@ -117,20 +119,20 @@ def _cast_floating(tree: PyTree, dtype: Any) -> PyTree:
     )
 
 
-def train_option(module: nn.Module, train: bool) -> dict[str, bool]:
-    """`train`, for a module whose call takes it.
+def train_option(module: nn.Module, train: bool, method: str = "__call__") -> dict[str, bool]:
+    """`train`, for a module whose call, or another method, takes it.
 
     Example:
         >>> train_option(nn.Dense(1), True), train_option(nn.BatchNorm(), True)
         ({}, {})
     """
-    takes_train = "train" in inspect.signature(type(module).__call__).parameters
+    takes_train = "train" in inspect.signature(getattr(type(module), method)).parameters
     return {"train": train} if takes_train else {}
 
 
-def _from_linen(module: nn.Module) -> Network:
+def _from_linen(module: nn.Module, method: str) -> Network:
     def options(train: bool) -> dict[str, Any]:
-        return train_option(module, train)
+        return {**train_option(module, train, method), "method": method}
 
     def init(key: jax.Array, inputs: jax.Array) -> Variables:
         return module.init({"params": key}, inputs, **options(False))

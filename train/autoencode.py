@@ -1,0 +1,265 @@
+"""Train an autoencoder: a network that gives images back through a short code.
+
+    python -m train.autoencode                             digits, in a few seconds
+    python -m train.autoencode --model vae --latent 2      a variational one, with its plane
+    python -m train.autoencode --noise 0.5                 one that removes noise
+    python -m train.autoencode --data mnist --data-dir DIR --model conv
+    python -m train.autoencode --help                      all options
+
+The run folder shows reconstructions.png, real images above reconstructed ones (with noise between
+them where it is to be removed), latent.png, where the images lie by their codes, and samples/, what
+the network makes of the same after every few epochs. A variational one draws images of its own,
+generated.png, and with two latent dimensions all that there are, plane.png.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jaxnet import cli, run_folder
+from jaxnet.config import from_command_line
+from jaxnet.errors import UsageError
+from jaxnet.names import lookup
+from jaxnet.recipe import Augment, Run
+
+if TYPE_CHECKING:
+    import flax.linen as nn
+    import numpy as np
+
+    from jaxnet.data import Arrays, ImageFolder
+    from jaxnet.training.reconstruction import Reconstruction
+    from jaxnet.training.trainer import FitResult
+
+PROGRAM = "python -m train.autoencode"
+SHOWN = 16
+"""Images in the picture of reconstructions."""
+SIDE = 8
+"""Rows and columns of the pictures of what was drawn."""
+PLANE = 16
+"""Rows and columns of the picture of the plane."""
+PLACED = 5000
+"""Images in the picture of the codes, at most."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """The encoder's size; the decoder is its mirror image."""
+
+    hidden: tuple[int, ...] = (256, 128)
+    """dense, vae: the width of each hidden layer"""
+    filters: tuple[int, ...] = (32, 64)
+    """conv, conv_vae: the filters of each convolution, which halves height and width"""
+
+
+@dataclass(frozen=True)
+class Variation:
+    """What only the variational ones have."""
+
+    beta: float = 1.0
+    """the weight of the codes' divergence from the normal distribution"""
+    binarize: Literal["stochastic", "fixed", "none"] = "stochastic"
+    """how grey becomes black or white: anew by chance each time, above one half, or not at all:
+    then grey is the probability of white"""
+
+
+@dataclass(frozen=True)
+class Config(Run):
+    """Train an autoencoder, and leave pictures of what it makes."""
+
+    data: str = "digits"
+    """digits, mnist, fashion_mnist, cifar10, cifar100, or folder for images of your own in a
+    sub-folder for each class"""
+    data_dir: Path | None = None
+    """the folder of the data's files; by default the original images are downloaded"""
+    image_size: int | None = None
+    """folder: height and width to which images are resized, if they aren't all of one size"""
+    model: str | None = None
+    """dense, conv, vae or conv_vae; by default dense"""
+    latent: int | None = None
+    """the length of the code; by default 32, for digits 8, and for vae 20, for digits 8"""
+    noise: float = 0.0
+    """standard deviation of the noise that is to be removed, where white is 1 and black 0"""
+    epochs: int = 60
+    """how often to go through the training data, at most"""
+    learning_rate: float = 2e-3
+    """the largest learning rate"""
+    network: Network = Network()
+    vae: Variation = Variation()
+    augment: Augment = Augment()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.latent is not None and self.latent < 1:
+            raise UsageError(f"expected latent of at least 1, got {self.latent}")
+        if not 0 <= self.noise < float("inf"):
+            raise UsageError(f"expected noise of at least 0, got {self.noise}")
+
+    @property
+    def varies(self) -> bool:
+        """Whether the model is a variational one."""
+        return self.model in ("vae", "conv_vae")
+
+
+def _dense(config: Config, outputs: int, shape: tuple[int, ...]) -> tuple[nn.Module, nn.Module]:
+    from models import DenseDecoder, DenseEncoder
+
+    hidden = config.network.hidden
+    return DenseEncoder(outputs, hidden), DenseDecoder(shape, hidden[::-1])
+
+
+def _conv(config: Config, outputs: int, shape: tuple[int, ...]) -> tuple[nn.Module, nn.Module]:
+    from models import ConvDecoder, ConvEncoder
+
+    filters = config.network.filters
+    return ConvEncoder(outputs, filters), ConvDecoder(shape, filters[::-1])
+
+
+MODELS: Mapping[str, Callable[..., tuple[nn.Module, nn.Module]]] = {
+    "dense": _dense,
+    "conv": _conv,
+    "vae": _dense,
+    "conv_vae": _conv,
+}
+
+
+def train(config: Config) -> int:
+    """Train as configured, and write the run folder."""
+    name = config.model or "dense"
+    build = lookup(name, MODELS, "model")
+    usual = 8 if config.data == "digits" else 20 if name.endswith("vae") else 32
+    latent = config.latent or usual
+    kind = f"{name}{latent}" + (f"-noise{config.noise:g}" if config.noise else "")
+    folder = config.run_dir or Path("runs") / f"{config.data}-{kind}-seed{config.seed}"
+    config = replace(config, run_dir=folder, model=name, latent=latent)
+
+    import numpy as np
+
+    from jaxnet.data import sample
+    from jaxnet.data.image_sets import read_images
+    from jaxnet.training.pictures import Samples
+    from jaxnet.training.programs import compiled
+
+    parts = read_images(config.data, config.data_dir, config.image_size, config.seed)
+    task = _task(config, build, parts.train)
+    test = sample(parts.test, PLACED)
+    draw = compiled(lambda state: _rows(config, task, state, test.inputs[:SHOWN]))
+    samples = Samples(folder / "samples", lambda state: np.asarray(draw(state)))
+    result = run_folder.fit(
+        folder, config, task, parts.train, parts.valid, config.augment, callbacks=[samples]
+    )
+    if result is None:
+        return cli.PREEMPTED
+    _draw(folder, config, task, result, test)
+    run_folder.finish(folder, result, result.model.evaluate(parts.test))
+    return cli.DONE
+
+
+def _task(config: Config, build: Callable[..., Any], train: Arrays | ImageFolder) -> Reconstruction:
+    from jaxnet import losses, metrics
+    from jaxnet.data import fit_range, sample
+    from jaxnet.losses.density import bernoulli
+    from jaxnet.training import variational
+    from jaxnet.training.reconstruction import GaussianNoise, Reconstruction, nothing
+    from models import VAE, Autoencoder
+
+    # A variational one's code has a mean and a variance for each dimension.
+    outputs = (config.latent or 1) * (2 if config.varies else 1)
+    encoder, decoder = build(config, outputs, train.inputs.shape[1:])
+    optimizer = config.optimizer_for(len(train))
+    options: dict[str, Any] = {
+        "preprocess": fit_range(sample(train)),
+        "noise": GaussianNoise(config.noise) if config.noise else nothing,
+    }
+    if not config.varies:
+        mse = {"mse": metrics.mean_squared_error}
+        model = Autoencoder(encoder, decoder)
+        return Reconstruction(model, losses.squared_error, optimizer, eval_metrics=mse, **options)
+    binarize = {
+        "stochastic": variational.stochastic_binarization,
+        "fixed": variational.fixed_binarization,
+        "none": nothing,
+    }
+    return variational.Variational(
+        VAE(encoder, decoder),
+        bernoulli,
+        optimizer,
+        beta=config.vae.beta,
+        observe=binarize[config.vae.binarize],
+        **options,
+    )
+
+
+def _rows(config: Config, task: Reconstruction, state: Any, images: Any) -> Any:
+    """(rows, n, H, W, C) in [0, 1]: real images, noisy ones if any, and what comes of them."""
+    import jax.numpy as jnp
+
+    images = jnp.asarray(images)
+    inputs = task.spoilt(state, images)
+    outputs = task.network.apply(task.inference(state).variables, inputs, False, None)[0]
+    return jnp.stack([task.preprocess(images), *([inputs] if config.noise else []), outputs])
+
+
+def _draw(
+    folder: Path, config: Config, task: Reconstruction, result: FitResult, test: Arrays
+) -> None:
+    """The pictures at the end."""
+    import numpy as np
+
+    from jaxnet.training.pictures import plot_plane, save_grid
+    from jaxnet.training.programs import compiled
+
+    rows = compiled(lambda state, images: _rows(config, task, state, images))
+    save_grid(np.asarray(rows(result.state, test.inputs[:SHOWN])), folder / "reconstructions.png")
+    shown = test.inputs[:PLACED]
+    codes = np.asarray(compiled(task.encode)(result.state, shown))
+    points, title = _plane(codes)
+    names = test.class_names or tuple(map(str, range(test.num_classes)))
+    plot_plane(points, test.labels[:PLACED], names, folder / "latent.png", title)
+    if not config.varies:
+        return
+    decode = compiled(task.decode)
+    draws = np.random.default_rng(config.seed).standard_normal((SIDE**2, codes.shape[1]))
+    drawn = np.asarray(decode(result.state, draws.astype(np.float32)))
+    save_grid(drawn.reshape(SIDE, SIDE, *drawn.shape[1:]), folder / "generated.png")
+    if codes.shape[1] == 2:
+        plane = np.asarray(decode(result.state, _even_codes(PLANE)))
+        save_grid(plane.reshape(PLANE, PLANE, *plane.shape[1:]), folder / "plane.png")
+
+
+def _plane(codes: np.ndarray) -> tuple[np.ndarray, str]:
+    """Codes (n, latent) in the plane, (n, 2), and what its axes are."""
+    import numpy as np
+
+    if codes.shape[1] == 1:
+        return np.concatenate([codes, np.zeros_like(codes)], axis=1), "the code"
+    if codes.shape[1] == 2:
+        return codes, "the two dimensions of the code"
+    centred = codes - codes.mean(axis=0)
+    axes = np.linalg.svd(centred, full_matrices=False)[2]
+    return centred @ axes[:2].T, "the first two principal components of the codes"
+
+
+def _even_codes(side: int) -> np.ndarray:
+    """(side^2, 2) float32: a grid whose lines have equal shares of the normal distribution between.
+
+    The first axis goes to the right and the second one up, as in the picture of the codes.
+    """
+    from statistics import NormalDist
+
+    import numpy as np
+
+    places = [NormalDist().inv_cdf((i + 0.5) / side) for i in range(side)]
+    return np.array([(x, y) for y in reversed(places) for x in places], np.float32)
+
+
+def main() -> int:
+    """The command."""
+    return cli.run(lambda: train(from_command_line(Config, sys.argv[1:], PROGRAM)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

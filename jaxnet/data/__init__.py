@@ -50,6 +50,7 @@ from jaxnet.data.text_encoder import TextEncoder as TextEncoder
 from jaxnet.data.text_encoder import fit_texts as fit_texts
 from jaxnet.data.tokens import Tokenizer as Tokenizer
 from jaxnet.data.tokens import fit_tokenizer as fit_tokenizer
+from jaxnet.data.tokens import token_pieces as token_pieces
 from jaxnet.data.tokens import token_windows as token_windows
 from jaxnet.data.toy import load_diabetes as load_diabetes
 from jaxnet.data.toy import load_digits as load_digits

@@ -254,6 +254,42 @@ def token_windows(tokens: np.ndarray, length: int, stride: int | None = None) ->
     return Arrays(np.ascontiguousarray(pieces[:, :-1]), pieces[:, 1:].copy(), name="text")
 
 
+def token_pieces(
+    tokens: np.ndarray, length: int, start: int | None = None, end: int | None = None
+) -> np.ndarray:
+    """A long text cut into pieces of one length, (pieces, length) int32, for an encoder.
+
+    Args:
+        tokens: (n,) integers.
+        length: the tokens of a piece, `start` and `end` among them.
+        start: a token that each piece begins with, if there is to be one.
+        end: a token that each piece ends with.
+
+    Raises:
+        InputError: the text doesn't fill one piece. What fills no piece at its end is dropped.
+        UsageError: no token of the text fits into `length`.
+
+    Example:
+        >>> token_pieces(np.arange(10, 17), 5, start=2, end=3).tolist()
+        [[2, 10, 11, 12, 3], [2, 13, 14, 15, 3]]
+    """
+    opening = [] if start is None else [start]
+    closing = [] if end is None else [end]
+    own = length - len(opening) - len(closing)
+    if own < 1:
+        raise UsageError(f"expected a length of at least {length - own + 1}, got {length}")
+    tokens = np.asarray(tokens, np.int32)
+    count = len(tokens) // own if tokens.ndim == 1 else 0
+    if count < 1:
+        raise InputError(
+            f"expected at least {own} tokens (n,), for one piece; got {tokens.shape}: choose "
+            "shorter pieces, or bring more text"
+        )
+    body = tokens[: count * own].reshape(count, own)
+    edges = [np.full((count, len(side)), side, np.int32) for side in (opening, closing)]
+    return np.concatenate([edges[0], body, edges[1]], axis=1)
+
+
 def _characters(library: Any) -> tuple[Backend, Any]:
     backend = library.Tokenizer(library.models.WordLevel(unk_token=UNKNOWN))
     every = library.Regex(r"[\s\S]")

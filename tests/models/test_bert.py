@@ -58,3 +58,23 @@ def test_what_cannot_be_is_refused():
 def test_it_can_be_written_down():
     model = BERTClassifier(ENCODER, num_classes=3)
     assert module_json.from_json(module_json.to_json(model)) == model
+
+
+def test_weights_start_as_wide_as_they_should():
+    model = BERT(
+        vocab_size=500,
+        length=16,
+        features=64,
+        num_layers=1,
+        num_heads=2,
+        hidden=128,
+        init_std=0.125,
+    )
+    params = jax.jit(model.init)(jax.random.key(0), jnp.ones((1, 4), jnp.int32))["params"]
+    block = params["stack"]["blocks_0"]
+    for leaf in (
+        params["embed"]["embedding"],
+        block["mlp"]["up"]["kernel"],
+        block["self_attention"]["query"]["kernel"],
+    ):
+        assert float(leaf.std()) == pytest.approx(0.125, rel=0.1)

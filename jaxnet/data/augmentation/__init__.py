@@ -36,3 +36,6 @@ from jaxnet.data.augmentation.mixing import cutmix as cutmix
 from jaxnet.data.augmentation.mixing import mixup as mixup
 from jaxnet.data.augmentation.occlusion import cutout as cutout
 from jaxnet.data.augmentation.occlusion import erase as erase
+from jaxnet.data.augmentation.tokens import IGNORED as IGNORED
+from jaxnet.data.augmentation.tokens import mask_tokens as mask_tokens
+from jaxnet.data.augmentation.tokens import masked_once as masked_once

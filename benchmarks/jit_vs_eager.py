@@ -7,7 +7,8 @@ a notebook. (`jax.disable_jit` would also take apart what JAX compiles of its ow
 nobody runs. It does compile the loop of a recurrent layer, anew at every eager call.)
 
 A layer's training step takes the gradient of the mean square of its outputs by its parameters and
-inputs, and updates by adam; a model's takes that of the cross-entropy by its parameters.
+inputs, and updates by adam; a model's takes that of the cross-entropy, or of the loss that suits
+its outputs, by its parameters.
 """
 
 from __future__ import annotations
@@ -28,7 +29,21 @@ import optax
 
 from benchmarks import report
 from jaxnet import layers, losses
-from models import CNN, MLP, VGG, AlexNet, CIFARResNet, GoogLeNet, LeNet5, ResNet, ViT
+from models import (
+    BERT,
+    CNN,
+    MLP,
+    VGG,
+    AlexNet,
+    BERTMaskedLM,
+    CIFARResNet,
+    GoogLeNet,
+    LeNet5,
+    Ranker,
+    ResNet,
+    TwoTower,
+    ViT,
+)
 from models.language import RecurrentLM
 from models.text import RecurrentClassifier
 from models.vit import SIZES
@@ -85,6 +100,9 @@ MODELS = {
         RecurrentClassifier(2_000, 10, bidirectional=True), (32, 50), {"train": True}, 2_000
     ),
     "LSTM language model": Case(RecurrentLM(2_000), (32, 50), {"train": True}, 2_000),
+    "BERT": Case(BERTMaskedLM(BERT(2_000, 64, 128, 4, 4, 512)), (16, 64), {"train": True}, 2_000),
+    "TwoTower": Case(TwoTower((1_000,), (1_000,)), (256, 2), {"train": True}, 1_000),
+    "Ranker": Case(Ranker((1_000, 1_000)), (256, 2), {"train": True}, 1_000),
     "AlexNet": Case(AlexNet(10, dense=(256, 256)), (8, 64, 64, 3), {"train": True}),
     "VGG11": Case(VGG(11, num_classes=10, dense=(256, 256)), (8, 32, 32, 3), {"train": True}),
     "GoogLeNet": Case(GoogLeNet(10, auxiliary=False), (8, 32, 32, 3), {"train": True}),
@@ -174,11 +192,7 @@ def _train_step(
     def objective(params: Any, inputs: jax.Array) -> tuple[jax.Array, Any]:
         outputs, collections = _forward(case, {**variables, "params": params}, inputs)
         if kind == "model":
-            # A language model has outputs at each place of a text.
-            wanted = jnp.broadcast_to(
-                labels.reshape(-1, *[1] * (outputs.ndim - 2)), outputs.shape[:-1]
-            )
-            return losses.cross_entropy(outputs, wanted).mean(), collections
+            return _model_loss(outputs, labels), collections
         return jnp.mean(outputs**2), collections
 
     by = 0 if kind == "model" or case.vocabulary else (0, 1)
@@ -188,6 +202,17 @@ def _train_step(
     updates, opt_state = optimizer.update(params_grads, opt_state)
     params = optax.apply_updates(variables["params"], updates)
     return ({**variables, **collections, "params": params}, opt_state), loss, inputs_grads
+
+
+def _model_loss(outputs: Any, labels: jax.Array) -> jax.Array:
+    """The loss that fits the outputs: of two towers, of one number, or of classes."""
+    if isinstance(outputs, tuple):
+        return losses.in_batch_softmax(outputs, jnp.arange(len(labels))).mean()
+    if outputs.shape[-1] == 1:
+        return losses.squared_error(outputs, labels).mean()
+    # A language model has outputs at each place of a text.
+    wanted = jnp.broadcast_to(labels.reshape(-1, *[1] * (outputs.ndim - 2)), outputs.shape[:-1])
+    return losses.cross_entropy(outputs, wanted).mean()
 
 
 def _race(

@@ -7,14 +7,14 @@ from benchmarks.jit_vs_eager import LAYERS, MODELS, measure
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["BatchNorm", "Embed", "MLP"])
+@pytest.mark.parametrize("name", ["BatchNorm", "Embed", "MLP", "Ranker"])
 def test_jit_and_eager_give_the_same_numbers(name, monkeypatch):
     monkeypatch.setattr(jit_vs_eager, "SECONDS", 0.0)
     case = (LAYERS | MODELS)[name]
     case = case._replace(shape=(4, *case.shape[1:]))
     forward, step = measure(name, case, rounds=2)
     assert (forward.what, step.what) == ("forward", "train step")
-    assert forward.kind == ("model" if name == "MLP" else "layer")
+    assert forward.kind == ("model" if name in MODELS else "layer")
     for result in (forward, step):
         assert len(result.jit) == len(result.eager) == len(result.speedups) == 2
         assert result.speedups[0] == result.eager[0] / result.jit[0]

@@ -34,10 +34,10 @@ def all_sequences(vocab_size: int, length: int) -> np.ndarray:
     return np.array(list(itertools.product(range(vocab_size), repeat=length)), np.int32)
 
 
-def log_probabilities(model, variables, prompt, sequences) -> np.ndarray:
+def log_probabilities(apply, variables, prompt, sequences) -> np.ndarray:
     """(n, length): the log-probability of each token of sequences (n, length), without a cache."""
     prompts = np.tile(np.asarray(prompt, np.int32), (len(sequences), 1))
     whole = np.concatenate([prompts, sequences], axis=1)
-    logits = jax.jit(model.apply)(variables, whole)
+    logits = apply(variables, whole)
     logp = np.asarray(jax.nn.log_softmax(logits))[:, len(prompt) - 1 : -1]
     return np.take_along_axis(logp, sequences[..., None], axis=2)[..., 0]

@@ -8,6 +8,7 @@ import pytest
 from jaxnet import Bundle
 from jaxnet.errors import InputError, UsageError
 from models import RecurrentClassifier
+from models.text import _max, _mean
 
 TOKENS = np.array([[5, 2, 9, 4, 1], [7, 3, 0, 0, 0], [6, 0, 0, 0, 0]], np.int32)
 
@@ -18,7 +19,13 @@ def made(**options):
 
 
 @pytest.mark.parametrize(
-    ("cell", "pool"), [("rnn", "last"), ("lstm", "last"), ("lstm", "max"), ("gru", "mean")]
+    ("cell", "pool"),
+    [
+        ("rnn", "max"),
+        pytest.param("lstm", "last", marks=pytest.mark.slow),
+        pytest.param("lstm", "max", marks=pytest.mark.slow),
+        pytest.param("gru", "mean", marks=pytest.mark.slow),
+    ],
 )
 def test_padding_changes_nothing(cell, pool):
     _, variables, apply = made(cell=cell, pool=pool, bidirectional=True)
@@ -28,31 +35,28 @@ def test_padding_changes_nothing(cell, pool):
     np.testing.assert_allclose(together[1:2], alone, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("pool", ["last", "max", "mean"])
-def test_only_real_tokens_have_gradients(pool):
-    model, variables, _ = made(pool=pool)
-
-    def loss(params):
-        return (model.apply({"params": params}, TOKENS) ** 2).sum()
-
-    grads = jax.jit(jax.grad(loss))(variables["params"])
-    table = np.abs(grads["Embed_0"]["embedding"]).sum(axis=1)
-    assert set(np.flatnonzero(table)) == set(TOKENS.ravel()) - {0}
+@pytest.mark.parametrize("pool", [_max, _mean])
+def test_pooling_sees_real_steps_alone(pool):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(3, 4, 2)) - 3, jnp.float32)
+    mask = jnp.asarray([[True] * 4, [True, True, False, False], [False] * 4])[..., None]
+    pooled = pool(x, mask)
+    reduced = np.max if pool is _max else np.mean
+    np.testing.assert_allclose(pooled[0], reduced(x[0], axis=0), rtol=1e-6)
+    np.testing.assert_allclose(pooled[1], reduced(x[1, :2], axis=0), rtol=1e-6)
+    np.testing.assert_array_equal(pooled[2], 0)  # a text without a token
+    gradient = jax.grad(lambda x: pool(x, mask).sum())(x)
+    assert np.isfinite(gradient).all() and not gradient[1, 2:].any()
 
 
 def test_a_mask_may_be_given():
-    _, variables, apply = made(pool="max")
+    _, variables, apply = made(cell="rnn", pool="max")
     mask = TOKENS != 0
     other = apply(variables, np.where(mask, TOKENS, 8), mask)
     np.testing.assert_allclose(apply(variables, TOKENS), other, rtol=1e-5, atol=1e-6)
 
 
-def test_a_text_of_padding_alone_is_finite():
-    for pool in ("last", "max", "mean"):
-        _, variables, apply = made(pool=pool)
-        assert np.isfinite(apply(variables, np.zeros((2, 3), np.int32))).all()
-
-
+@pytest.mark.slow
 def test_agrees_with_torch():
     torch = pytest.importorskip("torch")
     _, variables, apply = made(bidirectional=True)
@@ -81,16 +85,16 @@ def _tensor(torch, array):
 
 
 def test_dropout_acts_in_training_alone():
-    model, variables, apply = made(dropout=0.5, num_layers=2)
+    model, variables, apply = made(cell="rnn", dropout=0.5, num_layers=2)
     train = jax.jit(lambda key: model.apply(variables, TOKENS, train=True, rngs={"dropout": key}))
     assert not np.allclose(train(jax.random.key(1)), train(jax.random.key(2)))
-    plain = RecurrentClassifier(12, 3, embedding=5, features=4, num_layers=2)
+    plain = RecurrentClassifier(12, 3, embedding=5, features=4, num_layers=2, cell="rnn")
     expected = jax.jit(plain.apply)(variables, TOKENS)
     np.testing.assert_allclose(apply(variables, TOKENS), expected, rtol=1e-6)
 
 
 def test_survives_a_bundle(tmp_path):
-    model, variables, apply = made(cell="gru", pool="max")
+    model, variables, apply = made(cell="rnn", pool="max")
     like = jax.ShapeDtypeStruct((5,), jnp.int32)
     Bundle(model, jax.device_get(variables), like).save(tmp_path)
     bundle = Bundle.load(tmp_path)

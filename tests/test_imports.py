@@ -20,7 +20,7 @@ FLOORS = [
     {"training", "module_json"},
     {"bundle", "recipe", "generation", "retrieval"},
     {"cli", "run_folder"},
-    {"prove_resume", "cross_validation"},
+    {"prove_resume", "cross_validation", "generate"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -5,7 +5,7 @@
     python -m train.language --data text --data-dir FILE --tokens.level bpe
     python -m train.language --model gpt --data text --data-dir FILE
     python -m train.language --help                            all options
-    python -m jaxnet.generation --run-dir RUN --prompt "..."   what a trained one writes
+    python -m jaxnet.generate --run-dir RUN --prompt "..."   what a trained one writes
 
 The reference is the text behind Python's `help()` (PSF licence), so the first command needs no
 download. The last tenth of the text is held out for the figures at the end, and the twentieth

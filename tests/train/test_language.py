@@ -1,4 +1,4 @@
-"""`python -m train.language` and `python -m jaxnet.generation` on a small text."""
+"""`python -m train.language` and `python -m jaxnet.generate` on a small text."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from jaxnet import Bundle, cli
+from jaxnet import generate as command
 from jaxnet.config import from_command_line
 from jaxnet.data import token_windows
-from jaxnet.generation import __main__ as command
 from train.language import PROGRAM, Config, train
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 60

@@ -1,8 +1,8 @@
 """Let a trained language model write.
 
-    python -m jaxnet.generation --run-dir runs/text-lstm-seed0 --prompt "ROMEO:"
-    python -m jaxnet.generation --run-dir RUN --prompt "ROMEO:" --beams 4
-    python -m jaxnet.generation --help
+    python -m jaxnet.generate --run-dir runs/text-lstm-seed0 --prompt "ROMEO:"
+    python -m jaxnet.generate --run-dir RUN --prompt "ROMEO:" --beams 4
+    python -m jaxnet.generate --help
 
 The folder is that of a run of `train.language`, or the bundle in it. Equal seeds write equal texts.
 """
@@ -17,7 +17,7 @@ from jaxnet import cli
 from jaxnet.config import from_command_line
 from jaxnet.errors import InputError, UsageError
 
-PROGRAM = "python -m jaxnet.generation"
+PROGRAM = "python -m jaxnet.generate"
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,19 @@ from models import (
     BERT,
     CNN,
     MLP,
+    VAE,
     VGG,
     AlexNet,
+    Autoencoder,
     BERTMaskedLM,
     CIFARResNet,
+    ConvDecoder,
+    ConvEncoder,
+    DCGANDiscriminator,
+    DCGANGenerator,
+    DenseDecoder,
+    DenseEncoder,
+    DenseGenerator,
     GoogLeNet,
     LeNet5,
     Ranker,
@@ -109,6 +118,14 @@ MODELS = {
     "ResNet18": Case(ResNet(18, 10), (8, 32, 32, 3), {"train": True}),
     "ResNet50": Case(ResNet(50, 10), (8, 32, 32, 3), {"train": True}),
     "CIFARResNet20": Case(CIFARResNet(20), (8, 32, 32, 3), {"train": True}),
+    "DenseGenerator": Case(DenseGenerator(), (64, 100)),
+    "DCGANGenerator": Case(DCGANGenerator(features=32), (32, 100), {"train": True}),
+    "DCGANDiscriminator": Case(DCGANDiscriminator(32), (32, 28, 28, 1), {"train": True}),
+    "Autoencoder": Case(Autoencoder(DenseEncoder(32), DenseDecoder((28, 28, 1))), (64, 28, 28, 1)),
+    "ConvAutoencoder": Case(
+        Autoencoder(ConvEncoder(32), ConvDecoder((28, 28, 1))), (32, 28, 28, 1)
+    ),
+    "VAE": Case(VAE(DenseEncoder(40, (400,)), DenseDecoder((28, 28, 1), (400,))), (64, 28, 28, 1)),
     "ViT-S": Case(ViT(8, 10, **SIZES["s"]), (8, 32, 32, 3), {"train": True}),
 }
 
@@ -205,9 +222,11 @@ def _train_step(
 
 
 def _model_loss(outputs: Any, labels: jax.Array) -> jax.Array:
-    """The loss that fits the outputs: of two towers, of one number, or of classes."""
+    """The loss that fits the outputs: of two towers, of images, of one number, or of classes."""
     if isinstance(outputs, tuple):
         return losses.in_batch_softmax(outputs, jnp.arange(len(labels))).mean()
+    if outputs.ndim == 4:
+        return jnp.mean(outputs**2)
     if outputs.shape[-1] == 1:
         return losses.squared_error(outputs, labels).mean()
     # A language model has outputs at each place of a text.

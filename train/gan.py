@@ -93,7 +93,7 @@ class Config(Run):
     """folder: height and width to which images are resized, if they aren't all of one size"""
     model: str | None = None
     """dense, dcgan or wgan_gp; by default dcgan"""
-    epochs: int = 100
+    epochs: int = 80
     """how often to go through the training data"""
     batch_size: int = 50
     """examples a step; each step of the critic gets its part of them"""

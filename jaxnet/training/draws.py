@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-# Knuth's multiplier of hashing, 2^32 over the golden ratio.
-_GOLDEN = 2654435761
+# 2^32 over the golden ratio: its multiples are far apart.
+_GOLDEN = 2654435769
 
 
 def example_keys(key: jax.Array, inputs: jax.Array) -> jax.Array:
@@ -23,11 +23,18 @@ def example_keys(key: jax.Array, inputs: jax.Array) -> jax.Array:
     """
     flat = inputs.astype(jnp.float32).reshape(len(inputs), -1)
     bits = jax.lax.bitcast_convert_type(flat, jnp.uint32)
-    # Round numbers have zeros in their low bits, which a product would leave there.
-    bits = bits ^ (bits >> jnp.uint32(15))
-    places = 2 * jnp.arange(flat.shape[1], dtype=jnp.uint32) + 1
-    digests = (bits * (places * jnp.uint32(_GOLDEN))[None]).sum(axis=1, dtype=jnp.uint32)
+    # Mixed with its place first: a weighted sum of the values alone would be the same for many
+    # images of two colours.
+    places = jnp.arange(flat.shape[1], dtype=jnp.uint32) * jnp.uint32(_GOLDEN)
+    digests = _mixed(bits + places[None]).sum(axis=1, dtype=jnp.uint32)
     return jax.vmap(lambda digest: jax.random.fold_in(key, digest))(digests)
+
+
+def _mixed(bits: jax.Array) -> jax.Array:
+    """Each uint32 as another one that depends on all of its bits (Wellons's lowbias32)."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        bits = (bits ^ (bits >> jnp.uint32(shift))) * jnp.uint32(factor)
+    return bits ^ (bits >> jnp.uint32(16))
 
 
 def normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -1,0 +1,81 @@
+"""`python -m train.autoencode`, as a user runs it, on digits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jaxnet import Bundle, cli
+from jaxnet.config import from_command_line
+from jaxnet.data import load_digits
+from tests.train.test_gan import pixels
+from train.autoencode import PROGRAM, Config, train
+
+QUICK = ["--network.hidden", "32", "--network.filters", "4", "8", "--epochs", "3"]
+
+
+def autoencode(*arguments: str | Path) -> int:
+    words = ["--no-progress", *QUICK, *map(str, arguments)]
+    return cli.run(lambda: train(from_command_line(Config, words, PROGRAM)))
+
+
+def check_run_folder(folder: Path, *further: str) -> dict:
+    """Complete, and with no picture that is empty."""
+    names = ["reconstructions", "latent", "curves", "samples/epoch_1", "samples/epoch_3", *further]
+    for name in names:
+        assert pixels(folder / f"{name}.png").std() > 1, name
+    images = load_digits().inputs[:5]
+    outputs = Bundle.load(folder / "bundle").predict(images)
+    assert outputs.shape == images.shape
+    assert ((outputs >= 0) & (outputs <= 1)).all()
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_noise_is_removed_by_a_dense_autoencoder(tmp_path):
+    assert autoencode("--noise", "0.5", "--run-dir", tmp_path) == cli.DONE
+    summary = check_run_folder(tmp_path)
+    assert summary["test_mse"] < 0.5 * 0.5**2  # that of the noisy images themselves
+    # Clean, noisy and reconstructed images below one another.
+    assert pixels(tmp_path / "reconstructions.png").shape[0] == 3 * (56 + 2) - 2
+
+
+def test_a_variational_autoencoder_draws_its_plane(tmp_path):
+    assert autoencode("--model", "vae", "--latent", "2", "--run-dir", tmp_path) == cli.DONE
+    summary = check_run_folder(tmp_path, "generated", "plane")
+    assert summary["test_elbo"] == -summary["test_loss"]
+    parts = summary["test_reconstruction"] + summary["test_kl"]
+    assert summary["test_loss"] == pytest.approx(parts, rel=1e-5)
+    assert pixels(tmp_path / "reconstructions.png").shape[0] == 2 * (56 + 2) - 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["conv", "conv_vae"])
+def test_convolutional_ones(model, tmp_path):
+    augmented = ["--augment.crop", "1"] if model == "conv" else ["--vae.binarize", "fixed"]
+    assert autoencode("--model", model, *augmented, "--run-dir", tmp_path) == cli.DONE
+    check_run_folder(tmp_path, *(["generated"] if model == "conv_vae" else []))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--model", "va"], cli.WRONG_USAGE, "unknown model 'va'; did you mean 'vae'?"),
+        (["--latent", "0"], cli.WRONG_USAGE, "latent of at least 1"),
+        (["--noise", "-1"], cli.WRONG_USAGE, "noise of at least 0"),
+        (["--model", "vae", "--vae.beta", "-1"], cli.WRONG_USAGE, "beta of at least 0"),
+        (["--model", "vae", "--vae.binarize", "twice"], cli.WRONG_USAGE, "binarize"),
+        (
+            ["--model", "conv", "--network.filters", "4", "4", "4", "4"],
+            cli.FAILED,
+            "only if 16 divides both",
+        ),
+    ],
+)
+def test_wrong_use_is_a_message_and_an_exit_code(arguments, code, message, tmp_path, capsys):
+    try:
+        assert autoencode("--run-dir", tmp_path / "run", *arguments) == code
+    except SystemExit as exit:  # what the command line itself refuses
+        assert exit.code == code
+    assert message in capsys.readouterr().err

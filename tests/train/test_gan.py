@@ -1,0 +1,104 @@
+"""`python -m train.gan`, as a user runs it, on digits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxnet import Bundle, cli
+from jaxnet.config import from_command_line
+from train.gan import PROGRAM, Config, train
+
+QUICK = ["--network.hidden", "32", "--network.features", "4", "--epochs", "2", "--batch-size", "60"]
+
+
+def gan(*arguments: str | Path) -> int:
+    words = ["--no-progress", *QUICK, *map(str, arguments)]
+    return cli.run(lambda: train(from_command_line(Config, words, PROGRAM)))
+
+
+def pixels(picture: Path) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        return np.asarray(image)
+
+
+def check_run_folder(folder: Path) -> dict:
+    """Complete, and with no picture that is empty."""
+    pictures = ["generated", "interpolation", "real", "losses", "curves"]
+    for name in [*pictures, "samples/epoch_1", "samples/epoch_2"]:
+        assert pixels(folder / f"{name}.png").std() > 1, name
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["stop_reason"] == "epochs"
+    assert summary["best_step"] == summary["last_step"] == 2 * 21
+    noise = np.random.default_rng(0).normal(size=(3, 100)).astype(np.float32)
+    images = Bundle.load(folder / "bundle").predict(noise)
+    assert images.shape == (3, 8, 8, 1)
+    assert np.abs(images).max() <= 1
+    return summary
+
+
+def test_a_dense_game_leaves_its_pictures_and_its_generator(tmp_path):
+    assert gan("--model", "dense", "--run-dir", tmp_path) == cli.DONE
+    summary = check_run_folder(tmp_path)
+    assert "classes_seen" not in summary
+    # The same noise in every picture: the last one shows what the end shows.
+    last = pixels(tmp_path / "samples" / "epoch_2.png")
+    np.testing.assert_array_equal(last, pixels(tmp_path / "generated.png"))
+    first = pixels(tmp_path / "samples" / "epoch_1.png").astype(int)
+    assert np.abs(first - last).mean() > 1
+    # A finished run isn't trained again.
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert gan("--model", "dense", "--run-dir", tmp_path) == cli.DONE
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["dcgan", "wgan_gp"])
+def test_convolutional_games(model, tmp_path):
+    average = ["--rules.ema", "0.9"] if model == "wgan_gp" else []
+    assert gan("--model", model, *average, "--run-dir", tmp_path) == cli.DONE
+    check_run_folder(tmp_path)
+    header = (tmp_path / "history.csv").read_text().splitlines()[0].split(",")
+    assert ("gradient_penalty" in header) == (model == "wgan_gp")
+
+
+@pytest.mark.slow
+def test_a_judge_is_trained_and_reads_what_was_generated(tmp_path):
+    assert gan("--model", "dense", "--judge", "train", "--run-dir", tmp_path) == cli.DONE
+    summary = check_run_folder(tmp_path)
+    assert 1 <= summary["classes_seen"] <= 10
+    assert 0.1 < summary["confidence"] <= 1
+    assert 1 <= summary["inception_score"] <= 10
+    judged = json.loads((tmp_path / "judge" / "summary.json").read_text())
+    assert judged["test_accuracy"] > 0.9
+    # Its bundle serves another run.
+    again = ["--model", "dense", "--judge", tmp_path / "judge", "--run-dir", tmp_path / "again"]
+    assert gan(*again) == cli.DONE
+    other = json.loads((tmp_path / "again" / "summary.json").read_text())
+    assert other["classes_seen"] == summary["classes_seen"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--model", "dcgn"], cli.WRONG_USAGE, "unknown model 'dcgn'; did you mean 'dcgan'?"),
+        (["--data", "titanic"], cli.WRONG_USAGE, "unknown data 'titanic'"),
+        (["--rules.game", "poker"], cli.WRONG_USAGE, "unknown game 'poker'"),
+        (["--rules.ema", "2"], cli.WRONG_USAGE, "ema in [0, 1), got 2.0"),
+        (["--network.latent", "0"], cli.WRONG_USAGE, "latent of at least 1"),
+        (["--network.stages", "4"], cli.FAILED, "only if 16 divides both"),
+        (["--techniques.accumulate", "2"], cli.WRONG_USAGE, "accumulate needs a task that"),
+        (["--techniques.clip", "1"], cli.WRONG_USAGE, "Adversarial has a step of its own"),
+        (["--early-stopping.monitor", "loss"], cli.WRONG_USAGE, "generator_loss"),
+        (["--judge", "absent"], cli.FAILED, "absent"),
+        (["--model", "wgan_gp", "--batch-size", "64"], cli.WRONG_USAGE, "that 5 divides"),
+    ],
+)
+def test_wrong_use_is_a_message_and_an_exit_code(arguments, code, message, tmp_path, capsys):
+    assert gan("--run-dir", tmp_path / "run", *arguments) == code
+    assert message in capsys.readouterr().err

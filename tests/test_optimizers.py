@@ -68,6 +68,8 @@ def assert_same_way(got: np.ndarray, expected: np.ndarray):
         ("sgd", {"momentum": 0.8}, "SGD", {"momentum": 0.8}),
         ("momentum", {}, "SGD", {"momentum": 0.9}),
         ("nesterov", {}, "SGD", {"momentum": 0.9, "nesterov": True}),
+        ("sgd", {"weight_decay": 0.1}, "SGD", {"weight_decay": 0.1}),
+        ("momentum", {"weight_decay": 0.1}, "SGD", {"momentum": 0.9, "weight_decay": 0.1}),
         ("adadelta", {"learning_rate": 10.0}, "Adadelta", {"lr": 10.0}),
         ("rmsprop", {"decay": 0.99, "eps_in_sqrt": False}, "RMSprop", {}),
         (

@@ -11,7 +11,7 @@ import pytest
 
 from jaxnet.data.augmentation import compose
 from jaxnet.errors import UsageError
-from jaxnet.recipe import Augment
+from jaxnet.recipe import Augment, Optimizer
 
 # A value of each field that shows.
 CHOSEN = {
@@ -72,3 +72,27 @@ def test_impossible_amounts_are_refused():
     for wrong in (Augment(crop=-1), Augment(hue=2.0), Augment(mixup=-1.0), Augment(erase=3.0)):
         with pytest.raises(UsageError, match="expected"):
             wrong.functions()
+
+
+def test_the_schedules_take_their_options_and_weight_decay_spares_what_is_not_named():
+    recipe = Optimizer(
+        "momentum",
+        schedule="piecewise",
+        boundaries=(1, 2),
+        weight_decay=0.5,
+        decay=("**/kernel",),
+    )
+    optimizer = recipe.build(0.1, steps=4)
+    params = {"layer": {"kernel": jnp.asarray(2.0), "bias": jnp.asarray(2.0)}}
+    state, zeros, velocity = optimizer.init(params), jax.tree.map(jnp.zeros_like, params), 0.0
+    for rate in (0.1, 0.01, 0.001, 0.001):
+        updates, state = optimizer.update(zeros, state, params)
+        velocity = 1.0 + 0.9 * velocity  # half of 2, and what went before
+        assert float(updates["layer"]["kernel"]) == pytest.approx(-rate * velocity)
+        assert float(updates["layer"]["bias"]) == 0
+    assert Optimizer(schedule="step", transition_steps=10).build(0.1, 40)
+    assert Optimizer(schedule="warmup_cosine", warmup_steps=10).build(0.1, 40)
+    with pytest.raises(UsageError, match="needs boundaries="):
+        Optimizer(schedule="piecewise").build(0.1, 40)
+    with pytest.raises(UsageError, match="unknown option of schedule 'cosine' 'boundaries'"):
+        Optimizer(schedule="cosine", boundaries=(5,)).build(0.1, 40)

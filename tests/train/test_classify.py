@@ -100,6 +100,25 @@ def test_a_run_can_be_repeated_from_its_config(run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model", ["resnet20", "googlenet"])
+def test_a_deep_network_with_the_recipe_of_its_paper(model, tmp_path):
+    pictures = write_stripes(tmp_path / "stripes")
+    options = ["--data", "folder", "--data-dir", pictures, "--image-size", "16", "--model", model]
+    options += ["--optimizer.name", "momentum", "--learning-rate", "0.1"]
+    options += ["--optimizer.schedule", "piecewise", "--optimizer.boundaries", "8", "12"]
+    options += ["--optimizer.weight-decay", "1e-4", "--augment.flip", "--augment.crop", "1"]
+    options += ["--epochs", "4", "--batch-size", "8", "--run-dir", tmp_path / "run"]
+    assert classify_here(*options) == cli.DONE
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["compiles"] == 4  # initialisation, training, evaluation, prediction
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    bundle = Bundle.load(tmp_path / "run" / "bundle")
+    assert bundle.predict(np.zeros((2, 16, 16, 3), np.uint8)).shape == (2, 2)
+
+
+@pytest.mark.slow
 def test_plateaus_norms_and_rates_from_the_command_line(tmp_path):
     options = ["--optimizer.name", "adamw", "--optimizer.schedule", "plateau"]
     options += ["--optimizer.plateau.patience", "1", "--optimizer.plateau.min-delta", "9"]
@@ -148,6 +167,9 @@ def test_another_configuration_in_the_same_folder_is_refused(run):
         (["--learning-rate", "-1"], cli.WRONG_USAGE, "learning_rate"),
         (["--epochs", "many"], cli.WRONG_USAGE, "--epochs"),
         (["--data", "mnist", "--data-dir", "absent"], cli.FAILED, "absent"),
+        (["--model", "vgg16"], cli.FAILED, "images of 8x8 are too small for its strides"),
+        (["--model", "resnet19"], cli.WRONG_USAGE, "unknown model 'resnet19'; did you mean"),
+        (["--optimizer.schedule", "piecewise"], cli.WRONG_USAGE, "needs boundaries="),
         (["--run-dir", "/proc/run"], cli.FAILED, "/proc/run"),
     ],
 )

@@ -163,6 +163,30 @@ def test_large_patches_are_left_to_xla():
     assert "stablehlo.convolution" in lowered("cpu", batch=128)
 
 
+@pytest.mark.parametrize(
+    ("rank", "settings"),
+    [
+        (1, {"padding": "SAME"}),
+        (2, {}),
+        (2, {"padding": "SAME"}),
+        (2, {"padding": 1, "dilation": 2}),
+        (3, {"padding": 1}),
+    ],
+    ids=str,
+)
+def test_rows_in_place_of_large_patches_change_no_result(rank, settings, monkeypatch):
+    monkeypatch.setattr("jaxnet.layers.convolution._MIN_BYTES_FOR_ROWS", 0)
+    x, kernel = normal(2, *(29, 8, 7)[:rank], 8), normal(*(3, 2, 3)[:rank], 8, 5, seed=1)
+    got = with_gradients(partial(conv, **settings), x, kernel)
+    want = with_gradients(partial(xla, **settings), x, kernel)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
+    if jax.default_backend() == "cpu":
+        # The program knows no array as wide as a whole patch.
+        text = jax.jit(jax.grad(lambda k: conv(x, k, **settings).sum())).lower(kernel).as_text()
+        assert f"x{kernel[..., 0].size}xf32" not in text
+
+
 def test_derivatives_of_every_kind():
     x, kernel = normal(2, 5, 5, 2), normal(3, 3, 2, 2, seed=1)
 

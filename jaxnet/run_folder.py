@@ -10,6 +10,7 @@ augmented.png     training images as the network sees them, where they are augme
 roc.png pr.png    the ROC and the precision-recall curve of each class, on the test set
 classes.csv       precision, recall and F1 of each class, on the test set
 predicted.png     in place of these, where numbers are predicted: predicted against true values
+samples/          images that a network makes, after every few epochs
 checkpoints/      the newest states and the best one
 bundle/           the trained network, ready for use
 summary.json      the figures of the run, flat

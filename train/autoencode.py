@@ -1,9 +1,11 @@
-"""Train an autoencoder: a network that gives images back through a short code.
+r"""Train an autoencoder: a network that gives images back through a short code.
 
-    python -m train.autoencode                             digits, in a few seconds
+    python -m train.autoencode                             digits
     python -m train.autoencode --model vae --latent 2      a variational one, with its plane
     python -m train.autoencode --noise 0.5                 one that removes noise
-    python -m train.autoencode --data mnist --data-dir DIR --model conv
+    python -m train.autoencode --data mnist --model conv --epochs 10
+    python -m train.autoencode --data mnist --model vae --network.hidden 400 --batch-size 100 \
+        --epochs 30 --learning-rate 1e-3                   -99.5 nats a test image
     python -m train.autoencode --help                      all options
 
 The run folder shows reconstructions.png, real images above reconstructed ones (with noise between

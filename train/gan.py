@@ -1,8 +1,9 @@
 """Train a generative adversarial network: noise in, images like those of the data out.
 
-    python -m train.gan                                    digits, in half a minute
-    python -m train.gan --data mnist --data-dir DIR        MNIST
-    python -m train.gan --data fashion_mnist --model dense
+    python -m train.gan                                    digits
+    python -m train.gan --data mnist --epochs 5 --batch-size 64 --learning-rate 2e-4 --judge train
+                                                           a classifier reads all ten digits
+    python -m train.gan --data fashion_mnist --model dense --epochs 20
     python -m train.gan --model wgan_gp                    a critic with a gradient penalty
     python -m train.gan --judge train                      how many classes a classifier sees
     python -m train.gan --help                             all options

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet.data.interactions import Interactions, Lists
+from jaxnet.data.interactions import Lists
 from jaxnet.errors import InputError
 from jaxnet.layers.search import nearest
 from jaxnet.metrics import Mean, merge
@@ -154,15 +154,6 @@ def rerank(
     scores = np.where(lists < 0, -np.inf, predict(pairs)[:, 0].reshape(lists.shape))
     order = np.argsort(-scores, axis=1, kind="stable")
     return np.take_along_axis(lists, order, axis=1), np.take_along_axis(scores, order, axis=1)
-
-
-def as_lists(data: Interactions, *others: Interactions) -> Lists:
-    """The items of each user in all of these parts of one dataset."""
-    users = np.concatenate([part.users for part in (data, *others)])
-    items = np.concatenate([part.items for part in (data, *others)])
-    order = np.argsort(users, kind="stable")
-    counts = np.bincount(users, minlength=len(data.known_users))
-    return Lists(items[order].astype(np.int32), np.concatenate([[0], np.cumsum(counts)]))
 
 
 def _batches(users: int) -> Iterator[tuple[np.ndarray, int]]:

@@ -85,7 +85,7 @@ def _rating_stage(config: Config, data: Data, model: Any) -> Stage:
 def _click_stage(config: Config, data: Data, model: Any) -> Stage:
     from jaxnet import losses, metrics
     from jaxnet.data import with_negatives
-    from jaxnet.retrieval import as_lists
+    from jaxnet.data.interactions import as_lists
     from jaxnet.training import Supervised
 
     parts = (data.train, data.valid, data.test)

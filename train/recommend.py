@@ -1,14 +1,18 @@
 """Recommend items to users: two towers find candidates, a second network ranks them.
 
-    python -m train.recommend                                      drawn from a known model
-    python -m train.recommend --data movielens --data-dir DIR      MovieLens, a folder or the zip
-    python -m train.recommend --data csv --data-dir FILE           who chose what, of your own
-    python -m train.recommend --help                               all options
+    python -m train.recommend                                  recall@10 0.386, of possible 0.392
+    python -m train.recommend --data movielens --data-dir DIR  MovieLens, a folder or the zip
+    python -m train.recommend --data csv --data-dir FILE       who chose what, of your own
+    python -m train.recommend --help                           all options
 
 The first command needs no download: its data is no real data, but drawn from a two-tower model
 that is known, so that its own recall says what can be reached (`jaxnet.data.drawn`). MovieLens has
 to be fetched by each user (grouplens.org/datasets/movielens); ml-100k, ml-1m, ml-latest and what
 looks like them are read.
+
+Candidates are what a user will probably take next. The second network predicts ratings where there
+are any, which is another question (a film that is liked by those who see it may be seen by few), so
+that its lists find less of what was taken next; otherwise it predicts what is taken, too.
 
 Of each user the last interactions are for testing, those before for validation (by time, or at
 random where no times are known). What the towers recommend is what a user does not have yet, of the
@@ -161,7 +165,7 @@ class Data:
     @property
     def had(self) -> Lists:
         """What each user has before the test."""
-        from jaxnet.retrieval import as_lists
+        from jaxnet.data.interactions import as_lists
 
         return as_lists(self.train, self.valid)
 

@@ -170,9 +170,7 @@ class Interactions:
 
     def of_users(self) -> Lists:
         """The items of each user, in the order of the rows; empty for users without any."""
-        order = np.argsort(self.users, kind="stable")
-        counts = np.bincount(self.users, minlength=len(self.known_users))
-        return Lists(self.items[order].astype(np.int32), np.concatenate([[0], np.cumsum(counts)]))
+        return as_lists(self)
 
     def popularity(self) -> np.ndarray:
         """(items,) how often each item was chosen."""
@@ -183,3 +181,12 @@ class Interactions:
         users = self.known_users.columns(numbered_users)[self.users]
         items = self.known_items.columns()[self.items]
         return Arrays(np.concatenate([users, items], axis=1), labels, name=self.name)
+
+
+def as_lists(data: Interactions, *others: Interactions) -> Lists:
+    """The items of each user in all of these parts of one dataset, in the order of the rows."""
+    users = np.concatenate([part.users for part in (data, *others)])
+    items = np.concatenate([part.items for part in (data, *others)])
+    order = np.argsort(users, kind="stable")
+    counts = np.bincount(users, minlength=len(data.known_users))
+    return Lists(items[order].astype(np.int32), np.concatenate([[0], np.cumsum(counts)]))

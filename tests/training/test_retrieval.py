@@ -11,6 +11,7 @@ import pytest
 
 from jaxnet import Trainer, losses, retrieval
 from jaxnet.data import Arrays, draw_interactions, leave_last_out
+from jaxnet.data.interactions import as_lists
 from jaxnet.errors import InputError
 from jaxnet.training import Retrieval, clip, with_ema
 from models import TwoTower
@@ -88,7 +89,7 @@ def test_learns_and_takes_techniques():
     share = train.popularity() / len(train)
     assert result.history.rows[-1]["val_loss"] < -np.log(share[valid.items]).mean() - 0.02
     vectors = retrieval.tower_vectors(result.model.predict, users.columns(False), items.columns())
-    had = retrieval.as_lists(train, valid)
+    had = as_lists(train, valid)
     found, _ = retrieval.recommend(*vectors, 5, excluded=had)
     by_chance = 5 / (20 - 6)
     assert retrieval.measure(found, test.of_users(), (5,))["recall@5"] > 1.2 * by_chance

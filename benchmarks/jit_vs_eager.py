@@ -32,6 +32,7 @@ from jaxnet import layers, losses
 from models import (
     BERT,
     CNN,
+    GPT2,
     MLP,
     VAE,
     VGG,
@@ -48,8 +49,10 @@ from models import (
     DenseGenerator,
     GoogLeNet,
     LeNet5,
+    Llama,
     Ranker,
     ResNet,
+    Transformer,
     TwoTower,
     ViT,
 )
@@ -98,7 +101,13 @@ LAYERS = {
     "LSTM": Case(layers.LSTM(64), (32, 50, 32)),
     "GRU": Case(layers.GRU(64), (32, 50, 32)),
     "BiLSTM": Case(layers.LSTM(64, bidirectional=True), (32, 50, 32)),
-    "attention": Case(nn.SelfAttention(4), (16, 64, 128)),
+    "attention": Case(layers.MultiHeadAttention(128, 4), (16, 64, 128)),
+    "TransformerBlock": Case(
+        layers.TransformerBlock(
+            partial(layers.MultiHeadAttention, 128, 4), partial(layers.FeedForward, 512)
+        ),
+        (16, 64, 128),
+    ),
 }
 
 MODELS = {
@@ -112,6 +121,9 @@ MODELS = {
     "BERT": Case(BERTMaskedLM(BERT(2_000, 64, 128, 4, 4, 512)), (16, 64), {"train": True}, 2_000),
     "TwoTower": Case(TwoTower((1_000,), (1_000,)), (256, 2), {"train": True}, 1_000),
     "Ranker": Case(Ranker((1_000, 1_000)), (256, 2), {"train": True}, 1_000),
+    "GPT2": Case(GPT2(2_000, 50, 128, 2, 4), (32, 50), {"train": True}, 2_000),
+    "Llama": Case(Llama(2_000, 128, 2, 4, 344, num_kv_heads=2), (32, 50), {"train": True}, 2_000),
+    "Transformer": Case(Transformer(2_000, 128, 2, 4, 512), (32, 50), {"train": True}, 2_000),
     "AlexNet": Case(AlexNet(10, dense=(256, 256)), (8, 64, 64, 3), {"train": True}),
     "VGG11": Case(VGG(11, num_classes=10, dense=(256, 256)), (8, 32, 32, 3), {"train": True}),
     "GoogLeNet": Case(GoogLeNet(10, auxiliary=False), (8, 32, 32, 3), {"train": True}),

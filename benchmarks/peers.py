@@ -1,11 +1,11 @@
 """Side by side: jaxnet, hand-written JAX, Keras 3 on JAX, PyTorch and scikit-learn.
 
-    python -m benchmarks.peers [--race mlp512 mlp300 mlp300_b32 cnn rnn lstm_lm resnet18]
-                               [--rounds 5] [--data-dir DIR]
+    python -m benchmarks.peers [--race mlp512 mlp300 mlp300_b32 cnn rnn lstm_lm transformer
+                               resnet18] [--rounds 5] [--data-dir DIR]
 
-A round is one epoch of shuffled MNIST, or of synthetic texts (`rnn`, `lstm_lm`) or images
-(`resnet18`), with the mean loss and, where the library keeps it, the accuracy. Each library runs in
-several settings, and its fastest is compared with `Trainer.fit`.
+A round is one epoch of shuffled MNIST, or of synthetic texts (`rnn`, `lstm_lm`, `transformer`) or
+images (`resnet18`), with the mean loss and, where the library keeps it, the accuracy. Each library
+runs in several settings, and its fastest is compared with `Trainer.fit`.
 All run on the CPU. scikit-learn has no rmsprop and trains `mlp512` with adam.
 """
 
@@ -23,7 +23,7 @@ from benchmarks import race, report
 from benchmarks.race import Contender, Entry, Race
 from benchmarks.workloads import WORKLOADS, Workload
 
-Name = Literal["mlp512", "mlp300", "mlp300_b32", "cnn", "rnn", "lstm_lm", "resnet18"]
+Name = Literal["mlp512", "mlp300", "mlp300_b32", "cnn", "rnn", "lstm_lm", "transformer", "resnet18"]
 
 # How many times longer than jaxnet's a library's epoch has to take.
 BARS: dict[str, dict[str, float]] = {
@@ -35,6 +35,7 @@ BARS: dict[str, dict[str, float]] = {
         "cnn": 2.0,
         "rnn": 1.3,
         "lstm_lm": 1.3,
+        "transformer": 1.3,
         "resnet18": 1.05,
     },
     "torch": {
@@ -44,6 +45,7 @@ BARS: dict[str, dict[str, float]] = {
         "cnn": 1.0,
         "rnn": 2.0,
         "lstm_lm": 0.85,
+        "transformer": 0.9,
     },
     "sklearn": dict.fromkeys(("mlp512", "mlp300", "mlp300_b32"), 2.0),
 }
@@ -63,6 +65,7 @@ class Options:
         "cnn",
         "rnn",
         "lstm_lm",
+        "transformer",
         "resnet18",
     )
     """Which networks to train."""
@@ -104,6 +107,13 @@ def _raw_jax(workload: Workload) -> list[Contender]:
         settings = [("step", "plain"), ("step", "im2col"), ("fori", "im2col")]
         forms = [{"loop": loop, "form": form} for loop, form in settings]
         return [_contender("raw_jax", "raw_resnet", form, _ON_CPU) for form in forms]
+    if workload.blocks:
+        forms = [
+            {"loop": loop, "form": form}
+            for loop in ("fori", "step")
+            for form in ("heads", "einsum")
+        ]
+        return [_contender("raw_jax", "raw_transformer", form, _ON_CPU) for form in forms]
     settings = [("fori", "uint8"), ("fori", "float32"), ("scan", "uint8")]
     forms = [{"loop": loop, "data": data} for loop, data in settings]
     if workload.convolutional:
@@ -133,6 +143,7 @@ def _keras() -> list[Contender]:
 def _torch(workload: Workload) -> list[Contender]:
     optimizers = ("foreach",) if workload.optimizer == "rmsprop" else ("fused", "foreach")
     layouts = ("channels_last", "contiguous") if workload.convolutional else ("contiguous",)
+    layouts = ("fused_qkv", "own") if workload.blocks else layouts
     return [
         _contender(
             "torch",

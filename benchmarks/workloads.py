@@ -25,7 +25,9 @@ class Workload:
     recurrent layer (tanh) of width `hidden`, whose last state goes to the last Dense layer. With
     `next_token` it is a language model: the layer is an LSTM, and each of its states goes to a
     Dense layer with an output for each word of the vocabulary. A residual one is the ResNet-18 for
-    ImageNet on 32x32x3 images.
+    ImageNet on 32x32x3 images. One with `blocks` is a transformer encoder of `length` words:
+    embeddings of width `embedding` and learned positions, blocks normalised before with `heads` and
+    a feed-forward network (exact GELU) of width `hidden`, and the mean over the words.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Workload:
     embedding: int = 0
     next_token: bool = False
     residual: bool = False
+    blocks: int = 0
+    heads: int = 0
 
     @property
     def recurrent(self) -> bool:
@@ -88,6 +92,19 @@ WORKLOADS = {
             length=50,
             embedding=128,
             next_token=True,
+        ),
+        Workload(
+            "transformer",
+            (1024,),
+            "adam",
+            16,
+            examples=40 * 16,
+            learning_rate=1e-4,
+            vocabulary=2_000,
+            length=128,
+            embedding=256,
+            blocks=4,
+            heads=8,
         ),
         Workload("resnet18", (), "adam", 32, examples=60 * 32, residual=True),
     )
@@ -157,7 +174,9 @@ class Contestant:
 def load(workload: Workload, data_dir: Path | None) -> Data:
     """What the workload trains on: synthetic texts, or images as `load_images` finds them."""
     if workload.recurrent or workload.residual:
-        return synthetic(workload, workload.examples, 200 if workload.next_token else 2_000)
+        return synthetic(
+            workload, workload.examples, 200 if workload.next_token or workload.blocks else 2_000
+        )
     return load_images(data_dir)
 
 

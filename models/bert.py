@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from jaxnet.layers.tokens import check_tokens
 
 # Section 3 of the paper: `BERT(**SIZES["large"])`. With the pooler they have 109,482,240 and
 # 335,141,888 parameters. The small ones are of Turc et al. 2019, table 1.
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"num_layers": 2, "features": 128, "num_heads": 2, "hidden": 512},
     "mini": {"num_layers": 4, "features": 256, "num_heads": 4, "hidden": 1024},
     "small": {"num_layers": 4, "features": 512, "num_heads": 8, "hidden": 2048},

@@ -28,7 +28,7 @@ from jaxnet.layers.tokens import check_tokens
 
 # Table 2 of the paper: `GPT2(**SIZES["medium"])`. The paper counts the parameters wrongly, as its
 # authors say; these have 124,439,808, 354,823,168, 774,030,080 and 1,557,611,200.
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "small": {"num_layers": 12, "features": 768, "num_heads": 12},
     "medium": {"num_layers": 24, "features": 1024, "num_heads": 16},
     "large": {"num_layers": 36, "features": 1280, "num_heads": 20},

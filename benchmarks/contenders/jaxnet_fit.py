@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -10,13 +11,41 @@ import jax
 from benchmarks.workloads import CLASSES, Contestant, Data, Workload
 from jaxnet import losses, metrics, optimizers
 from jaxnet.data import Arrays, Scale
-from jaxnet.layers import SimpleRNN
+from jaxnet.layers import (
+    FeedForward,
+    LearnedPositions,
+    MultiHeadAttention,
+    SimpleRNN,
+    Stack,
+    TransformerBlock,
+)
 from jaxnet.training import FitResult, Supervised, Trainer
 from jaxnet.training.task import identity
 from models.cnn import CNN
 from models.language import RecurrentLM
 from models.mlp import MLP
 from models.resnet import ResNet
+
+
+class EncoderClassifier(nn.Module):
+    """`(batch, time)` words to logits, by the mean of a transformer encoder's outputs."""
+
+    workload: Workload
+
+    @nn.compact
+    def __call__(self, words: jax.Array, train: bool = False) -> jax.Array:
+        width, (hidden,) = self.workload.embedding, self.workload.hidden
+        norm = partial(nn.LayerNorm, epsilon=1e-5)
+        block = partial(
+            TransformerBlock,
+            attention=partial(MultiHeadAttention, width, self.workload.heads),
+            feed_forward=partial(FeedForward, hidden),
+            norm=norm,
+        )
+        x = nn.Embed(self.workload.vocabulary, width)(words)
+        x = LearnedPositions(self.workload.length)(x)
+        x = norm()(Stack(block, self.workload.blocks)(x, train=train))
+        return nn.Dense(CLASSES)(x.mean(axis=1))
 
 
 class TextClassifier(nn.Module):
@@ -70,6 +99,8 @@ def _model(workload: Workload) -> nn.Module:
     if workload.next_token:
         (features,) = workload.hidden
         return RecurrentLM(workload.vocabulary, "lstm", workload.embedding, features)
+    if workload.blocks:
+        return EncoderClassifier(workload)
     if workload.recurrent:
         return TextClassifier(workload.vocabulary, workload.embedding, *workload.hidden)
     if workload.residual:

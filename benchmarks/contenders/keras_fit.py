@@ -14,6 +14,7 @@ import numpy as np
 from keras import layers
 
 from benchmarks.contenders.keras_resnet import resnet18
+from benchmarks.contenders.keras_transformer import encoder
 from benchmarks.workloads import CLASSES, Contestant, Data, Workload
 
 # Keras declares `verbose` a string; 0 is its documented way to say nothing.
@@ -55,6 +56,8 @@ def setup(workload: Workload, data: Data, options: Mapping[str, str]) -> Contest
 
 
 def _model(workload: Workload) -> keras.Model:
+    if workload.blocks:
+        return encoder(workload)
     if workload.next_token:
         return keras.Sequential(
             [

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from benchmarks.contenders.torch_resnet import ResNet18
+from benchmarks.contenders.torch_transformer import Encoder
 from benchmarks.report import cores
 from benchmarks.workloads import CLASSES, PIXELS, Contestant, Data, Workload
 
@@ -27,7 +28,7 @@ def setup(workload: Workload, data: Data, options: Mapping[str, str]) -> Contest
     examples = data.shaped(workload, scale=True)
     inputs, test_inputs = _tensor(examples.inputs), _tensor(examples.test_inputs)
     labels, test_labels = torch.tensor(examples.labels).long(), torch.tensor(examples.test_labels)
-    model = _model(workload)
+    model = Encoder(workload, options["layout"]) if workload.blocks else _model(workload)
     if options.get("layout") == "channels_last":
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore
         inputs = inputs.to(memory_format=torch.channels_last)

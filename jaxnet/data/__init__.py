@@ -23,6 +23,10 @@ from jaxnet.data.order import batches as batches
 from jaxnet.data.order import epoch_order as epoch_order
 from jaxnet.data.order import steps_per_epoch as steps_per_epoch
 from jaxnet.data.originals import download_original as download_original
+from jaxnet.data.parallel import ParallelTexts as ParallelTexts
+from jaxnet.data.parallel import load_cldr as load_cldr
+from jaxnet.data.parallel import parallel_folder as parallel_folder
+from jaxnet.data.parallel import read_parallel as read_parallel
 from jaxnet.data.prose import load_docstrings as load_docstrings
 from jaxnet.data.prose import load_python_reference as load_python_reference
 from jaxnet.data.records import Records as Records

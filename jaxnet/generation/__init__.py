@@ -17,3 +17,6 @@ from jaxnet.generation.samplers import top_k as top_k
 from jaxnet.generation.samplers import top_p as top_p
 from jaxnet.generation.texts import Samples as Samples
 from jaxnet.generation.texts import generate_texts as generate_texts
+from jaxnet.generation.translation import Translations as Translations
+from jaxnet.generation.translation import translate as translate
+from jaxnet.generation.translation import translation_attention as translation_attention

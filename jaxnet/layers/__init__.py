@@ -36,6 +36,7 @@ from flax.linen import RMSNorm as RMSNorm
 from .activations import maxout as maxout
 from .attention import MultiHeadAttention as MultiHeadAttention
 from .attention import attention as attention
+from .attention import attention_maps as attention_maps
 from .attention import attention_weights as attention_weights
 from .attention import causal_mask as causal_mask
 from .convolution import Conv as Conv

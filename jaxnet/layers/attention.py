@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax import traverse_util
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxnet.errors import InputError, UsageError
@@ -277,3 +278,28 @@ class MultiHeadAttention(nn.Module):
         weights = self.drop(weights, deterministic=not train)
         y = weighted_values(weights, memory.value).swapaxes(1, 2)
         return self.out(y.reshape(*y.shape[:2], -1))
+
+
+def attention_maps(
+    module: nn.Module, variables: Any, *inputs: Any, **options: Any
+) -> dict[str, jax.Array]:
+    """What every head of a network attends to.
+
+    Args:
+        module: a Linen module with `MultiHeadAttention` in it.
+        variables: its weights.
+        inputs: what it is called with.
+        options: likewise, by name.
+
+    Returns:
+        `(batch, heads, time, source)` by the path of the attention: `"stack/blocks_0/..."`.
+
+    Example:
+        >>> layer, x = MultiHeadAttention(16, num_heads=4), jnp.ones((2, 5, 16))
+        >>> maps = attention_maps(layer, layer.init(jax.random.key(0), x), x)
+        >>> {path: weights.shape for path, weights in maps.items()}
+        {'': (2, 4, 5, 5)}
+    """
+    state = module.apply(variables, *inputs, mutable=["intermediates"], **options)[1]
+    flat: Any = traverse_util.flatten_dict(cast(Any, state)["intermediates"])
+    return {"/".join(path[:-1]): leaf[0] for path, leaf in flat.items() if path[-1] == "weights"}

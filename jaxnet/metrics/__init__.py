@@ -52,6 +52,7 @@ from jaxnet.metrics.curves import roc_auc_of as roc_auc_of
 from jaxnet.metrics.curves import roc_curves as roc_curves
 from jaxnet.metrics.language import BleuCounts as BleuCounts
 from jaxnet.metrics.language import bleu as bleu
+from jaxnet.metrics.language import mteval_words as mteval_words
 from jaxnet.metrics.language import perplexity as perplexity
 from jaxnet.metrics.ranking import average_precision as average_precision
 from jaxnet.metrics.ranking import roc_auc as roc_auc

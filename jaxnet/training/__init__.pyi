@@ -16,6 +16,7 @@ from .targets import scaled_target as scaled_target
 from .task import GradientTask as GradientTask
 from .task import Supervised as Supervised
 from .task import Task as Task
+from .teacher_forcing import TeacherForcing as TeacherForcing
 from .trainer import FitResult as FitResult
 from .trainer import Trained as Trained
 from .trainer import Trainer as Trainer

@@ -56,7 +56,8 @@ def as_network(model: nn.Module | Network, method: str = "__call__") -> Network:
     """A Linen module, or a `Network` of your own, as a `Network`.
 
     Args:
-        model: a Linen module whose `__call__` takes `(inputs)` or `(inputs, train=...)`. Its method
+        model: a Linen module whose `__call__` takes `(inputs)` or `(inputs, train=...)`; inputs
+            that are a tuple become the first arguments one by one. Its method
             `check_inputs(inputs)`, if it has one, becomes that of the network.
 
         method: the module's method that `apply` calls.
@@ -135,16 +136,22 @@ def _from_linen(module: nn.Module, method: str) -> Network:
         return {**train_option(module, train, method), "method": method}
 
     def init(key: jax.Array, inputs: jax.Array) -> Variables:
-        return module.init({"params": key}, inputs, **options(False))
+        return module.init({"params": key}, *_arguments(inputs), **options(False))
 
     def apply(
         variables: Variables, inputs: jax.Array, train: bool, key: jax.Array | None
     ) -> tuple[PyTree, Variables]:
         if not train:
-            return module.apply(variables, inputs, **options(False)), _others(variables)
+            return module.apply(variables, *_arguments(inputs), **options(False)), _others(
+                variables
+            )
         mutable = list(_others(variables))
         outputs, collections = module.apply(
-            variables, inputs, **options(True), rngs={"dropout": cast(Any, key)}, mutable=mutable
+            variables,
+            *_arguments(inputs),
+            **options(True),
+            rngs={"dropout": cast(Any, key)},
+            mutable=mutable,
         )
         return outputs, collections
 
@@ -169,6 +176,10 @@ def _from_linen(module: nn.Module, method: str) -> Network:
 
     check_inputs = getattr(module, "check_inputs", takes_all)
     return Network(init, apply, layers, module, check_inputs=check_inputs)
+
+
+def _arguments(inputs: PyTree) -> tuple[PyTree, ...]:
+    return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
 def _others(variables: Variables) -> Variables:

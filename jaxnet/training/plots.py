@@ -289,23 +289,28 @@ def plot_plane(
     save(figure, path)
 
 
-def plot_attention(weights: np.ndarray, tokens: Sequence[str], path: Path) -> None:
+def plot_attention(
+    weights: np.ndarray, tokens: Sequence[str], path: Path, sources: Sequence[str] | None = None
+) -> None:
     """Draw who attends to whom: a row of pictures for each layer, one for each head.
 
     Args:
-        weights: (layers, heads, n, n), a row of each picture for each token that attends.
-        tokens: what to write at the axes, n of them.
+        weights: (layers, heads, n, m), a row of each picture for each token that attends.
+        tokens: the tokens that attend, n of them.
         path: the picture to write.
+        sources: the tokens that are attended to, m of them; by default the same.
     """
     from matplotlib.figure import Figure
 
-    layers, heads, n, _ = weights.shape
-    figure = Figure(figsize=(0.6 + 3.0 * heads, 0.6 + 3.0 * layers), layout="constrained")
+    sources = tokens if sources is None else sources
+    layers, heads, n, m = weights.shape
+    size = (0.6 + 3.0 * heads, 0.6 + 3.0 * layers * max(1, n / m))
+    figure = Figure(figsize=size, layout="constrained")
     for layer, head in product(range(layers), range(heads)):
         axes = figure.add_subplot(layers, heads, layer * heads + head + 1)
         axes.imshow(weights[layer, head], cmap="viridis", vmin=0, vmax=float(weights.max()))
         axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=8)
-        axes.set_xticks(range(n), tokens if layer == layers - 1 else [""] * n, rotation=90)
+        axes.set_xticks(range(m), sources if layer == layers - 1 else [""] * m, rotation=90)
         axes.set_yticks(range(n), tokens if head == 0 else [""] * n)
         axes.tick_params(labelsize=5, length=0)
     save(figure, path)

@@ -281,9 +281,13 @@ class Supervised(GradientTask):
         """The model as pure functions."""
         return as_network(self.model)
 
+    def network_inputs(self, batch: Batch) -> Any:
+        """What the network is called with; a tuple for a module that takes several arrays."""
+        return self.preprocess(batch["inputs"])
+
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
-        """The state before the first step; shapes come from `batch["inputs"]`."""
-        variables = dict(self.network.init(stream(key, "params"), self.preprocess(batch["inputs"])))
+        """The state before the first step; shapes come from `network_inputs`."""
+        variables = dict(self.network.init(stream(key, "params"), self.network_inputs(batch)))
         params = variables.pop("params", {})
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -390,7 +394,7 @@ class Supervised(GradientTask):
     def diagnose(self, state: TrainState, batch: Batch) -> str:
         """The first layer, or the first gradient, that isn't finite when `batch` is replayed."""
         key = stream(state.key, "objective", state.step)
-        inputs = self.preprocess(batch["inputs"])
+        inputs = self.network_inputs(batch)
         variables = {"params": state.params, **state.collections}
         layers = self.network.layers(variables, inputs, key)
         loss, _ = self.objective(state.params, state.collections, batch, key)
@@ -402,7 +406,7 @@ class Supervised(GradientTask):
 
     def _forward(self, params, collections, batch, train, key):
         variables = {"params": params, **collections}
-        return self.network.apply(variables, self.preprocess(batch["inputs"]), train, key)
+        return self.network.apply(variables, self.network_inputs(batch), train, key)
 
     def _metrics(self, metrics, losses, outputs, labels, weights):
         reported = {name: metric(outputs, labels, weights) for name, metric in metrics.items()}

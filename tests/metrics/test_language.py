@@ -148,3 +148,25 @@ def test_perplexity_of_an_impossible_token_is_nan_and_of_hopeless_text_infinite(
     logits[..., 0] = 1e4
     assert metrics.perplexity(logits, np.array([[1, 1]]), ones).compute() == np.inf
     assert np.isnan(metrics.perplexity(logits, np.array([[1, 1]]), 0 * ones).compute())
+
+
+def test_words_and_scores_are_those_of_sacrebleu():
+    sacrebleu = pytest.importorskip("sacrebleu", reason="needs the extra [parity]")
+    texts = [
+        "It's 3.5 m, (about) 4-year-old.",
+        'He said: "1,000.5 & more" - e.g. A/B [x] {y} <z> 5-6 €.',
+        "&quot;Hm&quot;, 3. ,5 a.b a,b 7-",
+        "Ein Mann mit einem orangefarbenen Hut, der etwas anstarrt.",
+    ]
+    words = [metrics.mteval_words(text) for text in texts]
+    for text, got in zip(texts, words, strict=True):
+        tokenize = sacrebleu.metrics.BLEU().tokenizer
+        assert got == tokenize(text).split()
+    candidates = [" ".join(text.split()[:-1]) for text in texts]
+    want = sacrebleu.corpus_bleu(candidates, [texts]).score
+    got = metrics.bleu(
+        [metrics.mteval_words(text) for text in candidates],
+        [[one] for one in words],
+        smoothing="exp",
+    )
+    assert 100 * got.compute() == pytest.approx(want)

@@ -1,0 +1,54 @@
+"""Translations in batches, and what the network looks at."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet.data import fit_tokenizer
+from jaxnet.data.tokens import END, START
+from jaxnet.generation import ModuleStep, beam_search, translate, translation_attention
+from jaxnet.training.plots import plot_attention
+from models import Transformer
+
+TEXTS = ["a red hat", "two men", "a dog runs over the green grass and barks", "a hat"]
+TOKENIZER = fit_tokenizer(TEXTS, "bpe", 280)
+
+
+@pytest.fixture(scope="module")
+def made():
+    model = Transformer(TOKENIZER.vocab_size, 16, 1, 2, 32, pre_norm=True)
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    return model, jax.jit(model.init)(jax.random.key(0), tokens, tokens)
+
+
+@pytest.mark.slow
+def test_each_text_is_translated_as_if_it_were_alone(made):
+    model, variables = made
+    got = translate(model, variables, TOKENIZER, TEXTS, 6, beams=2)
+    for text, translation in zip(TEXTS[:2], got, strict=False):
+        source = TOKENIZER.encode_batch([text], end=True)
+        start = np.array([[TOKENIZER.id_of(START)]], np.int32)
+        cache = model.apply(variables, jnp.asarray(source), 7, method="start")
+        want = beam_search(
+            ModuleStep(model, "decode"),
+            variables,
+            start,
+            6,
+            beams=2,
+            end=TOKENIZER.id_of(END),
+            cache=cache,
+        )
+        assert translation == TOKENIZER.decode(want.texts()[0]).strip()
+
+
+def test_what_the_decoder_looks_at_is_drawn(made, tmp_path):
+    model, variables = made
+    weights, rows, columns = translation_attention(model, variables, TOKENIZER, *TEXTS[:2])
+    assert weights.shape == (1, 2, len(rows), len(columns))
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
+    assert rows[-1] == columns[-1] == "[END]"
+    plot_attention(weights, rows, tmp_path / "attention.png", sources=columns)
+    assert (tmp_path / "attention.png").stat().st_size > 1000

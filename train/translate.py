@@ -1,0 +1,252 @@
+"""Train an encoder-decoder to translate, or to write one text from another in any other way.
+
+    python -m train.translate                                   dates and money, to German
+    python -m train.translate --data folder --data-dir DIR      train.en, train.de, val.*, test*.*
+    python -m train.translate --data files --texts.source A --texts.target B    line by line
+    python -m train.translate --help                            all options
+
+Without data of your own it learns to write dates, amounts of money and of time, and countries in
+German: what the package babel makes of the Unicode Common Locale Data Repository (Unicode License
+v3). After each epoch a few translations of validation texts are printed and added to samples.txt.
+At the end translations.tsv has those of the test texts, which BLEU compares with the references in
+the way of sacrebleu's default, and attention.png shows what the decoder looks at.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxnet import cli, run_folder
+from jaxnet.config import from_command_line
+from jaxnet.errors import UsageError
+from jaxnet.names import lookup
+from jaxnet.recipe import Optimizer, Run, Techniques
+
+if TYPE_CHECKING:
+    import flax.linen as nn
+
+    from jaxnet.data import Arrays, ParallelTexts, Tokenizer
+
+    Parts = tuple[ParallelTexts, ParallelTexts, ParallelTexts]
+
+PROGRAM = "python -m train.translate"
+# Of the validation texts, how many are translated after each epoch.
+SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What the network reads and writes."""
+
+    languages: tuple[str, str] = ("en", "de")
+    """cldr, folder: from which language to which"""
+    source: Path | None = None
+    """files: the texts to read, one on each line"""
+    target: Path | None = None
+    """files: the texts to write"""
+    vocab_size: int = 1000
+    """the most tokens that are told apart, in both languages together"""
+    length: int = 40
+    """the most tokens of a text in training; longer ones are left out"""
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network's size, in the terms of the paper (table 3)."""
+
+    features: int = 128
+    """the width of a token, d_model"""
+    num_layers: int = 2
+    """the blocks of the encoder, and of the decoder, N"""
+    num_heads: int = 4
+    """the heads of attention, h"""
+    hidden: int = 512
+    """the width of the feed-forward networks, d_ff"""
+    dropout: float = 0.1
+    """the share of units left out in training, P_drop"""
+    pre_norm: bool = True
+    """normalise before each part and not after it"""
+
+
+@dataclass(frozen=True)
+class Config(Run):
+    """Train an encoder-decoder, and leave a run folder with translations and the network."""
+
+    data: str = "cldr"
+    """cldr, folder or files"""
+    data_dir: Path | None = None
+    """folder: where the files lie"""
+    epochs: int = 10
+    """how often to go through the training texts, at most"""
+    batch_size: int = 64
+    """texts a step"""
+    learning_rate: float = 2e-3
+    """the largest learning rate"""
+    label_smoothing: float = 0.1
+    """the share of the probability that is spread over all tokens in the loss"""
+    beams: int = 4
+    """how many translations are followed at a time in the search for the best"""
+    optimizer: Optimizer = Optimizer(schedule="one_cycle")
+    techniques: Techniques = Techniques(clip=1.0)
+    texts: Texts = Texts()
+    network: Network = Network()
+
+
+def _cldr(config: Config) -> Parts:
+    from jaxnet.data import load_cldr, split
+
+    texts = load_cldr(languages=config.texts.languages)
+    train, valid, test = split(texts, (0.9, 0.05, 0.05), seed=config.seed)
+    return train, valid, test
+
+
+def _folder(config: Config) -> Parts:
+    from jaxnet.data import parallel_folder
+
+    if config.data_dir is None:
+        raise UsageError("--data folder needs --data-dir, the folder with train.*, val.* and test*")
+    return parallel_folder(config.data_dir, config.texts.languages)
+
+
+def _files(config: Config) -> Parts:
+    from jaxnet.data import read_parallel, split
+
+    if config.texts.source is None or config.texts.target is None:
+        raise UsageError("--data files needs --texts.source and --texts.target")
+    texts = read_parallel(config.texts.source, config.texts.target)
+    train, valid, test = split(texts, (0.9, 0.05, 0.05), seed=config.seed)
+    return train, valid, test
+
+
+DATA: Mapping[str, Callable[[Config], Parts]] = {
+    "cldr": _cldr,
+    "folder": _folder,
+    "files": _files,
+}
+
+
+def train(config: Config) -> int:
+    """Train as configured, and write the run folder."""
+    read = lookup(config.data, DATA, "data")
+    folder = config.run_dir or Path("runs") / f"{config.data}-translate-seed{config.seed}"
+    config = replace(config, run_dir=folder)
+
+    from jaxnet import losses, metrics
+    from jaxnet.data import fit_tokenizer
+    from jaxnet.data.tokens import START
+    from jaxnet.generation import Translations
+    from jaxnet.training import TeacherForcing
+
+    train, valid, test = read(config)
+    sides = [*train.source, *train.target]
+    tokenizer = fit_tokenizer(sides, "bpe", config.texts.vocab_size)
+    model = _model(config, tokenizer.vocab_size)
+    learnt, watched = _arrays(config, tokenizer, (train, valid))
+    task = TeacherForcing(
+        model,
+        losses.masked(
+            partial(losses.cross_entropy, label_smoothing=config.label_smoothing), ignored=0
+        ),
+        config.optimizer_for(len(learnt)),
+        eval_metrics={"accuracy": metrics.masked(metrics.accuracy, ignored=0)},
+        start=tokenizer.id_of(START),
+    )
+    shown = valid.source[:SAMPLES], valid.target[:SAMPLES]
+    samples = Translations(folder, model, tokenizer, *shown)
+    result = run_folder.fit(folder, config, task, learnt, watched, callbacks=[samples])
+    if result is None:
+        return cli.PREEMPTED
+    variables = {"params": result.state.params, **result.state.collections}
+    bleu = _report(config, folder, model, variables, tokenizer, test)
+    tokenizer.save(folder / "tokenizer.json")
+    run_folder.finish(folder, result, {"bleu": bleu})
+    return cli.DONE
+
+
+def _model(config: Config, vocab_size: int) -> nn.Module:
+    from models import Transformer
+
+    network = config.network
+    return Transformer(
+        vocab_size,
+        network.features,
+        network.num_layers,
+        network.num_heads,
+        network.hidden,
+        network.dropout,
+        network.pre_norm,
+    )
+
+
+def _arrays(
+    config: Config, tokenizer: Tokenizer, parts: tuple[ParallelTexts, ...]
+) -> tuple[Arrays, ...]:
+    """Tokens of the texts that aren't too long, no wider than needed; each token counts alike."""
+    import numpy as np
+
+    from jaxnet.data import Arrays
+    from jaxnet.errors import InputError
+    from jaxnet.losses import position_counts
+
+    kept = []
+    for texts in parts:
+        sides = [tokenizer.encode_batch(side, end=True) for side in (texts.source, texts.target)]
+        lengths = np.maximum(*((side > 0).sum(axis=1) for side in sides))
+        fit = lengths <= config.texts.length
+        if not fit.any():
+            raise InputError(
+                f"{texts.name}: all texts have more than {config.texts.length} tokens; allow more "
+                "with --texts.length"
+            )
+        kept.append((texts.name, lengths[fit].max(), [side[fit] for side in sides]))
+    width = max(longest for _, longest, _ in kept)
+
+    def cut(tokens: np.ndarray) -> np.ndarray:
+        return np.pad(tokens, ((0, 0), (0, max(0, width - tokens.shape[1]))))[:, :width]
+
+    return tuple(
+        Arrays(cut(source), cut(target), position_counts(cut(target), ignored=0), name=name)
+        for name, _, (source, target) in kept
+    )
+
+
+def _report(
+    config: Config,
+    folder: Path,
+    model: nn.Module,
+    variables: Any,
+    tokenizer: Tokenizer,
+    test: ParallelTexts,
+) -> float:
+    """Translate the test texts, write them and a picture of attention; their BLEU, 0 to 100."""
+    from jaxnet import metrics
+    from jaxnet.files import write_atomically
+    from jaxnet.generation import translate, translation_attention
+    from jaxnet.training.plots import plot_attention
+
+    made = translate(model, variables, tokenizer, test.source, beams=config.beams)
+    with write_atomically(folder / "translations.tsv") as file:
+        for row in zip(test.source, made, test.target, strict=True):
+            file.write("\t".join(row) + "\n")
+    first = next((i for i, text in enumerate(made) if text), None)
+    if first is not None:
+        texts = test.source[first], made[first]
+        weights, written, read = translation_attention(model, variables, tokenizer, *texts)
+        plot_attention(weights, written, folder / "attention.png", sources=read)
+    references = [[metrics.mteval_words(text)] for text in test.target]
+    candidates = [metrics.mteval_words(text) for text in made]
+    return 100 * float(metrics.bleu(candidates, references, smoothing="exp").compute())
+
+
+def main() -> int:
+    """The command."""
+    return cli.run(lambda: train(from_command_line(Config, sys.argv[1:], PROGRAM)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,6 +15,9 @@ import jax
 import jaxtyping
 import pytest
 
+# Doctests leave their last value in `builtins._`, and a list there breaks tyro's import.
+import tyro  # noqa: F401
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

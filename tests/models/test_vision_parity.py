@@ -9,6 +9,7 @@ import pytest
 from models import VGG, AlexNet, GoogLeNet, ResNet, ViT
 from tests.models.torch_twin import (
     assert_near,
+    assert_same_outputs,
     assert_same_results,
     assert_twins,
     copied,
@@ -78,10 +79,15 @@ def test_googlenets_heads_in_training():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("depth", "size"), [(18, (32, 45)), (50, (33, 48))])
-def test_resnet(depth, size):
-    theirs = getattr(torchvision().models, f"resnet{depth}")(num_classes=7)
-    assert_twins(randomized(theirs), ResNet(depth, num_classes=7), random_images(2, *size, 3))
+def test_resnet():
+    theirs = randomized(torchvision().models.resnet18(num_classes=7))
+    assert_twins(theirs, ResNet(18, num_classes=7), random_images(2, 32, 45, 3))
+
+
+@pytest.mark.slow
+def test_resnet_of_bottlenecks():
+    theirs = randomized(torchvision().models.resnet50(num_classes=7))
+    assert_same_outputs(theirs, ResNet(50, num_classes=7), random_images(2, 33, 48, 3))
 
 
 def vit_variables(theirs, width):

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from .torch_twin import torchvision
+
 Params = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 
@@ -17,14 +19,7 @@ Arrays = dict[str, np.ndarray]
 def transformers() -> Any:
     """The library, which must not ask the network for anything."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    torch = pytest.importorskip("torch", reason="needs the extra [parity]")
-    if not hasattr(torch.ops.torchvision, "nms"):
-        # transformers imports torchvision, and that of the package index is built for CUDA: beside
-        # a torch for the CPU its import fails where it describes operators of its own.
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-        library.define("qnms(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-        torch.torchvision_operators = library  # which undefines them when it goes
+    torchvision()  # which transformers imports, and which needs help beside a torch for the CPU
     return pytest.importorskip("transformers", reason="needs the extra [parity]")
 
 

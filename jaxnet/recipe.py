@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from jaxnet.data import Table
     from jaxnet.data.augmentation import Augmentation
+    from jaxnet.data.image_sets import ImageParts
     from jaxnet.data.tables import Kind, TargetKind
     from jaxnet.training.task import Task
 
@@ -320,6 +321,45 @@ class Run:
         """The optimizer of a run over so many training examples."""
         steps = self.epochs * -(-examples // self.batch_size)
         return self.optimizer.build(self.learning_rate, steps)
+
+
+@dataclass(frozen=True)
+class ImageRun(Run):
+    """A run over images whose classes don't matter."""
+
+    data: str = "digits"
+    """digits, mnist, fashion_mnist, cifar10, cifar100, or folder for images of your own in a
+    sub-folder for each class"""
+    data_dir: Path | None = None
+    """the folder of the data's files; by default the original images are downloaded"""
+    image_size: int | None = None
+    """folder: height and width to which images are resized, if they aren't all of one size"""
+
+    def read(self) -> ImageParts:
+        """The images; errors are those of `jaxnet.data.image_sets.read_images`."""
+        from jaxnet.data.image_sets import read_images
+
+        return read_images(self.data, self.data_dir, self.image_size, self.seed)
+
+
+@dataclass(frozen=True)
+class ProseRun(Run):
+    """A run over one long text."""
+
+    data: str = "python"
+    """python, the language reference, or text for a file of your own"""
+    data_dir: Path | None = None
+    """the text file"""
+
+    def read(self, *cuts: float) -> tuple[str, ...]:
+        """The text in parts; errors are those of `jaxnet.data.prose.read_prose` and `cut`.
+
+        Args:
+            cuts: the shares of the text after which it is cut, in their order.
+        """
+        from jaxnet.data.prose import cut, read_prose
+
+        return cut(read_prose(self.data, self.data_dir), *cuts)
 
 
 @dataclass(frozen=True)

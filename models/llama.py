@@ -112,18 +112,7 @@ class Llama(nn.Module):
         cache: Cache | None = None,
         train: bool = False,
     ) -> Any:
-        """Logits `(batch, time, vocab_size)` of `(batch, time)` tokens.
-
-        Args:
-            tokens: `(batch, time)` int32.
-            mask: bool `(batch, time)`, False where a token is padding; None if all are real.
-                Padding after a text needs no mask: no token sees those that come later.
-            cache: what an earlier call, or `init_cache`, returned: `tokens` go on from there.
-            train: whether dropout acts; it draws from the random stream `"dropout"`.
-
-        Returns:
-            The logits or, with a cache, a pair of the logits and the next cache.
-        """
+        """Logits `(batch, time, vocab_size)`; arguments and result are those of `GPT2`'s call."""
         x = self.embed(tokens)
         if cache is None:
             positions = None if mask is None else token_positions(mask)

@@ -26,7 +26,7 @@ from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
 from jaxnet.errors import UsageError
 from jaxnet.names import lookup
-from jaxnet.recipe import Augment, Run
+from jaxnet.recipe import Augment, ImageRun
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -69,16 +69,9 @@ class Variation:
 
 
 @dataclass(frozen=True)
-class Config(Run):
+class Config(ImageRun):
     """Train an autoencoder, and leave pictures of what it makes."""
 
-    data: str = "digits"
-    """digits, mnist, fashion_mnist, cifar10, cifar100, or folder for images of your own in a
-    sub-folder for each class"""
-    data_dir: Path | None = None
-    """the folder of the data's files; by default the original images are downloaded"""
-    image_size: int | None = None
-    """folder: height and width to which images are resized, if they aren't all of one size"""
     model: str | None = None
     """dense, conv, vae or conv_vae; by default dense"""
     latent: int | None = None
@@ -141,11 +134,10 @@ def train(config: Config) -> int:
     import numpy as np
 
     from jaxnet.data import sample
-    from jaxnet.data.image_sets import read_images
     from jaxnet.training.pictures import Samples
     from jaxnet.training.programs import compiled
 
-    parts = read_images(config.data, config.data_dir, config.image_size, config.seed)
+    parts = config.read()
     task = _task(config, build, parts.train)
     test = sample(parts.test, PLACED)
     draw = compiled(lambda state: _rows(config, task, state, test.inputs[:SHOWN]))

@@ -26,7 +26,7 @@ from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
 from jaxnet.errors import UsageError
 from jaxnet.names import lookup
-from jaxnet.recipe import Optimizer, Run
+from jaxnet.recipe import ImageRun, Optimizer
 from jaxnet.training.early_stopping import LAST_STEP, EarlyStopping
 
 if TYPE_CHECKING:
@@ -82,16 +82,9 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Config(Run):
+class Config(ImageRun):
     """Train a generative adversarial network, and leave pictures of what it makes."""
 
-    data: str = "digits"
-    """digits, mnist, fashion_mnist, cifar10, cifar100, or folder for images of your own in a
-    sub-folder for each class"""
-    data_dir: Path | None = None
-    """the folder of the data's files; by default the original images are downloaded"""
-    image_size: int | None = None
-    """folder: height and width to which images are resized, if they aren't all of one size"""
     model: str | None = None
     """dense, dcgan or wgan_gp; by default dcgan"""
     epochs: int = 80
@@ -167,11 +160,10 @@ def train(config: Config) -> int:
     import numpy as np
 
     from jaxnet.data import fit_symmetric, sample
-    from jaxnet.data.image_sets import read_images
     from jaxnet.training.pictures import Samples
     from jaxnet.training.programs import compiled
 
-    parts = read_images(config.data, config.data_dir, config.image_size, config.seed)
+    parts = config.read()
     if config.judge == TRAINED:
         code = _train_judge(config, folder / "judge", len(parts.train))
         if code != cli.DONE:

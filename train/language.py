@@ -14,7 +14,6 @@ before it for early stopping. After each epoch a sample is printed and added to 
 
 from __future__ import annotations
 
-import itertools
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -24,9 +23,8 @@ from typing import TYPE_CHECKING, Literal
 
 from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
-from jaxnet.errors import InputError, UsageError
 from jaxnet.names import lookup
-from jaxnet.recipe import Run, Techniques
+from jaxnet.recipe import ProseRun, Techniques
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -86,13 +84,9 @@ class Writing:
 
 
 @dataclass(frozen=True)
-class Config(Run):
+class Config(ProseRun):
     """Train a language model, and leave a run folder with samples and the network."""
 
-    data: str = "python"
-    """python, the language reference, or text for a file of your own"""
-    data_dir: Path | None = None
-    """the text file"""
     model: str | None = None
     """lstm (by default), gru, rnn, gpt or llama"""
     epochs: int = 10
@@ -101,21 +95,6 @@ class Config(Run):
     tokens: Tokens = Tokens()
     network: Network = Network()
     writing: Writing = Writing()
-
-
-def _python(config: Config) -> str:
-    from jaxnet.data import load_python_reference
-
-    return load_python_reference()
-
-
-def _text(config: Config) -> str:
-    if config.data_dir is None:
-        raise UsageError("--data text needs --data-dir, a text file")
-    try:
-        return config.data_dir.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{config.data_dir}: {error}") from error
 
 
 def _recurrent(config: Config, vocab_size: int) -> nn.Module:
@@ -162,7 +141,6 @@ def _llama(config: Config, vocab_size: int) -> nn.Module:
     )
 
 
-DATA: Mapping[str, Callable[[Config], str]] = {"python": _python, "text": _text}
 MODELS: Mapping[str, Callable[[Config, int], nn.Module]] = {
     "lstm": _recurrent,
     "gru": _recurrent,
@@ -174,7 +152,6 @@ MODELS: Mapping[str, Callable[[Config, int], nn.Module]] = {
 
 def train(config: Config) -> int:
     """Train as configured, and write the run folder."""
-    read = lookup(config.data, DATA, "data")
     config = replace(config, model=config.model or "lstm")
     build = lookup(str(config.model), MODELS, "model")
     folder = config.run_dir or Path("runs") / f"{config.data}-{config.model}-seed{config.seed}"
@@ -185,7 +162,7 @@ def train(config: Config) -> int:
     from jaxnet.generation import Samples, chosen
     from jaxnet.training import Supervised
 
-    tokenizer, (train, valid, test), per_character = _parts(config, read(config))
+    tokenizer, (train, valid, test), per_character = _parts(config)
     model = build(config, tokenizer.vocab_size)
     task = Supervised(model, losses.cross_entropy, config.optimizer_for(len(train)))
     writing = config.writing
@@ -207,14 +184,13 @@ def train(config: Config) -> int:
     return cli.DONE
 
 
-def _parts(config: Config, text: str) -> tuple[Tokenizer, tuple[Arrays, ...], float]:
+def _parts(config: Config) -> tuple[Tokenizer, tuple[Arrays, ...], float]:
     """The tokenizer, training, validation and test part, and the tokens of a character in tests."""
     from jaxnet.data import fit_tokenizer, token_windows
 
-    cuts = [0, *(int(share * len(text)) for share in HELD_OUT), len(text)]
-    parts = [text[start:stop] for start, stop in itertools.pairwise(cuts)]
+    parts = config.read(*HELD_OUT)
     tokens = config.tokens
-    tokenizer = fit_tokenizer(parts[0] or text, tokens.level, tokens.vocab_size)
+    tokenizer = fit_tokenizer(parts[0], tokens.level, tokens.vocab_size)
     encoded = [tokenizer.encode(part) for part in parts]
     strides = (tokens.stride, None, None)
     pieces = tuple(

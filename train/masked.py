@@ -20,18 +20,15 @@ The bundle takes texts. The trained encoder is the start of a classifier (sectio
 
 from __future__ import annotations
 
-import itertools
 import sys
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
-from jaxnet.errors import InputError, UsageError
 from jaxnet.names import lookup
-from jaxnet.recipe import Optimizer, Run, Techniques
+from jaxnet.recipe import Optimizer, ProseRun, Techniques
 from jaxnet.training.early_stopping import EarlyStopping
 
 if TYPE_CHECKING:
@@ -75,13 +72,9 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Config(Run):
+class Config(ProseRun):
     """Pre-train BERT, and leave a run folder with filled-in texts, pictures and the network."""
 
-    data: str = "python"
-    """python, the language reference, or text for a file of your own"""
-    data_dir: Path | None = None
-    """the text file"""
     model: str | None = None
     """bert"""
     epochs: int = 40
@@ -95,24 +88,6 @@ class Config(Run):
     early_stopping: EarlyStopping = EarlyStopping(monitor="val_loss", patience=10)
     tokens: Tokens = Tokens()
     network: Network = Network()
-
-
-def _python(config: Config) -> str:
-    from jaxnet.data import load_python_reference
-
-    return load_python_reference()
-
-
-def _text(config: Config) -> str:
-    if config.data_dir is None:
-        raise UsageError("--data text needs --data-dir, a text file")
-    try:
-        return config.data_dir.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{config.data_dir}: expected a text in UTF-8: {error}") from error
-
-
-DATA: Mapping[str, Callable[[Config], str]] = {"python": _python, "text": _text}
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +111,6 @@ class Data:
 
 def train(config: Config) -> int:
     """Train as configured, and write the run folder."""
-    read = lookup(config.data, DATA, "data")
     lookup(config.model or "bert", {"bert": None}, "model")
     folder = config.run_dir or Path("runs") / f"{config.data}-bert-seed{config.seed}"
     config = replace(config, run_dir=folder, model="bert")
@@ -146,7 +120,7 @@ def train(config: Config) -> int:
     from jaxnet.training import Supervised, augment
     from models import BERT, BERTMaskedLM
 
-    data, size = _read(config, read(config)), config.network
+    data, size = _read(config), config.network
     network = BERT(
         data.tokenizer.vocab_size,
         config.tokens.length,
@@ -173,15 +147,12 @@ def train(config: Config) -> int:
     return cli.DONE
 
 
-def _read(config: Config, text: str) -> Data:
+def _read(config: Config) -> Data:
     from jaxnet.data import Arrays, fit_tokenizer, token_pieces
     from jaxnet.data.augmentation import mask_tokens, masked_once
     from jaxnet.data.tokens import END, MASK, PAD, START, UNKNOWN
 
-    cuts = [0, *(int(share * len(text)) for share in HELD_OUT), len(text)]
-    parts = [text[start:stop] for start, stop in itertools.pairwise(cuts)]
-    if not all(parts):
-        raise InputError(f"expected a text to cut into three parts, got {len(text)} characters")
+    parts = config.read(*HELD_OUT)
     tokenizer = fit_tokenizer(parts[0], "bpe", config.tokens.vocab_size, mask=True)
     start, end, mask = map(tokenizer.id_of, (START, END, MASK))
     special = tuple(map(tokenizer.id_of, (PAD, UNKNOWN, START, END)))

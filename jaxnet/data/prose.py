@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import itertools
 import re
 import warnings
 import zlib
@@ -13,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxnet.data.text import Texts
-from jaxnet.errors import InputError
+from jaxnet.errors import InputError, UsageError
+from jaxnet.names import lookup
 
 LIBRARIES = ("matplotlib", "numpy", "scipy", "sklearn")
 
@@ -81,6 +83,52 @@ def load_python_reference() -> str:
             "this Python came without pydoc_data: bring a text of your own with --data-dir FILE"
         ) from error
     return "\n".join(topics[name].strip() + "\n" for name in sorted(topics))
+
+
+def read_prose(name: str, path: Path | None = None) -> str:
+    """The long text called `name`.
+
+    Args:
+        name: python, the language reference, or text, for a file.
+        path: the file, in UTF-8.
+
+    Raises:
+        UsageError: an unknown name, or `"text"` without a file.
+        InputError: the file can't be read or isn't UTF-8, or this Python came without its text.
+    """
+    return lookup(name, {"python": lambda _: load_python_reference(), "text": _file}, "data")(path)
+
+
+def cut(text: str, *cuts: float) -> tuple[str, ...]:
+    """A text in parts.
+
+    Args:
+        text: the text.
+        cuts: the shares of the text after which it is cut, in their order.
+
+    Raises:
+        InputError: a part is empty.
+
+    Example:
+        >>> cut("0123456789", 0.7, 0.9)
+        ('0123456', '78', '9')
+    """
+    places = [0, *(int(share * len(text)) for share in cuts), len(text)]
+    parts = tuple(text[start:stop] for start, stop in itertools.pairwise(places))
+    if not all(parts):
+        raise InputError(
+            f"expected a text that can be cut into {len(parts)} parts, got {len(text)} characters"
+        )
+    return parts
+
+
+def _file(path: Path | None) -> str:
+    if path is None:
+        raise UsageError("--data text needs --data-dir, a text file")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected a text in UTF-8: {error}") from error
 
 
 def _sentences(library: str) -> Iterator[str]:

@@ -59,7 +59,6 @@ def as_network(model: nn.Module | Network, method: str = "__call__") -> Network:
         model: a Linen module whose `__call__` takes `(inputs)` or `(inputs, train=...)`; inputs
             that are a tuple become the first arguments one by one. Its method
             `check_inputs(inputs)`, if it has one, becomes that of the network.
-
         method: the module's method that `apply` calls.
 
     Raises:

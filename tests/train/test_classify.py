@@ -100,10 +100,11 @@ def test_a_run_can_be_repeated_from_its_config(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_deep_network_with_the_recipe_of_its_paper(tmp_path):
+@pytest.mark.parametrize(("model", "rate"), [("resnet20", "0.1"), ("googlenet", "0.01")])
+def test_a_deep_network_with_the_recipe_of_its_paper(model, rate, tmp_path):
     pictures = write_stripes(tmp_path / "stripes")
     options = ["--data", "folder", "--data-dir", pictures, "--image-size", "16"]
-    options += ["--model", "resnet20", "--optimizer.name", "momentum", "--learning-rate", "0.1"]
+    options += ["--model", model, "--optimizer.name", "momentum", "--learning-rate", rate]
     options += ["--optimizer.schedule", "piecewise", "--optimizer.boundaries", "8", "12"]
     options += ["--optimizer.weight-decay", "1e-4", "--augment.flip", "--augment.crop", "1"]
     options += ["--epochs", "4", "--batch-size", "8", "--run-dir", tmp_path / "run"]

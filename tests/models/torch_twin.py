@@ -23,9 +23,10 @@ def torchvision() -> Any:
     """torchvision, or a skipped test. Its models start from the same weights every time."""
     torch = pytest.importorskip("torch", reason="needs the extra [parity]")
     torch.manual_seed(0)
-    if not hasattr(torch.ops.torchvision, "nms"):
+    if torch.version.cuda is None and not hasattr(torch.ops.torchvision, "nms"):
         # torchvision of the package index is built for CUDA. Beside a torch for the CPU its own
-        # operators are missing, and its import fails where it only describes them.
+        # operators are missing, and its import fails where it only describes them. Beside a torch
+        # for CUDA it brings them itself: defined twice, they end the process.
         library = torch.library.Library("torchvision", "DEF")
         library.define("nms(Tensor boxes, Tensor scores, float threshold) -> Tensor")
         library.define("qnms(Tensor boxes, Tensor scores, float threshold) -> Tensor")

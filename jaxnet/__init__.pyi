@@ -5,6 +5,7 @@ from . import layers as layers
 from . import losses as losses
 from . import metrics as metrics
 from . import optimizers as optimizers
+from . import parallel as parallel
 from . import schedules as schedules
 from . import summary as summary
 from . import training as training

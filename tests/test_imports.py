@@ -17,6 +17,7 @@ FLOORS = [
     {"schedules"},
     {"losses", "layers", "optimizers", "summary"},
     {"metrics", "data", "compute"},
+    {"parallel"},
     {"training", "module_json"},
     {"bundle", "recipe", "generation", "retrieval"},
     {"cli", "run_folder"},

@@ -1,0 +1,20 @@
+"""The axes of a mesh of devices, and what each is for.
+
+| axis | what it shares out |
+|---|---|
+| `data` | the examples of a batch; every device holds all parameters |
+| `fsdp` | the examples too, and parameters, gradients and optimizer state |
+| `expert` | the examples too, and the experts of a mixture |
+| `stage` | the layers, one part after the other: a pipeline |
+| `sequence` | the tokens of each example |
+| `tensor` | the features: heads of attention, hidden units, the vocabulary |
+"""
+
+from __future__ import annotations
+
+# From the outside to the inside: neighbours on the last axis are nearest to each other, and what
+# talks most, `tensor`, needs that.
+AXES = ("data", "fsdp", "expert", "stage", "sequence", "tensor")
+
+# The axes among which the examples of a batch are shared out.
+BATCH_AXES = ("data", "fsdp", "expert")

@@ -1,0 +1,76 @@
+"""A layout's table: which leaf lies how, and the bytes a device holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from jaxnet import trees
+
+PyTree = Any
+
+HEADER = ("leaf", "shape", "type", "lies", "bytes on a device")
+
+
+def local_bytes(leaf: Any, spec: PartitionSpec, sizes: Mapping[str, int]) -> int:
+    """The bytes of an array that a device holds.
+
+    Args:
+        leaf: an array or its shape.
+        spec: how it lies; its axes divide the array.
+        sizes: the number of devices along each axis.
+
+    Example:
+        >>> spec = PartitionSpec(None, ("fsdp", "tensor"))
+        >>> local_bytes(np.zeros((3, 8), np.float32), spec, {"fsdp": 2, "tensor": 2})
+        24
+    """
+    names = [n for axis in spec for n in ((axis,) if isinstance(axis, str) else axis or ())]
+    return trees.size_bytes(leaf) // math.prod(sizes[name] for name in names)
+
+
+def table(tree: PyTree, lies: PyTree, sizes: Mapping[str, int], said: str) -> str:
+    """A line for each leaf, and the totals.
+
+    Args:
+        tree: arrays or shapes.
+        lies: the same tree with a `PartitionSpec` at each leaf.
+        sizes: the number of devices along each axis.
+        said: what to call the layout.
+    """
+    leaves, found = jax.tree.leaves(tree), jax.tree.leaves(lies)
+    here = [local_bytes(leaf, spec, sizes) for leaf, spec in zip(leaves, found, strict=True)]
+    paths = jax.tree.leaves(trees.paths(tree))
+    rows = [
+        (path, f"{np.shape(leaf)}", f"{leaf.dtype}", _said(spec), f"{count:,}")
+        for path, leaf, spec, count in zip(paths, leaves, found, here, strict=True)
+    ]
+    devices = math.prod(sizes.values())
+    total = trees.size_bytes(tree)
+    end = f"{total:,} bytes in all, {sum(here):,} on each of {devices} devices"
+    return "\n".join([*_aligned([HEADER, *rows]), f"{said or 'one device'}: {end}"])
+
+
+def _said(spec: PartitionSpec) -> str:
+    """A spec without quotation marks: `P(-, tensor)`, and `whole` where nothing is cut."""
+    axes = (axis if isinstance(axis, str) else "+".join(axis or ("-",)) for axis in spec)
+    return f"P({', '.join(axes)})" if len(spec) else "whole"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows in columns, the last of them, numbers, to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            [
+                *(cell.ljust(w) for cell, w in zip(row[:-1], widths[:-1], strict=True)),
+                row[-1].rjust(widths[-1]),
+            ]
+        )
+        for row in rows
+    ]

@@ -1,0 +1,195 @@
+"""How each leaf of a training state lies on a mesh, from rules over the parameters' paths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from jaxnet import trees
+from jaxnet.errors import UsageError
+from jaxnet.parallel.axes import AXES
+
+PyTree = Any
+Axis = str | tuple[str, ...] | None
+Axes = tuple[Axis, ...]
+Rule = tuple[str, Axes] | tuple[str, Axes, str]
+
+# The third entry of a rule for parameters that only some networks of a family have.
+OPTIONAL = "optional"
+
+# The subtree of a training state, or of a player in it, that a network's parameters are in.
+PARAMS = "params"
+
+
+class _Parameter(NamedTuple):
+    """A parameter: who has it, its path there, its shape, and how it lies."""
+
+    owner: tuple[str, ...]
+    path: tuple[str, ...]
+    shape: tuple[int, ...]
+    spec: PartitionSpec
+
+
+def check_rules(rules: Sequence[Any]) -> None:
+    """Check rules before there is a tree to use them on.
+
+    Raises:
+        UsageError: one isn't `(pattern, axes)`, or names an axis that there isn't, or one twice.
+    """
+    for rule in rules:
+        pair = isinstance(rule, tuple) and len(rule) in (2, 3) and isinstance(rule[0], str)
+        if not (pair and isinstance(rule[1], tuple) and rule[2:] in ((), (OPTIONAL,))):
+            raise UsageError(
+                f"layout: expected a rule (pattern, axes), such as ('**/up/kernel', (None, "
+                f"'tensor')), perhaps with 'optional' as third entry, got {rule!r}"
+            )
+        used = [name for axis in rule[1] for name in _names(axis)]
+        for name in used:
+            if name not in AXES:
+                raise UsageError(
+                    f"layout: the rule {rule!r} names the axis {name!r}, and the axes are "
+                    f"{', '.join(AXES)}; None leaves a dimension whole"
+                )
+            if used.count(name) > 1:
+                raise UsageError(
+                    f"layout: the rule {rule!r} names the axis {name!r} twice, and an axis can "
+                    "share out one dimension only"
+                )
+
+
+def specs(
+    tree: PyTree, rules: Sequence[Rule], sizes: Mapping[str, int], fsdp_min_size: int
+) -> PyTree:
+    """The same tree with a `PartitionSpec` at each leaf; axes of one device are left out.
+
+    The tree's parameters are what lies under a key `params`, or all of it where there is none.
+    The first rule that matches a parameter's path decides, and then the fsdp axis takes its largest
+    dimension that is left and that it divides. Any other leaf whose path ends with a parameter's
+    and that has its shape, such as a moment of the optimizer or a moving average, lies like that
+    parameter. What remains is whole on every device.
+
+    Args:
+        tree: arrays or shapes.
+        rules: see `Layout`.
+        sizes: the number of devices along each axis.
+        fsdp_min_size: the least elements of a parameter that the fsdp axis shares out.
+
+    Raises:
+        UsageError: a rule matches no parameter, has more dimensions than it, or doesn't divide it.
+
+    Example:
+        >>> tree = {"params": {"up": {"kernel": np.zeros((8, 4))}}, "step": np.zeros(())}
+        >>> specs(tree, [("up/kernel", (None, "tensor"))], {"tensor": 2, "fsdp": 2}, 16)
+        {'params': {'up': {'kernel': P('fsdp', 'tensor')}}, 'step': P()}
+    """
+    named = _named(tree)
+    parameters = _parameters(named, rules, sizes, fsdp_min_size)
+    _check_all_match(rules, list(parameters.values()))
+    by_path: dict[tuple[str, ...], list[_Parameter]] = {}
+    for parameter in parameters.values():
+        by_path.setdefault(parameter.path, []).append(parameter)
+    found = [
+        parameters[path].spec if path in parameters else _like_its_parameter(path, shape, by_path)
+        for path, shape in named
+    ]
+    return jax.tree.unflatten(jax.tree.structure(tree), found)
+
+
+def _named(tree: PyTree) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+    """Path and shape of each leaf; where nothing is called `params`, all of it is."""
+    paths = [tuple(path.split("/")) for path in jax.tree.leaves(trees.paths(tree))]
+    above = () if any(PARAMS in path for path in paths) else (PARAMS,)
+    shapes = map(np.shape, jax.tree.leaves(tree))
+    return [((*above, *path), shape) for path, shape in zip(paths, shapes, strict=True)]
+
+
+def _parameters(
+    named: Sequence[tuple[tuple[str, ...], tuple[int, ...]]],
+    rules: Sequence[Rule],
+    sizes: Mapping[str, int],
+    fsdp_min_size: int,
+) -> dict[tuple[str, ...], _Parameter]:
+    """The parameters by their path in the state."""
+    # Some optimizers remember parameters, and call them so too: those lie deeper.
+    depth = min((path.index(PARAMS) for path, _ in named if PARAMS in path), default=0)
+    parameters = {}
+    for path, shape in named:
+        if path[depth : depth + 1] != (PARAMS,):
+            continue
+        owner, own = path[:depth], path[depth + 1 :]
+        name = "/".join((*owner, *own))
+        axes = next((rule[1] for rule in rules if trees.matches(rule[0], name)), ())
+        _check_fits(name, shape, axes, sizes)
+        spec = _spec(shape, axes, sizes, fsdp_min_size)
+        parameters[path] = _Parameter(owner, own, shape, spec)
+    return parameters
+
+
+def _check_all_match(rules: Sequence[Rule], parameters: Sequence[_Parameter]) -> None:
+    known = ["/".join((*p.owner, *p.path)) for p in parameters]
+    for rule in rules:
+        if rule[2:] != (OPTIONAL,) and not any(trees.matches(rule[0], name) for name in known):
+            try:
+                trees.mask(dict.fromkeys(known, 0), rule[0])
+            except ValueError as error:
+                raise UsageError(
+                    f"layout: {error}\nCorrect the rule, or leave it out; for parameters that only "
+                    "some networks have, add 'optional' to it."
+                ) from None
+
+
+def _check_fits(name: str, shape: tuple[int, ...], axes: Axes, sizes: Mapping[str, int]) -> None:
+    if len(axes) > len(shape):
+        raise UsageError(
+            f"layout: the rule for {name} has {len(axes)} dimensions, {axes}, and its shape is "
+            f"{shape}: give it at most {len(shape)}"
+        )
+    for dimension, axis in enumerate(axes):
+        parts = math.prod(sizes.get(part, 1) for part in _names(axis))
+        if shape[dimension] % parts:
+            said = " x ".join(f"{part}={sizes.get(part, 1)}" for part in _names(axis))
+            raise UsageError(
+                f"layout: {name} of shape {shape} can't be cut along its dimension {dimension}: "
+                f"{shape[dimension]} isn't divisible by {said}. Choose another size for the axis "
+                f"or the layer, or put the rule ({name!r}, ()) first, which leaves it whole."
+            )
+
+
+def _spec(
+    shape: tuple[int, ...], axes: Axes, sizes: Mapping[str, int], fsdp_min_size: int
+) -> PartitionSpec:
+    """What a rule says, without axes of one device, and with the fsdp axis on top."""
+    chosen = [tuple(n for n in _names(axis) if sizes.get(n, 1) > 1) for axis in axes]
+    chosen += [()] * (len(shape) - len(chosen))
+    fsdp = sizes.get("fsdp", 1)
+    said = any("fsdp" in _names(axis) for axis in axes)
+    if fsdp > 1 and not said and math.prod(shape) >= fsdp_min_size:
+        free = [d for d, names in enumerate(chosen) if not names and shape[d] % fsdp == 0]
+        if free:
+            chosen[max(free, key=lambda d: shape[d])] = ("fsdp",)
+    while chosen and not chosen[-1]:
+        chosen.pop()
+    return PartitionSpec(*(names or None for names in chosen))
+
+
+def _like_its_parameter(
+    path: tuple[str, ...],
+    shape: tuple[int, ...],
+    by_path: Mapping[tuple[str, ...], Sequence[_Parameter]],
+) -> PartitionSpec:
+    """How the parameter lies whose path is the longest end of this one and whose shape it has."""
+    for start in range(len(path)):
+        same = [p for p in by_path.get(path[start:], ()) if p.shape == shape]
+        if same:
+            # Where two networks have such a parameter, it is the one with the same owner.
+            return max(same, key=lambda p: path[: len(p.owner)] == p.owner).spec
+    return PartitionSpec()
+
+
+def _names(axis: Axis) -> tuple[str, ...]:
+    return () if axis is None else (axis,) if isinstance(axis, str) else axis

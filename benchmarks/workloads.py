@@ -64,7 +64,7 @@ class Workload:
         return -(-self.examples // self.batch_size)
 
 
-# The longer steps' epochs have 300 of them, so that a race of a dozen contenders ends in minutes.
+# The longer steps' epochs have fewer of them, so that a race of a dozen contenders ends in minutes.
 WORKLOADS = {
     workload.name: workload
     for workload in (
@@ -87,7 +87,7 @@ WORKLOADS = {
             (128,),
             "adam",
             64,
-            examples=40 * 64,
+            examples=12 * 64,
             vocabulary=10_000,
             length=50,
             embedding=128,
@@ -98,7 +98,7 @@ WORKLOADS = {
             (1024,),
             "adam",
             16,
-            examples=40 * 16,
+            examples=15 * 16,
             learning_rate=1e-4,
             vocabulary=2_000,
             length=128,
@@ -106,7 +106,7 @@ WORKLOADS = {
             blocks=4,
             heads=8,
         ),
-        Workload("resnet18", (), "adam", 32, examples=60 * 32, residual=True),
+        Workload("resnet18", (), "adam", 32, examples=24 * 32, residual=True),
     )
 }
 

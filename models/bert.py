@@ -11,6 +11,8 @@ import numpy as np
 from flax import linen as nn
 
 from jaxnet.layers import (
+    Dense,
+    Embed,
     FeedForward,
     LearnedPositions,
     MultiHeadAttention,
@@ -99,7 +101,7 @@ class BERT(nn.Module):
             pre_norm=False,
             dropout=self.dropout,
         )
-        self.embed = nn.Embed(self.vocab_size, self.features, embedding_init=self.kernel_init)
+        self.embed = Embed(self.vocab_size, self.features, embedding_init=self.kernel_init)
         self.positions = LearnedPositions(self.length, self.kernel_init)
         self.segment = nn.Embed(self.segments, self.features, embedding_init=self.kernel_init)
         self.norm = _norm()
@@ -178,7 +180,7 @@ class BERTMaskedLM(_Head):
         """See `BERT.__call__`."""
         states = self.encoder(tokens, mask, segments, train)
         features, vocab_size = self.encoder.features, self.encoder.vocab_size
-        x = gelu(nn.Dense(features, kernel_init=self.encoder.kernel_init, name="transform")(states))
+        x = gelu(Dense(features, kernel_init=self.encoder.kernel_init, name="transform")(states))
         x = nn.LayerNorm(epsilon=1e-12, name="norm")(x)
         bias = self.param("bias", nn.initializers.zeros_init(), (vocab_size,))
         return self.encoder.embed.attend(x) + bias.astype(x.dtype)[None, None]
@@ -241,4 +243,4 @@ class BERTTagger(_Head):
         """See `BERT.__call__`."""
         states = self.encoder(tokens, mask, segments, train)
         states = nn.Dropout(self.encoder.dropout)(states, deterministic=not train)
-        return nn.Dense(self.num_classes, kernel_init=self.encoder.kernel_init, name="head")(states)
+        return Dense(self.num_classes, kernel_init=self.encoder.kernel_init, name="head")(states)

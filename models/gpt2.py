@@ -11,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxnet.layers import (
+    Embed,
     FeedForward,
     KeyValues,
     LearnedPositions,
@@ -93,7 +94,7 @@ class GPT2(nn.Module):
             norm=norm,
             dropout=self.dropout,
         )
-        self.embed = nn.Embed(self.vocab_size, self.features, embedding_init=normal(0.02))
+        self.embed = Embed(self.vocab_size, self.features, embedding_init=normal(0.02))
         self.positions = LearnedPositions(self.length, normal(0.01))
         self.drop = nn.Dropout(self.dropout)
         self.stack = Stack(block, self.num_layers)

@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxnet.errors import UsageError
-from jaxnet.layers import RECURRENT, LSTMState
+from jaxnet.layers import RECURRENT, Dense, Embed, LSTMState
 from jaxnet.layers.tokens import check_tokens
 from jaxnet.names import lookup
 
@@ -96,7 +96,7 @@ class RecurrentLM(nn.Module):
                 f"tie needs an embedding as wide as the layers, got {self.embedding} and "
                 f"{self.features} features"
             )
-        embed = nn.Embed(self.vocab_size, self.embedding)
+        embed = Embed(self.vocab_size, self.embedding)
         drop = nn.Dropout(self.dropout, deterministic=not train)
         layers = lookup(self.cell, RECURRENT, "cell")(
             self.features,
@@ -107,7 +107,7 @@ class RecurrentLM(nn.Module):
         )
         start = None if cache is None else _swapped(cache["state"])
         x, state = layers(drop(embed(tokens)), mask, start, train)
-        head = embed.attend if self.tie else nn.Dense(self.vocab_size)
+        head = embed.attend if self.tie else Dense(self.vocab_size)
         logits = head(drop(x))
         if cache is None:
             return logits

@@ -11,6 +11,8 @@ import numpy as np
 from flax import linen as nn
 
 from jaxnet.layers import (
+    Dense,
+    Embed,
     GatedFeedForward,
     KeyValues,
     MultiHeadAttention,
@@ -99,11 +101,11 @@ class Llama(nn.Module):
             dropout=self.dropout,
         )
         normal = nn.initializers.normal(0.02)
-        self.embed = nn.Embed(self.vocab_size, self.features, embedding_init=normal)
+        self.embed = Embed(self.vocab_size, self.features, embedding_init=normal)
         self.stack = Stack(block, self.num_layers)
         self.norm = norm()
         if not self.tie:
-            self.head = nn.Dense(self.vocab_size, **options)
+            self.head = Dense(self.vocab_size, **options)
 
     def __call__(
         self,

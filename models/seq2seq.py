@@ -13,6 +13,7 @@ from flax import linen as nn
 from jaxnet.errors import InputError
 from jaxnet.layers import (
     DecoderBlock,
+    Embed,
     FeedForward,
     MultiHeadAttention,
     Stack,
@@ -84,7 +85,7 @@ class Transformer(nn.Module):
             "dropout": self.dropout,
         }
         normal = nn.initializers.normal(self.features**-0.5)
-        self.embed = nn.Embed(self.vocab_size, self.features, embedding_init=normal)
+        self.embed = Embed(self.vocab_size, self.features, embedding_init=normal)
         self.drop = nn.Dropout(self.dropout)
         self.encoder = Stack(partial(TransformerBlock, **parts), self.num_layers)
         self.decoder = [DecoderBlock(**parts) for _ in range(self.num_layers)]

@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from jaxnet.errors import InputError
 from jaxnet.layers import (
+    Dense,
     FeedForward,
     LearnedPositions,
     MultiHeadAttention,
@@ -68,7 +69,7 @@ class ViT(nn.Module):
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
         """Logits `(batch, num_classes)` of `(batch, height, width, channels)`."""
         check_images("ViT", inputs, smallest=self.patch_size)
-        x = nn.Dense(self.width, name="patches")(_patches(inputs, self.patch_size))
+        x = Dense(self.width, name="patches")(_patches(inputs, self.patch_size))
         token = self.param("class_token", nn.initializers.zeros, (1, 1, self.width))
         first = jnp.broadcast_to(token.astype(x.dtype), (len(x), 1, self.width))
         x = jnp.concatenate([first, x], axis=1)

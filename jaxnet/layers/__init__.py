@@ -26,9 +26,7 @@ All take the channels last. Where a default is not the one that users of another
 """
 
 from flax.linen import BatchNorm as BatchNorm
-from flax.linen import Dense as Dense
 from flax.linen import Dropout as Dropout
-from flax.linen import Embed as Embed
 from flax.linen import LayerNorm as LayerNorm
 from flax.linen import PReLU as PReLU
 from flax.linen import RMSNorm as RMSNorm
@@ -41,6 +39,8 @@ from .attention import attention_weights as attention_weights
 from .attention import causal_mask as causal_mask
 from .convolution import Conv as Conv
 from .convolution import conv as conv
+from .dense import Dense as Dense
+from .dense import Embed as Embed
 from .kv_cache import KeyValues as KeyValues
 from .kv_cache import advanced as advanced
 from .kv_cache import new_positions as new_positions

@@ -13,6 +13,7 @@ from flax import traverse_util
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxnet.errors import InputError, UsageError
+from jaxnet.layers.dense import Dense
 from jaxnet.layers.kv_cache import KeyValues
 from jaxnet.layers.positions import rotary
 
@@ -183,9 +184,9 @@ class MultiHeadAttention(nn.Module):
                 f"expected num_kv_heads to divide num_heads={self.num_heads}, got {kv_heads}"
             )
 
-        def dense(features: int, init: Callable[..., Any] | None = None) -> nn.Dense:
+        def dense(features: int, init: Callable[..., Any] | None = None) -> Dense:
             init = init or self.kernel_init
-            return nn.Dense(features, use_bias=self.use_bias, dtype=self.dtype, kernel_init=init)
+            return Dense(features, use_bias=self.use_bias, dtype=self.dtype, kernel_init=init)
 
         self.query = dense(self.num_heads * width)
         self.key = dense(kv_heads * width)

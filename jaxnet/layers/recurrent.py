@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from jaxnet.errors import InputError
 from jaxnet.layers.activations import Activation
+from jaxnet.layers.dense import rows_dot_general
 from jaxnet.layers.recurrence import (
     GRU_CELL,
     LSTM_CELL,
@@ -214,7 +215,7 @@ def _start(
     if mask is not None:
         # Nothing that stands in the padding, not even NaN, can get any further.
         x, mask = jnp.where(mask[..., None], x, 0), mask.T[..., None]
-    products = x.swapaxes(0, 1) @ kernel
+    products = rows_dot_general(x.swapaxes(0, 1), kernel, (((2,), (0,)), ((), ())))
     if bias is not None:
         products = products + bias.reshape(1, 1, -1)
     return tuple(jnp.split(products, gates, axis=-1)), carry, mask

@@ -15,6 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxnet.layers.activations import Activation, gelu
+from jaxnet.layers.dense import Dense
 from jaxnet.layers.kv_cache import KeyValues
 
 Make = Callable[..., Any]
@@ -60,9 +61,9 @@ class FeedForward(nn.Module):
         hidden = nn.Dropout(self.dropout)(hidden, deterministic=not train)
         return self._dense(x.shape[-1], "down", self.out_init)(hidden)
 
-    def _dense(self, features: int, name: str, init: Make | None = None) -> nn.Dense:
+    def _dense(self, features: int, name: str, init: Make | None = None) -> Dense:
         init = init or self.kernel_init
-        return nn.Dense(
+        return Dense(
             features, use_bias=self.use_bias, dtype=self.dtype, kernel_init=init, name=name
         )
 

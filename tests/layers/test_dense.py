@@ -1,0 +1,75 @@
+"""Dense layers over sequences: Linen's results, as products of two matrices."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet.layers import Dense, Embed
+from jaxnet.layers.dense import rows_dot_general
+
+OVER_LAST = (((2,), (0,)), ((), ()))
+
+
+def draw(*shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(len(shape)).normal(size=shape), jnp.float32)
+
+
+def curved(product, x, kernel):
+    """A scalar with second derivatives by both arguments."""
+    return jnp.sum(jnp.sin(product(x, kernel, OVER_LAST)))
+
+
+@pytest.mark.parametrize("derivative", [lambda f: f, jax.grad, jax.hessian], ids=str)
+def test_as_laxs_own(derivative):
+    x, kernel = draw(2, 3, 4), draw(4, 5)
+    got, want = (
+        jax.jit(derivative(partial(curved, product)))(x, kernel)
+        for product in (rows_dot_general, jax.lax.dot_general)
+    )
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "ours, linens, method, shape",
+    [
+        (Dense(5), nn.Dense(5), "__call__", (2, 3, 4)),
+        (Dense(5), nn.Dense(5), "__call__", (3, 4)),
+        (Dense(5, dtype=jnp.bfloat16), nn.Dense(5, dtype=jnp.bfloat16), "__call__", (2, 3, 4)),
+        (Embed(7, 4), nn.Embed(7, 4), "attend", (2, 3, 4)),
+    ],
+    ids=str,
+)
+def test_as_linens_with_its_parameters(ours, linens, method, shape):
+    start = jnp.zeros((2, 3), jnp.int32) if method == "attend" else draw(*shape)
+    variables = linens.init(jax.random.key(0), start)
+    assert jax.tree.map(jnp.shape, ours.init(jax.random.key(0), start)) == jax.tree.map(
+        jnp.shape, variables
+    )
+    got, want = (m.apply(variables, draw(*shape), method=method) for m in (ours, linens))
+    assert got.dtype == want.dtype and got.shape == want.shape
+    np.testing.assert_allclose(
+        np.asarray(got, np.float32), np.asarray(want, np.float32), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("layer, method", [(Dense(5), "__call__"), (Embed(7, 4), "attend")])
+def test_every_product_of_a_gradient_sums_over_one_axis(layer, method):
+    """A sum over batch and time at once is what the CPU compiler is slow at."""
+    start = jnp.zeros((2, 3), jnp.int32) if method == "attend" else draw(2, 3, 4)
+    variables = layer.init(jax.random.key(0), start)
+
+    def scalar(variables, x):
+        return jnp.sum(layer.apply(variables, x, method=method))
+
+    gradient = jax.make_jaxpr(jax.grad(scalar, (0, 1)))(variables, draw(2, 3, 4))
+    products = [e for e in gradient.eqns if e.primitive.name == "dot_general"]
+    assert len(products) >= 2
+    for product in products:
+        (left, right), _ = product.params["dimension_numbers"]
+        assert len(left) == len(right) == 1

@@ -12,7 +12,7 @@ import jaxnet
 ROOT = Path(jaxnet.__file__).parent
 # From the ground up: a room imports only from floors below its own.
 FLOORS = [
-    {"errors", "files", "cache"},
+    {"errors", "files", "cache", "units"},
     {"names", "trees", "config"},
     {"schedules"},
     {"losses", "layers", "optimizers", "summary"},
@@ -21,7 +21,8 @@ FLOORS = [
     {"training", "module_json"},
     {"bundle", "recipe", "generation", "retrieval"},
     {"cli", "run_folder"},
-    {"prove_resume", "cross_validation", "generate"},
+    {"prove_resume", "cross_validation", "generate", "doctor"},
+    {"__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -1,0 +1,74 @@
+"""The command `jaxnet doctor`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jaxnet import cli
+from jaxnet.config import from_command_line
+from jaxnet.doctor.checks import all_checks
+from jaxnet.doctor.facts import Facts
+from jaxnet.doctor.findings import Finding
+
+STYLES = {"ok": "green", "note": "blue", "warning": "yellow", "problem": "bold red"}
+# A file or a pipe has no width of its own, and a command that is broken in two can't be copied.
+LEAST_WIDTH = 120
+
+
+@dataclass(frozen=True)
+class Config:
+    """Look at this machine, and say what to do about what isn't as it should be.
+
+    The exit code is 1 where there is a problem. What is slow or odd is a warning or a note.
+    """
+
+    run_dir: Path = Path("runs")
+    """where runs are to be written: a file of 32 MB is written there, timed and deleted"""
+    json: bool = False
+    """print the findings, and the facts behind them, as JSON"""
+
+
+def doctor(config: Config) -> int:
+    """Gather, judge and print."""
+    facts = Facts.gather(config.run_dir)
+    findings = tuple(all_checks(facts))
+    if config.json:
+        print(as_json(facts, findings))
+    else:
+        show(findings)
+    return cli.FAILED if any(each.level == "problem" for each in findings) else cli.DONE
+
+
+def as_json(facts: Facts, findings: Sequence[Finding]) -> str:
+    """The findings, and the facts behind them."""
+    report = {"findings": [asdict(each) for each in findings], "facts": asdict(facts)}
+    return json.dumps(report, indent=1)
+
+
+def show(findings: Sequence[Finding]) -> None:
+    """Print a table, and how many findings are not `ok`."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_edge=False)
+    for column in ("", "", "what, and what to do about it"):
+        table.add_column(column, overflow="fold")
+    for each in findings:
+        # Text, and no markup: square brackets mean something in both `pip install` and rich.
+        what = Text(each.what)
+        if each.advice:
+            what.append(f"\n-> {each.advice}", style="bold")
+        table.add_row(Text(each.level, style=STYLES[each.level]), Text(each.topic), what)
+    console = Console()
+    Console(width=max(console.width, LEAST_WIDTH)).print(table)
+    counted = {level: sum(each.level == level for each in findings) for level in STYLES}
+    print(", ".join(f"{number} {level}" for level, number in counted.items() if number))
+
+
+def command(arguments: Sequence[str], program: str) -> int:
+    """The command, with the words that follow its name."""
+    return doctor(from_command_line(Config, arguments, program))

@@ -143,7 +143,7 @@ def _keras() -> list[Contender]:
 def _torch(workload: Workload) -> list[Contender]:
     optimizers = ("foreach",) if workload.optimizer == "rmsprop" else ("fused", "foreach")
     if workload.blocks or workload.residual:
-        # Of their long steps the update is a small part, and `fused` never was the slower one.
+        # Of their long steps the update is a small part; `fused` was the faster one in a warm-up.
         optimizers = ("fused",)
     layouts = ("channels_last", "contiguous") if workload.convolutional else ("contiguous",)
     layouts = ("fused_qkv", "own") if workload.blocks else layouts

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -210,6 +211,7 @@ class CheckpointStore:
 
         # Orbax reports each save and its environment at length; errors reach us as exceptions.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+        _ignore_echoes()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None,
             cleanup_tmp_directories=True,
@@ -284,6 +286,24 @@ def read_arrays(folder: Path, step: int) -> dict[str, np.ndarray]:
         tree = checkpointer.restore(Path(folder).absolute() / str(step) / "state")
     named = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(x) for p, x in named}
+
+
+@cache
+def _ignore_echoes() -> None:
+    """Keep a failed save to one message.
+
+    A full disk ends several writes. Orbax raises the error of the first one and closes its event
+    loop; tensorstore then finds it closed when the others end, and has nobody to tell but the
+    interpreter, which prints that.
+    """
+    rest = sys.unraisablehook
+
+    def hook(event: Any) -> None:
+        echo = isinstance(event.exc_value, RuntimeError) and event.object is None
+        if not (echo and str(event.exc_value) == "Event loop is closed"):
+            rest(event)
+
+    sys.unraisablehook = hook
 
 
 class _Unreadable(CheckpointError):

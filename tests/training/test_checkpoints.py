@@ -402,6 +402,24 @@ def test_a_full_disk_is_an_error_and_the_earlier_one_stays(tmp_path):
         subprocess.run(["umount", str(disk)], check=True)
 
 
+def test_writes_that_end_after_a_failed_save_are_not_heard_of(tmp_path):
+    """What tensorstore says when Orbax has closed its loop; all else is heard."""
+    script = (
+        "import sys, types; from pathlib import Path; import jax.numpy as jnp\n"
+        "from jaxnet.training import Checkpoints\n"
+        "sys.unraisablehook = lambda event: print(event.exc_value)\n"
+        "store = Checkpoints(Path(sys.argv[1])).open()\n"
+        "store.save(1, {'kernel': jnp.ones(2)}, {'stopping': {'best_step': -1}}, -1)\n"
+        "store.close()\n"
+        "for error in (RuntimeError('Event loop is closed'), RuntimeError('others')):\n"
+        "    sys.unraisablehook(types.SimpleNamespace(exc_value=error, object=None))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, done.stdout) == (0, "others\n"), done.stderr
+
+
 def test_a_folder_that_cant_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "checkpoints"):

@@ -9,18 +9,17 @@ al. 2020, section 2.1).
 from __future__ import annotations
 
 import inspect
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
 import jax
 import optax
-from jax.extend.core import Var
+from jax.extend.core import JaxprEqn, Var
 
 from jaxnet import trees
 from jaxnet.errors import UsageError
-from jaxnet.summary import abstract, summary
+from jaxnet.summary import abstract, scopes_of, summary
 
 PF_DAY = 1e15 * 24 * 60 * 60
 """The operations of a petaflop/s-day."""
@@ -155,6 +154,46 @@ def training_memory(
         >>> memory.parameters, memory.optimizer, memory.activations
         (31400, 62804, 0)
     """
+    variables, kept = training_shapes(model, *inputs, **call)
+    params = variables.pop("params", {})
+    return Memory(
+        parameters=trees.size_bytes(params),
+        gradients=trees.size_bytes(params),
+        optimizer=trees.size_bytes(jax.eval_shape(optimizer.init, params)),
+        collections=trees.size_bytes(variables),
+        activations=trees.size_bytes([activation.array for activation in kept]),
+    )
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An array that the forward pass keeps for the backward pass.
+
+    Attributes:
+        scopes: the names of the modules in which it is made, from the outside to the inside.
+        array: its shape and type.
+    """
+
+    scopes: tuple[str, ...]
+    array: jax.ShapeDtypeStruct
+
+
+def training_shapes(
+    model: nn.Module, *inputs: Any, **call: Any
+) -> tuple[dict[str, Any], list[Activation]]:
+    """The shapes of a network's variables, and those of all that a training step keeps for later.
+
+    Arguments and errors are those of `training_memory`, and so is what is left out: what the
+    compiler makes of it.
+
+    Returns:
+        The variables by collection, and the activations.
+
+    Example:
+        >>> variables, kept = training_shapes(nn.Sequential([nn.Dense(10), nn.relu]), (32, 784))
+        >>> sorted(variables), [activation.array.shape for activation in kept]
+        (['params'], [(32, 10), (32, 10)])
+    """
     arrays = [abstract(value) for value in inputs]
     takes_train = "train" in inspect.signature(type(model).__call__).parameters
     evaluation, training = ({"train": False}, {"train": True}) if takes_train else ({}, {})
@@ -163,30 +202,24 @@ def training_memory(
         return model.init(jax.random.key(0), *arrays, **{**evaluation, **call})
 
     variables = dict(jax.eval_shape(init, *arrays))
-    params = variables.pop("params", {})
+    others = {name: value for name, value in variables.items() if name != "params"}
 
-    def forward(params: Any, variables: Any, *arrays: Any) -> Any:
+    def forward(params: Any, others: Any, *arrays: Any) -> Any:
         rngs = {"dropout": jax.random.key(0)}
         outputs, _ = model.apply(
-            {"params": params, **variables},
+            {"params": params, **others},
             *arrays,
             rngs=rngs,
-            mutable=list(variables),
+            mutable=list(others),
             **{**training, **call},
         )
         return outputs
 
-    return Memory(
-        parameters=trees.size_bytes(params),
-        gradients=trees.size_bytes(params),
-        optimizer=trees.size_bytes(jax.eval_shape(optimizer.init, params)),
-        collections=trees.size_bytes(variables),
-        activations=_residual_bytes(forward, params, variables, *arrays),
-    )
+    return variables, _kept(forward, variables.get("params", {}), others, *arrays)
 
 
-def _residual_bytes(forward: Any, params: Any, *others: Any) -> int:
-    """The bytes that the pullback of `forward` by `params` holds, without its arguments."""
+def _kept(forward: Any, params: Any, *others: Any) -> list[Activation]:
+    """What the pullback of `forward` by `params` holds, without its arguments."""
 
     def residuals(params: Any, *others: Any) -> Any:
         _, pullback = jax.vjp(lambda p: forward(p, *others), params)
@@ -195,5 +228,13 @@ def _residual_bytes(forward: Any, params: Any, *others: Any) -> int:
     jaxpr = jax.make_jaxpr(residuals)(params, *others).jaxpr
     given = {*jaxpr.invars, *jaxpr.constvars}
     kept = {v for v in jaxpr.outvars if isinstance(v, Var) and v not in given}
-    shapes: list[Any] = [variable.aval for variable in kept]
-    return sum(math.prod(shape.shape) * shape.dtype.itemsize for shape in shapes)
+    made: list[tuple[JaxprEqn, Any]] = [
+        (equation, variable.aval)
+        for equation in jaxpr.eqns
+        for variable in equation.outvars
+        if variable in kept
+    ]
+    return [
+        Activation(tuple(scopes_of(equation)), jax.ShapeDtypeStruct(array.shape, array.dtype))
+        for equation, array in made
+    ]

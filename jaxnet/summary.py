@@ -194,7 +194,7 @@ def _operations(
     """The FLOPs of each product and convolution, with the scopes it was written in."""
     for equation in jaxpr.eqns:
         primitive, params = equation.primitive.name, equation.params
-        scopes = (*names, *_scopes(equation))
+        scopes = (*names, *scopes_of(equation))
         if primitive in _FLOPS:
             yield scopes, times * _FLOPS[primitive](equation)
         elif primitive == "cond":
@@ -206,8 +206,11 @@ def _operations(
                 yield from _operations(inner, scopes, times * turns)
 
 
-def _scopes(equation: JaxprEqn) -> list[str]:
-    """`vmap(M)/cell.step/Dense_0` is the modules M, cell (in its method step) and Dense_0."""
+def scopes_of(equation: JaxprEqn) -> list[str]:
+    """The names of the modules that an operation was written in, from the outside to the inside.
+
+    `vmap(M)/cell.step/Dense_0` is the modules M, cell (in its method step) and Dense_0.
+    """
     text = re.sub(r"\w+\(|\)", "", str(equation.source_info.name_stack))
     return [scope.split(".")[0] for scope in text.split("/")]
 

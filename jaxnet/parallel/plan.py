@@ -1,0 +1,143 @@
+"""What training a network on many devices takes, from shapes alone: nothing is compiled or run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jaxnet import trees
+from jaxnet.compute import FORWARD_PASSES, Memory
+from jaxnet.errors import UsageError
+from jaxnet.parallel.collectives import Collective
+from jaxnet.parallel.describe import local_bytes
+from jaxnet.parallel.exchanges import Placed, exchanges
+from jaxnet.parallel.layout import Layout
+from jaxnet.parallel.roofline import Machine, Time, step_time
+from jaxnet.parallel.tracing import Traced, by_path
+
+# In a pipeline there are so many micro-batches a stage where nothing else is said: then a stage
+# idles for less than a fifth of its time.
+MICRO_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a device holds and does in a step; of a pipeline's devices one of the first stage.
+
+    Attributes:
+        layout: how all lies.
+        parameters: the number of the network's parameters, all devices together.
+        held: the bytes that a device holds. The activations are an estimate: what the backward
+            pass needs of each operation, and the loss of the outputs, before a compiler merges any.
+        flops: the operations of a device.
+        traffic: the bytes that a device reads from and writes to its own memory, an estimate: the
+            parameters read forward and backward, the gradients written and read, parameters and
+            optimizer state read and written by the update, the activations written and read.
+        collectives: what a device sends, see `jaxnet.parallel.exchanges`.
+        idle: how many times as long the arithmetic takes because stages of a pipeline wait.
+    """
+
+    layout: Layout
+    parameters: int
+    held: Memory
+    flops: float
+    traffic: float
+    collectives: tuple[Collective, ...]
+    idle: float
+
+    def time(self, machine: Machine, precision: str = "float32") -> Time:
+        """The bounds of a step's time; see `jaxnet.parallel.roofline`.
+
+        Raises:
+            UsageError: the machine has no figure for the precision.
+        """
+        work = self.flops * self.idle
+        return step_time(machine, work, self.traffic, self.collectives, precision)
+
+
+def plan(traced: Traced, layout: Layout, micro_batches: int | None = None) -> Plan:
+    """What a layout makes of a network.
+
+    Args:
+        traced: the network with a whole batch, from `jaxnet.parallel.tracing.trace`.
+        layout: the layout, without -1.
+        micro_batches: the parts of a batch in a pipeline; by default four for each stage.
+
+    Raises:
+        UsageError: the layout doesn't fit the network, see `Layout.specs`, or the batch; or there
+            are stages and no stack of blocks that they could share out.
+
+    Example:
+        >>> import flax.linen as nn, optax
+        >>> from jaxnet.parallel.tracing import trace
+        >>> planned = plan(trace(nn.Dense(8), (32, 4), optimizer=optax.sgd(0.1)), Layout(data=4))
+        >>> planned.parameters, planned.held.parameters, planned.flops == 3 * 2 * 32 * 4 * 8 / 4
+        (40, 160, True)
+        >>> [(each.kind, each.size) for each in planned.collectives]
+        [('all-reduce', 160)]
+    """
+    micro_batches = micro_batches or MICRO_BATCHES * layout.stage
+    _check(traced, layout)
+    placed = Placed.of(traced, layout)
+    held = _held(placed, layout)
+    # The parameters that are read are whole along fsdp.
+    read = sum(
+        local_bytes(leaf, placed.specs[path], {**placed.sizes, "fsdp": 1})
+        for path, leaf in placed.params.items()
+        if placed.here(path)
+    )
+    updated = held.parameters + held.optimizer
+    return Plan(
+        layout=layout,
+        parameters=trees.count(traced.state["params"]),
+        held=held,
+        flops=FORWARD_PASSES * _shared(traced.flops, placed, work=True),
+        traffic=2 * (read + held.gradients + updated + held.activations),
+        collectives=exchanges(placed, micro_batches),
+        idle=(micro_batches + layout.stage - 1) / micro_batches,
+    )
+
+
+def _check(traced: Traced, layout: Layout) -> None:
+    shares = layout.data * layout.fsdp * layout.expert
+    batch = traced.layers[""].inputs[0]
+    if batch % shares:
+        raise UsageError(
+            f"a batch of {batch} examples can't be shared out evenly among {shares} devices (data "
+            f"x fsdp x expert): choose a batch size that {shares} divides"
+        )
+    if layout.stage > max(1, traced.blocks):
+        raise UsageError(
+            f"layout: {layout.stage} stages share out the blocks of a jaxnet.layers.Stack, and "
+            f"this network has {traced.blocks}"
+        )
+
+
+def _held(placed: Placed, layout: Layout) -> Memory:
+    state = placed.traced.state
+    specs = layout.specs(state)
+
+    def local(part: str) -> int:
+        lies = by_path(specs[part])
+        return sum(
+            local_bytes(leaf, lies[path], placed.sizes)
+            for path, leaf in by_path(state[part]).items()
+            if placed.here(path)
+        )
+
+    parameters = local("params")
+    return Memory(
+        parameters=parameters,
+        gradients=parameters,
+        optimizer=local("opt_state"),
+        collections=local("collections"),
+        activations=math.ceil(_shared(placed.traced.activations, placed)),
+    )
+
+
+def _shared(amounts: Mapping[str, int], placed: Placed, work: bool = False) -> float:
+    """A device's part of what modules make, or of the work that this takes."""
+    return sum(
+        amount / placed.share(path, work) for path, amount in amounts.items() if placed.here(path)
+    )

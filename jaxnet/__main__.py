@@ -1,6 +1,7 @@
 """The command `jaxnet`, which is `python -m jaxnet` too.
 
     jaxnet doctor       is this machine ready, and what to do where it isn't
+    jaxnet plan         what a network would take on machines that aren't at hand
     jaxnet COMMAND --help
 
 Training is `python -m train.classify` and its like, generation `python -m jaxnet.generate`.
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from jaxnet import cli
 
 # Each module has `command(arguments, program) -> exit code`; the chosen one alone is imported.
-COMMANDS: Mapping[str, str] = {"doctor": "jaxnet.doctor.command"}
+COMMANDS: Mapping[str, str] = {"doctor": "jaxnet.doctor.command", "plan": "jaxnet.plan.command"}
 
 
 def main() -> int:

@@ -15,7 +15,8 @@
 Of parameters these are the counts of Rajbhandari et al. 2020, "ZeRO", section 7, of `tensor` those
 of Shoeybi et al. 2019, "Megatron-LM", section 3, of ring, pipeline and experts those of
 `jaxnet.parallel.ring`, `pipeline` and `experts`. A compiler may send less: it can keep what it
-gathered, or more: XLA for CPUs replaces reduce-scatters. Left out is what is small: means over the
+gathered, or more: XLA for CPUs replaces reduce-scatters, and sends the gradients by what several
+layers read for each of them. Left out is what is small: means over the
 batch in batch normalisation, the loss, and the maximum and the sum of a softmax whose classes are
 cut.
 """

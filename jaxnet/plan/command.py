@@ -1,0 +1,246 @@
+"""The command `jaxnet plan`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from jaxnet import cli
+from jaxnet.config import from_command_line, from_mapping, to_mapping
+from jaxnet.errors import UsageError
+from jaxnet.names import lookup
+
+if TYPE_CHECKING:
+    import flax.linen as nn
+    import jax
+
+    from jaxnet import parallel
+    from jaxnet.parallel.plan import Plan
+    from jaxnet.plan.program import Program
+    from jaxnet.training import Task
+
+# Along these axes the compiler cuts a network by itself; along the others functions of the
+# library's own do, which a task gets as techniques.
+COMPILED_AXES = ("data", "fsdp", "tensor")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The number of devices along each axis; their product is the number of devices."""
+
+    data: int = 1
+    """the examples of a batch"""
+    fsdp: int = 1
+    """the examples too, and parameters, gradients and optimizer state"""
+    tensor: int = 1
+    """heads of attention, hidden units and the vocabulary, by the rules of the model"""
+    stage: int = 1
+    """the layers, one part after the other"""
+    sequence: int = 1
+    """the tokens of each example"""
+    expert: int = 1
+    """the examples too, and the experts of a mixture"""
+    fsdp_min_size: int = 2**14
+    """fsdp leaves parameters with fewer elements whole"""
+    whole: tuple[str, ...] = ()
+    """paths of parameters to leave whole whatever the model's rules say, such as
+    '**/embedding'"""
+
+    def build(self, model: nn.Module) -> parallel.Layout:
+        """The layout, with the rules at the end of the model's file, `SHARDING`.
+
+        Raises:
+            UsageError: an impossible size or rule, or an axis that only rules use has none.
+        """
+        from jaxnet.parallel import Layout
+
+        options = asdict(self)
+        whole: tuple[Any, ...] = tuple((pattern, ()) for pattern in options.pop("whole"))
+        rules = tuple(getattr(sys.modules[type(model).__module__], "SHARDING", ()))
+        if self.tensor > 1 and not rules:
+            raise UsageError(
+                f"tensor={self.tensor} cuts what rules say, and {type(model).__module__} ends "
+                "without any: give it SHARDING = ((pattern, axes), ...), or leave out the axis"
+            )
+        return Layout(**options, rules=(*whole, *rules))
+
+
+@dataclass(frozen=True)
+class Config:
+    """What training a network would take on many devices: memory, exchanges, time.
+
+    Nothing is trained, and no device is needed. A layout says how the network lies on the devices,
+    as in training; several are compared: --layouts data=64 fsdp=64 fsdp=8,tensor=8
+    """
+
+    model: str = "gpt2"
+    """a file of the zoo, such as gpt2, llama, bert, vit or resnet; where it has several networks
+    with the class, bert:BERTTagger; or package.module:Class for your own"""
+    size: str | None = None
+    """one of the sizes in that file, such as medium"""
+    options: dict[str, str] = field(default_factory=dict)
+    """arguments of the network, such as num_layers 4 features 256"""
+    batch_size: int = 64
+    """examples a step, all devices together"""
+    length: int | None = None
+    """tokens of an example; by default what the network was made for"""
+    example: tuple[int, ...] = ()
+    """the shape of an example where it is no text, such as 224 224 3"""
+    optimizer: str = "adam"
+    """its name; its state takes memory"""
+    precision: Literal["float32", "bf16"] = "float32"
+    """the type in which the network computes"""
+    machine: str = "h100"
+    """h100, a100, v5e or v5p"""
+    layout: Layout = Layout()
+    layouts: tuple[str, ...] = ()
+    """layouts to compare, such as data=64 fsdp=64 fsdp=8,tensor=8"""
+    micro_batches: int | None = None
+    """stages: into how many parts a batch is cut; by default four for each stage"""
+    compile: bool = True
+    """compile the step too, on virtual devices, and show what it sends; with several layouts this
+    takes seconds for each"""
+    json: bool = False
+    """print JSON instead of tables"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What came of a layout.
+
+    Attributes:
+        sizes: the number of devices along each axis.
+        plan: what it takes; None where the layout doesn't fit.
+        program: what the compiler makes of it; None where that wasn't asked for, or can't be.
+        note: why there is no plan, or no program.
+    """
+
+    sizes: dict[str, int]
+    plan: Plan | None = None
+    program: Program | None = None
+    note: str = ""
+
+
+def plan(config: Config) -> int:
+    """Plan each layout, and print.
+
+    Raises:
+        UsageError: a name is unknown, or the only layout doesn't fit.
+    """
+    from jaxnet.parallel.roofline import MACHINES
+    from jaxnet.plan import show
+
+    machine = lookup(config.machine, MACHINES, "machine")
+    model = network_of(config)
+    chosen = [parsed(text, config.layout) for text in config.layouts] or [config.layout]
+    cases = _cases(config, model, chosen)
+    if len(cases) == 1 and cases[0].plan is None:
+        raise UsageError(cases[0].note)
+    if config.json:
+        print(json.dumps(show.as_json(to_mapping(config), machine, cases), indent=1))
+    else:
+        show.tables(show.title(config, model), machine, config.precision, cases)
+    return cli.DONE
+
+
+def parsed(text: str, base: Layout = Layout()) -> Layout:
+    """The layout that a word of a command line describes; the rest is that of `base`.
+
+    Raises:
+        UsageError: it isn't of the form `data=8,tensor=2`.
+
+    Example:
+        >>> parsed("data=8,tensor=2").tensor
+        2
+    """
+    pairs = [part.partition("=") for part in text.split(",")]
+    sizes = {name: int(size) if size.isdigit() else size for name, _, size in pairs}
+    return from_mapping(Layout, {**to_mapping(base), **sizes}, f"--layouts {text}")
+
+
+def network_of(config: Config) -> nn.Module:
+    """The network; errors are those of `jaxnet.plan.networks.network`."""
+    from jaxnet.plan import networks
+
+    return networks.network(config.model, config.size, config.options)
+
+
+def inputs_of(config: Config, model: nn.Module) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """The shapes of a batch of inputs; errors are those of `jaxnet.plan.networks.inputs`."""
+    from jaxnet.plan import networks
+
+    return networks.inputs(model, config.batch_size, config.length, config.example)
+
+
+def step_of(config: Config, model: nn.Module) -> tuple[Task[Any], dict[str, Any]]:
+    """The task of training a network, and the shapes of a batch."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxnet import losses, optimizers
+    from jaxnet.training import Supervised, mixed_precision
+
+    inputs = inputs_of(config, model)
+    first, *more = inputs
+    made: Any = jax.eval_shape(model.init_with_output, jax.random.key(0), *inputs)
+    outputs = made[0]
+    task = Supervised(model, losses.cross_entropy, optimizers.by_name(config.optimizer, 1e-3))
+    batch = {
+        "inputs": inputs if more else first,
+        "labels": jax.ShapeDtypeStruct(outputs.shape[:-1], jnp.int32),
+        "mask": jax.ShapeDtypeStruct(outputs.shape[:1], jnp.bool_),
+    }
+    return mixed_precision(task, config.precision), batch
+
+
+def _cases(config: Config, model: nn.Module, chosen: Sequence[Layout]) -> list[Case]:
+    from jaxnet import optimizers
+    from jaxnet.parallel.plan import plan
+    from jaxnet.parallel.tracing import trace
+
+    optimizer = optimizers.by_name(config.optimizer, 1e-3)
+    inputs = inputs_of(config, model)
+    traced = trace(model, *inputs, optimizer=optimizer, precision=config.precision)
+    cases = []
+    for sizes in chosen:
+        try:
+            layout = sizes.build(model)
+            planned = plan(traced, layout, config.micro_batches)
+        except UsageError as error:
+            cases.append(Case(_numbers(sizes), note=str(error)))
+            continue
+        cases.append(Case(layout.sizes, planned, *_program(config, sizes, layout)))
+    return cases
+
+
+def _program(config: Config, sizes: Layout, layout: parallel.Layout) -> tuple[Program | None, str]:
+    """What the compiler makes of a layout, or why it isn't asked."""
+    from jaxnet.plan.program import MOST_DEVICES, compile_apart
+
+    if not config.compile:
+        return None, ""
+    others = [name for name, size in layout.sizes.items() if size > 1 and name not in COMPILED_AXES]
+    if others:
+        return None, f"not compiled: {', '.join(others)} are techniques of a task"
+    if layout.devices > MOST_DEVICES:
+        return None, f"not compiled: JAX makes at most {MOST_DEVICES} virtual devices"
+    job = {
+        "config": to_mapping(config),
+        "layout": to_mapping(sizes),
+        "devices": layout.devices,
+    }
+    return compile_apart(job), ""
+
+
+def _numbers(sizes: Layout) -> dict[str, int]:
+    from jaxnet.parallel.axes import AXES
+
+    return {name: getattr(sizes, name) for name in AXES}
+
+
+def command(arguments: Sequence[str], program: str) -> int:
+    """The command, with the words that follow its name."""
+    return plan(from_command_line(Config, arguments, program))

@@ -1,0 +1,118 @@
+"""Networks by the name of their file, as `jaxnet plan` takes them."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxnet.errors import UsageError
+from jaxnet.names import lookup
+
+# The zoo is `jaxnet.models` where jaxnet is installed, and `models` in a checkout.
+ZOO = ("jaxnet.models", "models")
+
+
+def network(name: str, size: str | None, options: Mapping[str, str]) -> nn.Module:
+    """The module that a command line names.
+
+    Args:
+        name: a file of the zoo, `gpt2`; or with a class of it, `bert:BERTTagger`; or a class of
+            your own, `package.module:Class`.
+        size: one of the file's `SIZES`.
+        options: arguments of the class, written as in Python.
+
+    Raises:
+        UsageError: there is no such file, class, size or argument.
+    """
+    file, _, wanted = name.partition(":")
+    module = _imported(file)
+    kind = _class(module, wanted)
+    arguments: dict[str, Any] = {}
+    if size is not None:
+        arguments.update(lookup(size, getattr(module, "SIZES", {}), f"size of {file}"))
+    fields = {each.name: None for each in dataclasses.fields(kind) if each.init}
+    for field, text in options.items():
+        lookup(field, fields, f"argument of {kind.__name__}")
+        arguments[field] = _value(field, text)
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise UsageError(f"{kind.__name__}: {error}; give it by --options NAME VALUE") from error
+
+
+def inputs(
+    model: nn.Module, batch_size: int, length: int | None, example: tuple[int, ...]
+) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """The shapes of a batch: one array for each argument that the network can't do without.
+
+    Args:
+        model: the network; one with a `vocab_size` reads tokens.
+        batch_size: examples.
+        length: tokens of an example; by default the network's own `length`, or 1024.
+        example: the shape of an example for a network that reads no tokens.
+
+    Raises:
+        UsageError: the network reads no tokens, and no shape is given.
+    """
+    if getattr(model, "vocab_size", None) is not None:
+        time = length or getattr(model, "length", None) or 1024
+        array = jax.ShapeDtypeStruct((batch_size, time), jax.numpy.int32)
+    elif example:
+        array = jax.ShapeDtypeStruct((batch_size, *example), jax.numpy.float32)
+    else:
+        raise UsageError(
+            f"{type(model).__name__}: say what shape an example has, such as --example 224 224 3"
+        )
+    parameters = list(inspect.signature(type(model).__call__).parameters.values())[1:]
+    needed = [p for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    return (array,) * max(1, len(needed))
+
+
+def _imported(file: str) -> ModuleType:
+    names = [file] if "." in file else [f"{zoo}.{file}" for zoo in ZOO]
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            # Not the file that was asked for, but something that it imports: that is its fault.
+            if error.name not in (name, name.rpartition(".")[0]):
+                raise
+    raise UsageError(
+        f"there is no network {file!r}: expected a file of the zoo, such as gpt2, llama, bert, "
+        "vit, resnet or mlp, or package.module:Class"
+    )
+
+
+def _class(module: ModuleType, wanted: str) -> type[nn.Module]:
+    found = {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, nn.Module) and not name.startswith("_")
+    }
+    if wanted:
+        return lookup(wanted, found, f"class of {module.__name__}")
+    own = {name: kind for name, kind in found.items() if kind.__module__ == module.__name__}
+    file = module.__name__.rpartition(".")[2]
+    named = [kind for name, kind in own.items() if name.lower() == file]
+    if len(own) != 1 and not named:
+        raise UsageError(
+            f"{module.__name__} has several networks: say which, as {file}:CLASS with one of "
+            f"{', '.join(own)}"
+        )
+    return (named or list(own.values()))[0]
+
+
+def _value(field: str, text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError) as error:
+        message = f"--options {field} {text}: expected a value as Python writes it"
+        raise UsageError(message) from error

@@ -38,7 +38,7 @@ def main() -> int:
         module = importlib.import_module(lookup(name, COMMANDS, "command"))
         return module.command(arguments, f"{program} {name}")
 
-    return cli.run(run)
+    return cli.run_alone(run)
 
 
 if __name__ == "__main__":

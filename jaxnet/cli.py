@@ -1,35 +1,91 @@
-"""What every entrypoint does around its own few lines: exit codes, messages, the log."""
+"""What every entrypoint does around its own few lines: exit codes, messages, other processes."""
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 
-from jaxnet.errors import InputError, NonFiniteError, UsageError
+from jaxnet.errors import InputError, NonFiniteError, PeerError, UsageError
+from jaxnet.parallel import launch, watchdog
 
 DONE = 0
 FAILED = 1
 WRONG_USAGE = 2
 # EX_TEMPFAIL of sysexits.h, "try again later": the run was asked to end and saved where it was.
 PREEMPTED = 75
+LOST_PEER = watchdog.LOST_PEER
 
 
 def run(command: Callable[[], int]) -> int:
     """Run a command and turn what goes wrong into a message and an exit code.
 
+    Where a launcher started several processes (`jaxnet.parallel.launch`), they are brought together
+    first and leave together; process 0 alone prints.
+
     Errors that a user can act on are printed without a traceback (`JAXNET_TRACEBACK=1` shows it).
 
     Returns:
-        `DONE`, `FAILED`, `WRONG_USAGE` or `PREEMPTED`.
+        `DONE`, `FAILED`, `WRONG_USAGE`, `PREEMPTED` or `LOST_PEER`.
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
+        watch = launch.initialize()
+    except (UsageError, PeerError) as error:
+        return _reported(error)
+    if watch is None:
+        return run_alone(command)
+    if watch.me.process:
+        logging.disable(logging.WARNING)
+    with redirect_stdout(_Nowhere()) if watch.me.process else nullcontext():
+        return _together(command, watch)
+
+
+def run_alone(command: Callable[[], int]) -> int:
+    """As `run`, for a command that isn't for several processes, or starts them itself."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    return _outcome(command, lambda: None)
+
+
+class _Nowhere(io.TextIOBase):
+    """Where that goes what process 0 prints for all."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+def _together(command: Callable[[], int], watch: watchdog.Watch) -> int:
+    """Run a command as one of several processes."""
+    try:
+        code = _outcome(command, watch.explain)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        watch.explain()
+        traceback.print_exc()
+        code = FAILED
+    launch.leave(watch, code, well=code in (DONE, PREEMPTED))
+    return code
+
+
+def _outcome(command: Callable[[], int], explain: Callable[[], None]) -> int:
+    try:
         return command()
     except (InputError, NonFiniteError, OSError) as error:
-        if os.environ.get("JAXNET_TRACEBACK"):
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG_USAGE if isinstance(error, UsageError) else FAILED
+        if not isinstance(error, UsageError):
+            explain()
+        return _reported(error)
+
+
+def _reported(error: Exception) -> int:
+    """Print an error; the exit code that belongs to it."""
+    if os.environ.get("JAXNET_TRACEBACK"):
+        traceback.print_exc()
+    print(f"error: {error}", file=sys.stderr)
+    if isinstance(error, PeerError):
+        return LOST_PEER
+    return WRONG_USAGE if isinstance(error, UsageError) else FAILED

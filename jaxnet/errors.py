@@ -21,3 +21,7 @@ class CheckpointError(InputError):
 
 class NonFiniteError(ArithmeticError):
     """Training met a NaN or an infinity; the message names the step and the first bad layer."""
+
+
+class PeerError(RuntimeError):
+    """Other processes of this job are missing or lost; the message says which."""

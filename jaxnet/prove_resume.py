@@ -138,7 +138,7 @@ def _command(arguments: Sequence[str]) -> int:
 
 def main() -> int:
     """The command."""
-    return cli.run(lambda: _command(sys.argv[1:]))
+    return cli.run_alone(lambda: _command(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxnet.doctor import system
-from jaxnet.doctor.launchers import detect
 from jaxnet.errors import InputError
+from jaxnet.parallel.cluster import detect
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # What brings JAX to hardware other than the processor.
@@ -268,7 +268,7 @@ class Launch:
             processes=found.processes,
             process=found.process,
             hosts=found.hosts,
-            coordinator=":".join(map(str, found.coordinator)) if found.coordinator else None,
+            coordinator=":".join(map(str, found.coordinator)),
             variables=variables,
         )
 

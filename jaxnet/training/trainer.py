@@ -174,6 +174,11 @@ class Trainer:
         """
         _check_whole(1, epochs=epochs, steps=steps, batch_size=batch_size)
         _check_whole(0, seed=seed)
+        if jax.process_count() > 1:
+            raise UsageError(
+                f"there are {jax.process_count()} processes, and each would train by itself: "
+                "start one process"
+            )
         train = self._pipeline(train, batch_size)
         wanted, end = _planned_steps(train, epochs, steps)
         key, batch = jax.random.key(seed), _zeros(train.spec())

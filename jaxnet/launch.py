@@ -1,0 +1,77 @@
+"""Run a command as several processes on this host.
+
+    python -m jaxnet.launch --processes 4 -- python -m train.classify --data digits
+
+The processes train as one. When one dies, all start again from the last checkpoint; Ctrl-C or
+SIGTERM makes all save the same step and end with exit code 75. Only the first process prints; what
+the others say is kept in files, which are named when something goes wrong.
+
+On several hosts, take the launcher that is there: srun, mpirun, torchrun and Kubernetes are
+recognised by the command itself (`jaxnet.parallel.launch`).
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxnet.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Run a command as several processes on this host; the command follows after `--`."""
+
+    processes: int = 2
+    """how many processes to start"""
+    devices: int = 1
+    """accelerators for each process; on CPUs it doesn't matter"""
+    max_restarts: int = 3
+    """how often to start again from the last checkpoint when a process dies"""
+    elastic: bool = False
+    """go on with fewer processes when the same one dies twice in a row; the batch size has to be
+    one that fewer share out evenly"""
+    peer_timeout: float = 30.0
+    """a process that gives no sign of life for so many seconds is taken for dead"""
+    start_timeout: float = 300.0
+    """so many seconds for all processes to come"""
+    logs: Path | None = None
+    """folder for the output of all processes but the first; by default a temporary one, which
+    stays where the command failed"""
+
+    def __post_init__(self) -> None:
+        for name, least in (("processes", 1), ("devices", 1), ("max_restarts", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"expected {name} of at least {least}, got {getattr(self, name)}")
+        for name in ("peer_timeout", "start_timeout"):
+            if not 0 < getattr(self, name) < 1e6:
+                raise UsageError(f"expected {name} in seconds, got {getattr(self, name)}")
+
+
+def _command(arguments: Sequence[str]) -> int:
+    import tyro
+
+    from jaxnet.parallel import agent
+
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    own, command = arguments[:at], arguments[at + 1 :]
+    options = tyro.cli(Options, prog="python -m jaxnet.launch", args=own)
+    if not command:
+        raise UsageError("say which command to run, after --: -- python -m train.classify")
+    if shutil.which(command[0]) is None:
+        raise UsageError(f"there is no command {command[0]!r}")
+    return agent.run(agent.Job(command=tuple(command), **vars(options)))
+
+
+def main() -> int:
+    """The command."""
+    from jaxnet import cli
+
+    return cli.run_alone(lambda: _command(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

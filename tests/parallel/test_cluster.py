@@ -1,0 +1,202 @@
+"""What launchers say about a job, and what is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from jaxnet.errors import UsageError
+from jaxnet.parallel.cluster import Cluster, detect, first_node
+
+EXPLICIT = {
+    "JAX_COORDINATOR_ADDRESS": "node1:1234",
+    "JAX_NUM_PROCESSES": "4",
+    "JAX_PROCESS_ID": "3",
+}
+TORCHRUN = {
+    "RANK": "5",
+    "WORLD_SIZE": "8",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "4",
+    "MASTER_ADDR": "node1",
+    "MASTER_PORT": "2345",
+}
+# As `srun -N 2 -n 4 env` printed them.
+SLURM = {
+    "SLURM_JOB_ID": "17",
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NODELIST": "host[1-2]",
+    "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "2",
+    "SLURM_LOCALID": "0",
+}
+OPEN_MPI = {
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_RANK": "3",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911",
+}
+KUBERNETES = {
+    "JOB_COMPLETION_INDEX": "1",
+    "JAX_NUM_PROCESSES": "2",
+    "JAX_COORDINATOR_ADDRESS": "job-0.jobs:1234",
+}
+
+
+def found(environ: dict[str, str]) -> Cluster:
+    cluster = detect(environ)
+    assert cluster is not None
+    return cluster
+
+
+def test_alone():
+    assert detect({}) is None
+    assert detect({"PATH": "/bin", "SLURM_JOB_ID": "3", "RANK": "0"}) is None
+
+
+def test_by_hand():
+    assert found(EXPLICIT) == Cluster("JAX_COORDINATOR_ADDRESS", ("node1", 1234), 4, 3)
+    six = found({**EXPLICIT, "JAX_COORDINATOR_ADDRESS": "[2001:db8::1]:80"})
+    assert six.coordinator == ("2001:db8::1", 80)
+
+
+def test_torchrun():
+    expected = Cluster("torchrun", ("node1", 2345), 8, 5, 2, 1, 4, (1,))
+    assert found(TORCHRUN) == expected
+    # torchrun itself listens at MASTER_PORT.
+    assert found({**TORCHRUN, "TORCHELASTIC_RUN_ID": "x"}).coordinator == ("node1", 2346)
+
+
+def test_slurm():
+    cluster = found(SLURM)
+    assert cluster.coordinator[0] == "host1"
+    assert 61440 <= cluster.coordinator[1] < 65536
+    assert (cluster.processes, cluster.process, cluster.hosts) == (4, 2, 2)
+    assert (cluster.local_process, cluster.local_processes) == (0, 2)
+    assert found({**SLURM, "SLURM_PROCID": "3"}).coordinator == cluster.coordinator
+    assert found({**SLURM, "SLURM_STEP_ID": "1"}).coordinator != cluster.coordinator
+
+
+def test_slurm_without_a_step_is_alone():
+    """The script of sbatch has the job's variables too, and is one process."""
+    batch = {name: value for name, value in SLURM.items() if "STEP" not in name}
+    assert detect(batch) is None
+    assert detect({**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}) is None
+
+
+def test_slurm_on_one_host_needs_no_name():
+    one = {**SLURM, "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NODELIST": "host1"}
+    assert found(one).coordinator[0] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("a", "a"),
+        ("a,b", "a"),
+        ("n[1-3]", "n1"),
+        ("n[01,07-09],m", "n01"),
+        ("rack1-n[2,4]", "rack1-n2"),
+        ("n[1-2].net", "n1.net"),
+    ],
+)
+def test_first_node(nodes, first):
+    assert first_node(nodes) == first
+
+
+def test_open_mpi():
+    cluster = found(OPEN_MPI)
+    assert cluster.coordinator[0] == "10.96.0.1"
+    assert (cluster.processes, cluster.process) == (4, 3)
+    six = "1.0;tcp6://[2001:db8::1,2001:db8::2]:43370"
+    assert found({**OPEN_MPI, "OMPI_MCA_orte_hnp_uri": six}).coordinator[0] == "2001:db8::1"
+    one_host = {**OPEN_MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
+    assert found(one_host).coordinator[0] == "127.0.0.1"
+    with pytest.raises(UsageError, match="JAX_COORDINATOR_ADDRESS"):
+        detect({**OPEN_MPI, "OMPI_MCA_orte_hnp_uri": ""})
+
+
+def test_kubernetes():
+    cluster = found(KUBERNETES)
+    assert cluster.coordinator == ("job-0.jobs", 1234)
+    assert (cluster.processes, cluster.process, cluster.hosts) == (2, 1, 2)
+    # Pods of an array of independent runs.
+    assert detect({"JOB_COMPLETION_INDEX": "1"}) is None
+    with pytest.raises(UsageError, match="headless service"):
+        detect({"JOB_COMPLETION_INDEX": "1", "JAX_NUM_PROCESSES": "2"})
+
+
+def test_the_coordinator_may_be_chosen_whatever_the_launcher():
+    for environ in (TORCHRUN, SLURM, OPEN_MPI):
+        chosen = found({**environ, "JAX_COORDINATOR_ADDRESS": "other:99"})
+        assert chosen.coordinator == ("other", 99)
+
+
+def test_the_most_specific_wins():
+    """`mpirun` and `torchrun` are often called within a job of SLURM."""
+    assert found({**SLURM, **OPEN_MPI}).launcher == "mpirun"
+    assert found({**SLURM, **OPEN_MPI, **TORCHRUN}).launcher == "torchrun"
+    assert found({**SLURM, **TORCHRUN, **EXPLICIT}).launcher == "JAX_COORDINATOR_ADDRESS"
+
+
+@pytest.mark.parametrize(
+    ("visible", "devices"),
+    [({}, (1,)), ({"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}, (2, 3))],
+)
+def test_processes_of_a_host_share_its_devices_out(visible, devices):
+    assert found({**TORCHRUN, **visible}).local_devices == devices
+
+
+@pytest.mark.parametrize(
+    "bound", [{"CUDA_VISIBLE_DEVICES": "3"}, {"SLURM_GPUS_PER_TASK": "1"}], ids=str
+)
+def test_a_process_that_sees_its_own_devices_alone_takes_them(bound):
+    assert found({**SLURM, "SLURM_LOCALID": "1", **bound}).local_devices is None
+
+
+def test_devices_may_be_chosen():
+    assert found({**TORCHRUN, "JAX_LOCAL_DEVICE_IDS": "4,5"}).local_devices == (4, 5)
+    with pytest.raises(UsageError, match="JAX_LOCAL_DEVICE_IDS"):
+        detect({**TORCHRUN, "JAX_LOCAL_DEVICE_IDS": "all"})
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.0.1.1"])
+def test_a_loopback_coordinator_of_several_hosts_is_refused(host):
+    with pytest.raises(UsageError, match=r"each of the 2 hosts means the host itself"):
+        detect({**TORCHRUN, "MASTER_ADDR": host})
+    assert found({**TORCHRUN, "MASTER_ADDR": host, "LOCAL_WORLD_SIZE": "8"}).hosts == 1
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({**EXPLICIT, "JAX_PROCESS_ID": "4"}, "a process from 0 to 3"),
+        ({**EXPLICIT, "JAX_NUM_PROCESSES": "many"}, "JAX_NUM_PROCESSES: expected a whole number"),
+        ({**EXPLICIT, "JAX_COORDINATOR_ADDRESS": "node1"}, "expected HOST:PORT, got 'node1'"),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "node1:1", "JAX_NUM_PROCESSES": "2"},
+            "Set JAX_PROCESS_ID",
+        ),
+        ({**TORCHRUN, "RANK": "one"}, "RANK: expected a whole number, got 'one'"),
+    ],
+)
+def test_what_cannot_be(environ, message):
+    with pytest.raises(UsageError, match=message):
+        detect(environ)
+
+
+def test_a_process_that_is_alone_imports_no_jax():
+    code = (
+        "import sys\n"
+        "from jaxnet.parallel import launch\n"
+        "assert launch.initialize({}) is None\n"
+        "print('jax' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

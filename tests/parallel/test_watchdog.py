@@ -1,0 +1,296 @@
+"""Processes without JAX that meet and watch each other."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from jaxnet.parallel.watchdog import LOST_PEER
+
+# What a process does: it joins the others, says so, and follows the words on its standard input.
+PROCESS = """
+import sys, time
+from jaxnet.errors import PeerError
+from jaxnet.parallel.roll_call import Peer, roll_call
+from jaxnet.parallel.watchdog import Watch
+import os
+process, processes, port, start, timeout = (float(word) for word in sys.argv[1:])
+me = Peer(int(process), f"host{int(process)}", os.getpid())
+try:
+    peers, address = roll_call(me, int(processes), ("127.0.0.1", int(port)), start)
+except PeerError as error:
+    sys.exit(f"refused: {error}")
+watch = Watch(me, int(processes), timeout, peers).start()
+print("met", flush=True)
+for line in sys.stdin:
+    if line == "finish\\n":
+        watch.finish()
+        print("finished", flush=True)
+        break
+    if line == "fail\\n":
+        watch.explain()
+        watch.fail(1)
+        sys.exit(1)
+    if line == "hold\\n":  # as a long call into C that keeps Python's lock
+        import ctypes
+        ctypes.PyDLL(None).usleep(900_000)
+else:
+    time.sleep(100)
+"""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+class Job:
+    """Some of the processes of a job."""
+
+    def __init__(self, processes: int, *started: int, start: float = 20.0, timeout: float = 20.0):
+        self.port = free_port()
+        self.processes = processes
+        self.limits = (str(start), str(timeout))
+        self.running = {number: self.start(number) for number in started or range(processes)}
+
+    def start(self, number: int, processes: int | None = None) -> subprocess.Popen[str]:
+        words = (number, processes or self.processes, self.port)
+        return subprocess.Popen(
+            [sys.executable, "-c", PROCESS, *map(str, words), *self.limits],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __getitem__(self, number: int) -> subprocess.Popen[str]:
+        return self.running[number]
+
+    def met(self) -> Job:
+        for process in self.running.values():
+            assert process.stdout is not None
+            assert process.stdout.readline() == "met\n"
+        return self
+
+    def say(self, number: int, word: str) -> None:
+        pipe = self[number].stdin
+        assert pipe is not None
+        pipe.write(f"{word}\n")
+        pipe.flush()
+
+    def ends(self, number: int) -> tuple[int, str]:
+        """Exit code and errors."""
+        _, errors = self[number].communicate(timeout=60)
+        return self[number].returncode, errors
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.running.values():
+            process.kill()
+            process.communicate()
+
+
+def test_all_finish_together():
+    with Job(3) as job:
+        job.met()
+        job.say(1, "finish")
+        job.say(0, "finish")
+        time.sleep(0.5)
+        assert job[0].poll() is None  # it waits for process 2
+        job.say(2, "finish")
+        assert [job.ends(number) for number in range(3)] == [(0, "")] * 3
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_killed_process_is_named_by_all_others(dead):
+    with Job(3) as job:
+        job.met()
+        job[dead].kill()
+        killed = time.monotonic()
+        for number in {0, 1, 2} - {dead}:
+            code, errors = job.ends(number)
+            assert code == LOST_PEER
+            assert f"process {dead} on host host{dead} (pid {job[dead].pid}) died" in errors
+            assert f"error: process {number} on host" in errors
+        assert time.monotonic() - killed < 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [0, 2])
+def test_a_process_that_hangs_is_named_within_the_bound(stopped):
+    with Job(3, timeout=3.0) as job:
+        job.met()
+        time.sleep(0.5)
+        job[stopped].send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        for number in {0, 1, 2} - {stopped}:
+            code, errors = job.ends(number)
+            assert code == LOST_PEER
+            assert f"process {stopped} on host host{stopped}" in errors
+            assert "gave no sign of life for" in errors
+        assert time.monotonic() - began < 3.0 + 2.0  # the bound, and a busy machine
+        # Woken up, it finds that the others are gone.
+        job[stopped].send_signal(signal.SIGCONT)
+        assert job.ends(stopped)[0] == LOST_PEER
+
+
+@pytest.mark.slow
+def test_one_that_is_only_slow_is_not_lost():
+    with Job(2, timeout=3.0) as job:
+        job.met()
+        for _ in range(3):
+            job.say(1, "hold")
+        time.sleep(3.5)
+        job.say(0, "finish")
+        job.say(1, "finish")
+        assert [job.ends(number) for number in range(2)] == [(0, "")] * 2
+
+
+def test_a_process_that_fails_says_so():
+    with Job(3) as job:
+        job.met()
+        job.say(1, "fail")
+        assert job.ends(1) == (1, "")
+        for number in (0, 2):
+            code, errors = job.ends(number)
+            assert code == LOST_PEER
+            assert "process 1 on host host1" in errors
+            assert "failed, with exit code 1" in errors
+
+
+@pytest.mark.slow
+def test_processes_that_fail_alike_end_each_with_its_own_code():
+    with Job(3) as job:
+        job.met()
+        for number in range(3):
+            job.say(number, "fail")
+        assert [job.ends(number) for number in range(3)] == [(1, "")] * 3
+
+
+def test_who_is_missing_at_the_start_is_said():
+    with Job(4, 0, 2, start=2.0) as job:
+        for number in (0, 2):
+            code, errors = job.ends(number)
+            assert code == 1
+            assert "processes 1, 3 of 4 did not come within 2 s" in errors
+            assert "There are process 0 on host host0" in errors
+
+
+def test_process_0_is_missing():
+    with Job(2, 1, start=1.0) as job:
+        code, errors = job.ends(1)
+        assert code == 1
+        assert f"process 1 on host host1 (pid {job[1].pid}) found nobody at 127.0.0.1:" in errors
+        assert "within 1 s" in errors
+
+
+@pytest.mark.slow
+def test_a_second_one_with_the_same_number_is_refused():
+    with Job(3, 0, 1, start=30.0) as job:
+        time.sleep(1.0)
+        job.running[4] = job.start(1)
+        code, errors = job.ends(4)
+        assert code == 1
+        assert "is there already" in errors
+        job.running[2] = job.start(2)
+        del job.running[4]
+        job.met()
+
+
+def test_other_numbers_are_refused():
+    with Job(3, 0, start=30.0) as job:
+        job.running[1] = job.start(1, processes=5)
+        code, errors = job.ends(1)
+        assert code == 1
+        assert "there are 5 processes, and process 0 says 3" in errors
+
+
+@pytest.mark.slow
+def test_one_that_comes_again_before_all_are_there_is_taken():
+    with Job(3, 0, 1, start=30.0) as job:
+        time.sleep(1.0)
+        job[1].kill()
+        job[1].communicate()
+        job.running[1] = job.start(1)
+        job.running[2] = job.start(2)
+        job.met()
+
+
+def test_a_stranger_does_no_harm():
+    with Job(2, 0, start=30.0) as job:
+        for said in (b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b"\xff" * 100_000, b""):
+            stranger = socket.create_connection(("127.0.0.1", _ready(job.port)), timeout=5)
+            with stranger, contextlib.suppress(OSError):  # it may hang up before all is said
+                stranger.sendall(said)
+        job.running[1] = job.start(1)
+        job.met()
+
+
+def _ready(port: int) -> int:
+    """The port, as soon as somebody listens there."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            return port
+        time.sleep(0.05)
+    raise AssertionError("nobody listens")
+
+
+def test_a_taken_port_is_said():
+    with socket.create_server(("127.0.0.1", 0)) as taken, Job(2, 1) as job:
+        job.port = taken.getsockname()[1]
+        job.running[0] = job.start(0)
+        code, errors = job.ends(0)
+        assert code == 1
+        assert f"can't listen at 127.0.0.1:{job.port}: Address already in use" in errors
+
+
+def test_the_launcher_is_gone():
+    """Workers end when the other end of the launcher's pipe does."""
+    reading, writing = os.pipe()
+    code = (
+        "import os, sys, time\n"
+        "from jaxnet.parallel.roll_call import Peer\n"
+        "from jaxnet.parallel.watchdog import Watch\n"
+        f"Watch(Peer(0, 'here', os.getpid()), 1, 30.0, launcher={reading}).start()\n"
+        "print('watching', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], pass_fds=[reading], **options) as process:
+        os.close(reading)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"watching\n"
+        assert process.poll() is None
+        os.close(writing)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == LOST_PEER
+    assert b"the launcher that started it is gone" in errors
+
+
+def test_a_message_is_one_line_of_json():
+    from jaxnet.parallel.roll_call import Line
+
+    here, there = socket.socketpair()
+    with here, there:
+        line = Line(here)
+        there.sendall(b'{"a": 1}\n{"b"')
+        assert line.receive() == [{"a": 1}]
+        there.sendall(b": 2}\n")
+        assert line.receive() == [{"b": 2}]
+        line.send(alive=True)
+        assert json.loads(there.recv(100)) == {"alive": True}
+        there.close()
+        assert line.receive() is None

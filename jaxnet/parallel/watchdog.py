@@ -175,7 +175,7 @@ class Watch:
         if self.me.process == 0:
             for line in self.peers.values():
                 line.send(lost=text)
-        self._end(f"the job lost {text}")
+        self._end(text)
 
     def _end(self, text: str) -> None:
         if not self._over.is_set():

@@ -20,6 +20,8 @@ import tyro  # noqa: F401
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# A CPU becomes eight devices, for tests/parallel; what uses one device uses the first.
+jax.config.update("jax_num_cpu_devices", 8)
 
 # The shapes in these modules' signatures are checked here and nowhere else: at run time they cost
 # nothing. Only what is imported from here on is checked.

@@ -33,6 +33,7 @@ def run(command: Callable[[], int]) -> int:
         `DONE`, `FAILED`, `WRONG_USAGE`, `PREEMPTED` or `LOST_PEER`.
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("jaxnet.layout").setLevel(logging.INFO)  # what a device holds
     try:
         watch = launch.initialize()
     except (UsageError, PeerError) as error:

@@ -115,6 +115,7 @@ class _Trainers:
                 self.config.techniques.apply(self.config.optimizer.apply(task)),
                 early_stopping=self.config.early_stopping,
                 progress=self.config.progress,
+                layout=self.config.layout.build(task),
             )
             self.made[id(task)] = task, trainer
         return self.made[id(task)][1]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jaxnet.data.augmentation import Augmentation
     from jaxnet.data.image_sets import ImageParts
     from jaxnet.data.tables import Kind, TargetKind
+    from jaxnet.parallel import layout
     from jaxnet.training.task import Task
 
 
@@ -249,6 +250,42 @@ class Saving:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """On how many devices to train: the product of the axes; -1 for one takes all that are left."""
+
+    data: int = 1
+    """the examples of a batch"""
+    fsdp: int = 1
+    """the examples too, and parameters, gradients and optimizer state"""
+    tensor: int = 1
+    """heads of attention, hidden units and the vocabulary, by the rules of the model"""
+    stage: int = 1
+    """the layers, one part after the other"""
+    sequence: int = 1
+    """the tokens of each example"""
+    expert: int = 1
+    """the examples too, and the experts of a mixture"""
+    fsdp_min_size: int = 2**14
+    """fsdp leaves parameters with fewer elements whole"""
+    whole: tuple[str, ...] = ()
+    """paths of parameters to leave whole whatever the model's rules say, such as
+    '**/embedding'"""
+
+    def build(self, task: Any) -> layout.Layout:
+        """The layout of a run, with the rules of the models in the task.
+
+        Raises:
+            UsageError: an impossible size.
+        """
+        from jaxnet.parallel.families import family_rules
+        from jaxnet.parallel.layout import Layout
+
+        options = asdict(self)
+        rules: tuple[Any, ...] = tuple((pattern, ()) for pattern in options.pop("whole"))
+        return Layout(**options, rules=(*rules, *family_rules(task)))
+
+
+@dataclass(frozen=True)
 class Tables:
     """What the columns of a table are, where that isn't recognised."""
 
@@ -313,6 +350,7 @@ class Run:
     techniques: Techniques = Techniques()
     early_stopping: EarlyStopping = EarlyStopping(monitor="val_loss", patience=10)
     checkpoints: Saving = Saving()
+    layout: Layout = Layout()
 
     def __post_init__(self) -> None:
         _check_least(1, epochs=self.epochs, batch_size=self.batch_size)
@@ -391,4 +429,4 @@ def _check_least(least: int, **numbers: int) -> None:
 
 
 # Fields of a `Run` that don't decide what is learnt.
-FREE = ("run_dir", "resume", "progress")
+FREE = ("run_dir", "resume", "progress", "layout")

@@ -56,7 +56,7 @@ def prepare(folder: Path, config: Any, *, resume: bool, may_change: tuple[str, .
         folder: the run folder.
         config: the configuration, a dataclass.
         resume: whether to go on with what is there; otherwise it is begun anew.
-        may_change: fields that don't decide what is trained, such as `epochs`.
+        may_change: fields that don't decide what is trained, such as `layout`.
 
     Raises:
         InputError: the folder can't be written.
@@ -110,6 +110,7 @@ def fit(
         checkpoints=Checkpoints(folder / "checkpoints", **config.checkpoints.options()),
         callbacks=[RunWriter(folder), *callbacks],
         progress=config.progress,
+        layout=config.layout.build(task),
     )
     prepare(folder, config, resume=config.resume, may_change=FREE)
     preview(folder, augment.functions(), train, config.seed)
@@ -289,7 +290,7 @@ def _check_same(file: Path, config: Any, may_change: tuple[str, ...]) -> None:
     changed = [
         f"  {name}: {old!r} -> {new!r}"
         for name, old, new in _differences(before, to_mapping(config))
-        if name not in may_change
+        if name.split(".")[0] not in may_change
     ]
     if changed:
         raise UsageError(

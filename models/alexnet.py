@@ -67,3 +67,12 @@ def _conv(features: int, kernel: int, strides: int = 1, padding: int = 1) -> Con
         padding=padding,
         kernel_init=nn.initializers.he_normal(),
     )
+
+
+# What the axis `tensor` of a `jaxnet.parallel.Layout` cuts: the units between the first two dense
+# layers, which have most of the parameters.
+SHARDING = (
+    ("Dense_0/kernel", (None, "tensor")),
+    ("Dense_0/bias", ("tensor",)),
+    ("Dense_1/kernel", ("tensor",), "optional"),
+)

@@ -21,6 +21,7 @@ from jaxnet.layers import (
 )
 from jaxnet.layers.activations import gelu
 from jaxnet.layers.tokens import check_tokens
+from jaxnet.layers.transformer import SHARDING as BLOCK_SHARDING
 
 # Section 3 of the paper: `BERT(**SIZES["large"])`. With the pooler they have 109,482,240 and
 # 335,141,888 parameters. The small ones are of Turc et al. 2019, table 1.
@@ -244,3 +245,11 @@ class BERTTagger(_Head):
         states = self.encoder(tokens, mask, segments, train)
         states = nn.Dropout(self.encoder.dropout)(states, deterministic=not train)
         return Dense(self.num_classes, kernel_init=self.encoder.kernel_init, name="head")(states)
+
+
+# What the axis `tensor` of a `jaxnet.parallel.Layout` cuts: the vocabulary, and the blocks.
+SHARDING = (
+    ("**/embed/embedding", ("tensor",)),
+    ("bias", ("tensor",), "optional"),
+    *BLOCK_SHARDING,
+)

@@ -26,6 +26,7 @@ from jaxnet.layers import (
 from jaxnet.layers.activations import ACTIVATIONS
 from jaxnet.layers.kv_cache import Cache
 from jaxnet.layers.tokens import check_tokens
+from jaxnet.layers.transformer import SHARDING as BLOCK_SHARDING
 
 # Table 2 of the paper: `GPT2(**SIZES["medium"])`. The paper counts the parameters wrongly, as its
 # authors say; these have 124,439,808, 354,823,168, 774,030,080 and 1,557,611,200.
@@ -149,3 +150,7 @@ class GPT2(nn.Module):
 
     def _logits(self, x: jax.Array) -> jax.Array:
         return self.embed.attend(self.norm(x))
+
+
+# What the axis `tensor` of a `jaxnet.parallel.Layout` cuts: the vocabulary, and the blocks.
+SHARDING = (("embed/embedding", ("tensor",)), *BLOCK_SHARDING)

@@ -24,6 +24,7 @@ from jaxnet.layers import (
 )
 from jaxnet.layers.kv_cache import Cache
 from jaxnet.layers.tokens import check_tokens
+from jaxnet.layers.transformer import SHARDING as BLOCK_SHARDING
 
 # `Llama(**SIZES["2-7B"])`: Touvron et al. 2023b, table 1, and "The Llama 3 herd of models" 2024,
 # table 3. They have 6,738,415,616, 13,015,864,320 and 8,030,261,248 parameters.
@@ -136,3 +137,11 @@ class Llama(nn.Module):
     def _logits(self, x: jax.Array) -> jax.Array:
         x = self.norm(x)
         return self.embed.attend(x) if self.tie else self.head(x)
+
+
+# What the axis `tensor` of a `jaxnet.parallel.Layout` cuts: the vocabulary, and the blocks.
+SHARDING = (
+    ("embed/embedding", ("tensor",)),
+    ("head/kernel", (None, "tensor"), "optional"),
+    *BLOCK_SHARDING,
+)

@@ -44,3 +44,11 @@ class MLP(nn.Module):
             if self.dropout > 0:
                 x = nn.Dropout(self.dropout)(x, deterministic=not train)
         return nn.Dense(self.num_classes)(x)
+
+
+# What the axis `tensor` of a `jaxnet.parallel.Layout` cuts: the units of the first hidden layer.
+SHARDING = (
+    ("Dense_0/kernel", (None, "tensor")),
+    ("Dense_0/bias", ("tensor",)),
+    ("Dense_1/kernel", ("tensor",), "optional"),
+)

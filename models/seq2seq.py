@@ -24,6 +24,7 @@ from jaxnet.layers import (
 )
 from jaxnet.layers.kv_cache import Cache
 from jaxnet.layers.tokens import check_tokens
+from jaxnet.layers.transformer import SHARDING as BLOCK_SHARDING
 
 # Table 3 of the paper: `Transformer(**SIZES["big"])`.
 SIZES: dict[str, dict[str, Any]] = {
@@ -173,3 +174,7 @@ class Transformer(nn.Module):
 
     def _logits(self, x: jax.Array) -> jax.Array:
         return self.embed.attend(self.decoder_norm(x) if self.pre_norm else x)
+
+
+# What the axis `tensor` of a `jaxnet.parallel.Layout` cuts: the vocabulary, and the blocks.
+SHARDING = (("embed/embedding", ("tensor",)), *BLOCK_SHARDING)

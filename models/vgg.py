@@ -76,3 +76,12 @@ class VGG(nn.Module):
         if self.batch_norm:
             x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
         return nn.relu(x)
+
+
+# What the axis `tensor` of a `jaxnet.parallel.Layout` cuts: the units between the first two dense
+# layers, which have most of the parameters.
+SHARDING = (
+    ("Dense_0/kernel", (None, "tensor")),
+    ("Dense_0/bias", ("tensor",)),
+    ("Dense_1/kernel", ("tensor",), "optional"),
+)

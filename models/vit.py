@@ -20,6 +20,7 @@ from jaxnet.layers import (
     TransformerBlock,
     check_images,
 )
+from jaxnet.layers.transformer import SHARDING as BLOCK_SHARDING
 
 # Table 1 of the paper; S is of Touvron et al. 2021, "Training data-efficient image transformers".
 SIZES: Mapping[str, Mapping[str, Any]] = {
@@ -98,3 +99,7 @@ def _patches(images: jax.Array, size: int) -> jax.Array:
         )
     x = images.reshape(batch, height // size, size, width // size, size, channels)
     return x.swapaxes(2, 3).reshape(batch, -1, size * size * channels)
+
+
+# What the axis `tensor` of a `jaxnet.parallel.Layout` cuts: the blocks.
+SHARDING = BLOCK_SHARDING

@@ -6,13 +6,40 @@ stack of batches that a thread has put together while the device was busy.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 Batch = dict[str, jax.Array]
+
+
+class Places(Protocol):
+    """Where the arrays of a feed go."""
+
+    def whole(self, arrays: Any) -> Any:
+        """Arrays of which any part may be needed anywhere."""
+        ...
+
+    def stack(self, arrays: Any) -> Any:
+        """Arrays (steps, batch, ...), of which each device needs its part of the batch."""
+        ...
+
+
+class OneDevice:
+    """Everything goes to the one device."""
+
+    def whole(self, arrays: Any) -> Any:
+        """See `Places`."""
+        return jax.device_put(arrays)
+
+    def stack(self, arrays: Any) -> Any:
+        """See `Places`."""
+        return jax.device_put(arrays)
+
+
+ONE_DEVICE = OneDevice()
 
 
 @struct.dataclass
@@ -44,6 +71,10 @@ class Resident:
         }
         return {**taken, "mask": mask}
 
+    def placed(self, places: Places) -> Resident:
+        """The same feed elsewhere."""
+        return Resident(places.whole(self.columns), places.stack(self.order))
+
 
 @struct.dataclass
 class Staged:
@@ -59,6 +90,10 @@ class Staged:
     def batch(self, step: jax.Array) -> Batch:
         """The batch of one step of this feed."""
         return {name: values[step] for name, values in self.stack.items()}
+
+    def placed(self, places: Places) -> Staged:
+        """The same feed elsewhere."""
+        return Staged(places.stack(self.stack))
 
 
 class Stretch(NamedTuple):

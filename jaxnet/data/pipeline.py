@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxnet.data.arrays import Arrays
 from jaxnet.data.cropping import Fill, HostAugmentation
-from jaxnet.data.feeds import Resident, Stretch
+from jaxnet.data.feeds import ONE_DEVICE, Places, Resident, Stretch
 from jaxnet.data.memory import Memory
 from jaxnet.data.order import batches, epoch_draws, epoch_order, steps_per_epoch
 from jaxnet.data.sources import (
@@ -92,6 +92,7 @@ class ArrayPipeline:
         resident: whether the data lives on the device (`Resident`) or is sent there (`Staged`).
         capacity: the largest number of steps in a stretch.
         augment: how to vary inputs that are sent to the device, such as `CropFlip`.
+        places: where batches go.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -101,6 +102,7 @@ class ArrayPipeline:
     resident: bool
     capacity: int
     augment: HostAugmentation | None = None
+    places: Places = ONE_DEVICE
 
     @property
     def examples(self) -> int:
@@ -145,7 +147,7 @@ class ArrayPipeline:
             fill = partial(self._fill, stack, order, chosen)
             return Stack(stack, len(order), [pool.submit(fill, *c) for c in pairwise(cuts)])
 
-        return sent_ahead(pieces, begin, COPYING_THREADS)
+        return sent_ahead(pieces, begin, COPYING_THREADS, self.places)
 
     @cached_property
     def _capacity(self) -> int:
@@ -160,12 +162,12 @@ class ArrayPipeline:
         padded = {}
         for name, column in self.columns.items():
             filler = np.zeros((rows - len(column), *column.shape[1:]), column.dtype)
-            padded[name] = jax.device_put(np.concatenate([column, filler]))
+            padded[name] = self.places.whole(np.concatenate([column, filler]))
         return padded
 
     def _take_resident(self, order: np.ndarray) -> Stretch:
         full = _full(order, self._capacity)
-        return Stretch(Resident(self._on_device, jax.device_put(full)), len(order))
+        return Stretch(Resident(self._on_device, self.places.stack(full)), len(order))
 
     def _fill(
         self,
@@ -210,6 +212,7 @@ class SourcePipeline:
         shuffle: whether each epoch has an order of its own.
         capacity: the largest number of steps in a stretch.
         threads: how many threads read; None takes two for each processor.
+        places: where batches go.
     """
 
     source: Source
@@ -217,6 +220,7 @@ class SourcePipeline:
     shuffle: bool = True
     capacity: int = READ_STEPS
     threads: int | None = None
+    places: Places = ONE_DEVICE
 
     @property
     def name(self) -> str:
@@ -258,7 +262,7 @@ class SourcePipeline:
             rows = np.where(order < 0, ~order, order).ravel()
             return Stack(stack, len(order), read_into(columns, self.source, rows, epoch, pool))
 
-        return sent_ahead(pieces, begin, self.threads or reading_threads())
+        return sent_ahead(pieces, begin, self.threads or reading_threads(), self.places)
 
     @cached_property
     def _capacity(self) -> int:
@@ -277,6 +281,7 @@ def pipeline(
     placement: Placement = "auto",
     capacity: int = 1,
     augment: HostAugmentation | None = None,
+    places: Places = ONE_DEVICE,
 ) -> Pipeline:
     """A pipeline over `data`: arrays, a pair `(inputs, labels)`, a source, or one of your own.
 
@@ -289,6 +294,7 @@ def pipeline(
         capacity: the largest number of steps in a stretch.
         augment: how to vary inputs on the host (`jaxnet.data.cropping.CropFlip`), for
             `placement="host"`; on the device `jaxnet.training.augment` does it.
+        places: where batches go; a pipeline of your own goes there when it is used.
 
     Raises:
         UsageError: an impossible value.
@@ -308,11 +314,12 @@ def pipeline(
             "take jaxnet.training.augment(task, ...)"
         )
     if isinstance(arrays, Source):
-        return SourcePipeline(arrays, batch_size, shuffle, min(capacity, READ_STEPS))
+        steps = min(capacity, READ_STEPS)
+        return SourcePipeline(arrays, batch_size, shuffle, steps, places=places)
     if not isinstance(arrays, Arrays):
         return arrays
     made = ArrayPipeline(
-        arrays.columns(), arrays.name, batch_size, shuffle, False, capacity, augment
+        arrays.columns(), arrays.name, batch_size, shuffle, False, capacity, augment, places
     )
     resident = placement == "device" or (placement == "auto" and made.bytes <= RESIDENT_BYTES)
     return replace(made, resident=resident)

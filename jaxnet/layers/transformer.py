@@ -292,3 +292,16 @@ class DecoderBlock(TransformerBlock):
         batch, heads, _, width = keys_values.key.shape
         own = KeyValues.empty(batch, heads, length, width, keys_values.key.dtype)
         return DecoderCache(own, keys_values)
+
+
+# How the parameters of these blocks are cut along the axis `tensor` of a `jaxnet.parallel.Layout`
+# (Shoeybi et al. 2019, "Megatron-LM", section 3): each device has some of the heads and of the
+# hidden units, and what leaves a block's part is a sum over devices.
+SHARDING = (
+    ("**/*attention/[qkv]*/kernel", (None, "tensor")),
+    ("**/*attention/[qkv]*/bias", ("tensor",), "optional"),
+    ("**/*attention/out/kernel", ("tensor",)),
+    ("**/mlp/[gu]*/kernel", (None, "tensor")),
+    ("**/mlp/[gu]*/bias", ("tensor",), "optional"),
+    ("**/mlp/down/kernel", ("tensor",)),
+)

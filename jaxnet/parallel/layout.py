@@ -124,7 +124,7 @@ class Layout:
             )
         return replace(self, **{self._open[0]: devices // others})
 
-    def mesh(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    def mesh(self, devices: Sequence[Any] | None = None) -> Mesh:
         """The mesh, with all six axes, whose sharding the compiler completes (`AxisType.Auto`).
 
         Args:
@@ -169,15 +169,19 @@ class Layout:
         chosen = specs(tree, self.rules, dict(mesh.shape), self.fsdp_min_size)
         return jax.tree.map(lambda spec: NamedSharding(mesh, spec), chosen)
 
-    def batch(self, spec: Mapping[str, Any], mesh: Mesh | AbstractMesh) -> dict[str, Any]:
+    def batch(self, spec: PyTree, mesh: Mesh | AbstractMesh) -> PyTree:
         """How a batch lies: its examples over data, fsdp and expert, its tokens over sequence.
 
         Tokens are those of integer `inputs` (batch, time), or of the first such array of a tuple of
         inputs; all arrays (batch, time, ...) of the same time are cut along it.
 
         Args:
-            spec: arrays or shapes, with the example as leading axis.
+            spec: arrays or shapes, with the example as leading axis: a dict, or anything else,
+                which then has no tokens.
             mesh: this layout's.
+
+        Returns:
+            The same tree with a `NamedSharding` on `mesh` at each leaf.
 
         Raises:
             UsageError: the axes don't divide the number of examples.
@@ -193,14 +197,16 @@ class Layout:
                     f"choose a batch size that {shares} divides, such as "
                     f"{-(-count // shares) * shares}"
                 )
-        time = _time(spec, mesh.shape["sequence"]) if mesh.shape["sequence"] > 1 else None
+        time = None
+        if mesh.shape["sequence"] > 1 and isinstance(spec, Mapping):
+            time = _time(spec, mesh.shape["sequence"])
 
         def lies(leaf: Any) -> NamedSharding:
             cut = time is not None and np.shape(leaf)[1:2] == (time,)
             tokens = ("sequence",) if cut else ()
             return NamedSharding(mesh, PartitionSpec(tuple(parts) or None, *tokens))
 
-        return jax.tree.map(lies, dict(spec))
+        return jax.tree.map(lies, spec)
 
     def describe(self, state: PyTree) -> str:
         """A table: each leaf with its shape, how it lies, and the bytes of it that a device holds.
@@ -219,6 +225,10 @@ class Layout:
             fsdp=2: 48 bytes in all, 24 on each of 2 devices
         """
         return table(state, self.specs(state), self.sizes, self._said())
+
+    def summary(self, state: PyTree) -> str:
+        """The last line of `describe`."""
+        return self.describe(state).splitlines()[-1]
 
     @property
     def _open(self) -> list[str]:

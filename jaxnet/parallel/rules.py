@@ -87,6 +87,11 @@ def specs(
         >>> specs(tree, [("up/kernel", (None, "tensor"))], {"tensor": 2, "fsdp": 2}, 16)
         {'params': {'up': {'kernel': P('fsdp', 'tensor')}}, 'step': P()}
     """
+    if sizes.get("tensor", 1) > 1 and not any("tensor" in _names(a) for r in rules for a in r[1]):
+        raise UsageError(
+            f"layout: tensor={sizes['tensor']} cuts nothing, because no rule names it: give the "
+            "rules of the model's file, such as rules=models.gpt2.SHARDING, or rules of your own"
+        )
     named = _named(tree)
     parameters = _parameters(named, rules, sizes, fsdp_min_size)
     _check_all_match(rules, list(parameters.values()))
@@ -156,7 +161,8 @@ def _check_fits(name: str, shape: tuple[int, ...], axes: Axes, sizes: Mapping[st
             raise UsageError(
                 f"layout: {name} of shape {shape} can't be cut along its dimension {dimension}: "
                 f"{shape[dimension]} isn't divisible by {said}. Choose another size for the axis "
-                f"or the layer, or put the rule ({name!r}, ()) first, which leaves it whole."
+                f"or the layer, or leave it whole: put the rule ({name!r}, ()) first "
+                f"(--layout.whole {name})."
             )
 
 

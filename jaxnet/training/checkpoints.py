@@ -352,11 +352,12 @@ def _abstract(like: PyTree) -> PyTree:
     """Shapes, types and places of a state as it is on file, for the devices at hand."""
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
-    def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    def abstract(leaf: Any, plain: Any) -> jax.ShapeDtypeStruct:
+        # The integers of a key have an axis more, at the end, and lie as the key does.
         sharding = getattr(leaf, "sharding", None) or here
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        return jax.ShapeDtypeStruct(plain.shape, plain.dtype, sharding=sharding)
 
-    return jax.tree.map(abstract, jax.eval_shape(_plain, like))
+    return jax.tree.map(abstract, like, jax.eval_shape(_plain, like))
 
 
 def _is_key(leaf: Any) -> bool:

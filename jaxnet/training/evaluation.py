@@ -96,7 +96,14 @@ class Evaluator:
 
     def hold(self, data: Data, state: PyTree) -> Iterable[Stretch]:
         """Labelled data in stretches, as often as asked for; kept on the device if it is small."""
-        data = pipeline(data, self.batch_size, shuffle=False, placement="host", capacity=CAPACITY)
+        data = pipeline(
+            data,
+            self._batch_size,
+            shuffle=False,
+            placement="host",
+            capacity=CAPACITY,
+            places=self.programs.places,
+        )
         self.check(data, state)
         again = Again(data)
         small = isinstance(data, ArrayPipeline) and data.bytes <= RESIDENT_BYTES
@@ -122,13 +129,15 @@ class Evaluator:
         parts = []
         for feed, count in Again(data):
             outputs = jax.device_get(self.programs.predict(state, feed, count))
-            taken = slice(count * self.batch_size)
+            taken = slice(count * self._batch_size)
             parts.append(jax.tree.map(partial(_rows, taken), outputs))
         return jax.tree.map(lambda *pieces: np.concatenate(pieces)[: data.examples], *parts)
 
     def _unlabelled(self, inputs: Any) -> Pipeline:
         if isinstance(inputs, Source):
-            return SourcePipeline(InputsOnly(inputs), self.batch_size, False, CAPACITY)
+            return SourcePipeline(
+                InputsOnly(inputs), self._batch_size, False, CAPACITY, places=self.programs.places
+            )
         if not isinstance(inputs, Arrays):
             rows = np.asarray(inputs)
             # Labels that nobody looks at: the inputs are then checked as all data is.
@@ -136,8 +145,20 @@ class Evaluator:
             inputs = Arrays(rows, labels, name="inputs")
         columns = {"inputs": inputs.inputs}
         return ArrayPipeline(
-            columns, inputs.name, self.batch_size, shuffle=False, resident=False, capacity=CAPACITY
+            columns,
+            inputs.name,
+            self._batch_size,
+            shuffle=False,
+            resident=False,
+            capacity=CAPACITY,
+            places=self.programs.places,
         )
+
+    @property
+    def _batch_size(self) -> int:
+        """Rounded up, so that a batch can be shared out among many devices."""
+        shares = self.programs.on_mesh.shares if self.programs.on_mesh else 1
+        return -(-self.batch_size // shares) * shares
 
 
 def _known_columns(data: Pipeline) -> Mapping[str, np.ndarray]:

@@ -5,6 +5,7 @@ So far there is one, which keeps a step that isn't finite from spoiling what was
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -12,9 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.errors import UsageError
+from jaxnet.training.network import Network
 from jaxnet.training.nonfinite import all_finite
 from jaxnet.training.state import PyTree, select
-from jaxnet.training.task import HALT, Batch, Metrics, Task
+from jaxnet.training.task import HALT, Batch, GradientTask, Metrics, Task
 
 NonfinitePolicy = Literal["stop", "skip", "raise"]
 
@@ -46,6 +48,16 @@ class WholeStep:
         if name.startswith("_") or name == "task":
             raise AttributeError(name)
         return getattr(self.task, name)
+
+
+def with_network(task: Task[Any], change: Callable[[Network], Network]) -> Task[Any]:
+    """The task with `change(network)` in place of its network, within what guards its steps.
+
+    A task with a step of its own, of whose networks nothing is known, stays as it is.
+    """
+    if isinstance(task, WholeStep):
+        return replace(task, task=with_network(task.task, change))
+    return task.map_network(change) if isinstance(task, GradientTask) else task
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -28,7 +27,7 @@ from jaxnet.training.checkpoints import CheckpointStore
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.history import add_steps, computed, scalars
 from jaxnet.training.preemption import Preemption
-from jaxnet.training.programs import Log, Programs, copy, halt_names, halt_reason, without_halts
+from jaxnet.training.programs import Log, Programs, halt_names, halt_reason, without_halts
 from jaxnet.training.progress import Progress
 
 PyTree = Any
@@ -212,7 +211,7 @@ class Loop:
         in_flight = None
         self.clock.restart()
         for feed, count in self.clock.timed(stretches, lambda: in_flight):  # noqa: B023
-            before = copy(state) if may_halt else None
+            before = self.programs.copy(state) if may_halt else None
             state, log = self.programs.train(progress.form, state, feed, count)
             progress = self._collect(in_flight, progress)
             in_flight = log
@@ -260,7 +259,11 @@ class Loop:
         sound = self.programs.sound
         if sound and (reason or not sound(before, state)):
             reason = reason or halt_names(self.metrics)[0]
-            again = partial(self.programs.train, progress.form, feed=feed)
+
+            def again(steps: int) -> PyTree:
+                start = self.programs.copy(before)
+                return self.programs.train(progress.form, start, feed, steps)[0]
+
             state, good = _rewound(before, again, sound, good)
         if reason is None:
             return None
@@ -285,7 +288,8 @@ class Loop:
         if progress.position == self.train.steps:  # and not in an epoch that the run's end cuts
             progress = replace(progress, epoch=progress.epoch + 1, position=0, sums=None)
         if stopping.best_step == progress.step:
-            self.best_state, self._unsaved_best = copy(state), self._timed(progress)
+            self.best_state = self.programs.copy(state)
+            self._unsaved_best = self._timed(progress)
         return state, progress
 
     def _finished(self, progress: Progress) -> str | None:
@@ -340,7 +344,7 @@ class Loop:
 
 def _rewound(
     before: PyTree,
-    train: Callable[..., tuple[PyTree, Log]],
+    train: Callable[[int], PyTree],
     sound: Callable[[PyTree, PyTree], Any],
     most: int,
 ) -> tuple[PyTree, int]:
@@ -352,7 +356,7 @@ def _rewound(
     low, high, kept = 0, most + 1, before
     steps = most
     while high - low > 1:
-        state, _ = train(state=copy(before), count=steps)
+        state = train(steps)
         if sound(before, state):
             low, kept = steps, state
         else:

@@ -8,11 +8,16 @@ the result.
 Training with convolutions on a CPU is the exception: XLA calls its fast library for them only
 outside a loop (in one, the gradient by a 3x3x64x64 kernel was measured 100 times slower). Such a
 program runs one step at a time.
+
+On many devices (`jaxnet.parallel.Layout`) they are programs of all devices together: the state
+lies as the layout says, from its initialisation on, and comes out of every program as it went in;
+metrics and outputs come out whole. The mesh is the ambient one wherever a task's functions run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -22,7 +27,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.cache import enable_compilation_cache
+from jaxnet.data.feeds import ONE_DEVICE, Places
 from jaxnet.errors import UsageError
+from jaxnet.parallel.fsdp import gathered
+from jaxnet.parallel.layout import Layout
+from jaxnet.parallel.placing import OnMesh
+from jaxnet.training.compiles import Compiles
+from jaxnet.training.guard import with_network
 from jaxnet.training.task import HALT, Metrics, Task
 
 PyTree = Any
@@ -32,46 +43,6 @@ Form = Literal["loop", "step"]
 # From some 20 steps a dispatch on, the overhead was measured below 1 %. More costs nothing: the
 # loop bounds a dispatch in seconds too, so that a checkpoint is never far away.
 AUTO_STEPS = 512
-
-
-@dataclass(frozen=True)
-class Compiles:
-    """What was compiled, by program, and for which shapes.
-
-    A program's Python body runs once for each compile, which is when it reports here.
-    """
-
-    traces: dict[str, list[dict[str, str]]] = field(default_factory=dict)
-
-    def record(self, program: str, arguments: PyTree) -> None:
-        """Note that `program` is being compiled for `arguments`."""
-        shapes = {
-            jax.tree_util.keystr(path): f"{leaf.dtype.name}{list(leaf.shape)}"
-            for path, leaf in jax.tree_util.tree_leaves_with_path(arguments)
-        }
-        self.traces.setdefault(program, []).append(shapes)
-
-    @property
-    def total(self) -> int:
-        """The number of compiles so far."""
-        return sum(len(traces) for traces in self.traces.values())
-
-    def repeated(self) -> list[str]:
-        """A line for each compile after a program's first: which argument changed, and how."""
-        return [
-            f"{program} was compiled again: {_difference(first, other)}"
-            for program, (first, *others) in self.traces.items()
-            for other in others
-        ]
-
-
-def _difference(first: dict[str, str], other: dict[str, str]) -> str:
-    changed = [
-        f"{name} was {first.get(name, 'absent')}, is {other.get(name, 'absent')}"
-        for name in {**first, **other}
-        if first.get(name) != other.get(name)
-    ]
-    return "; ".join(changed) or "for the same shapes"
 
 
 @dataclass(frozen=True)
@@ -99,6 +70,7 @@ class Programs:
     Attributes:
         task: the task.
         steps_per_dispatch: the largest number of steps that one dispatch takes, or `"auto"`.
+        layout: on which devices, and how state and batches lie there.
 
     Raises:
         UsageError: `steps_per_dispatch` is neither.
@@ -106,8 +78,10 @@ class Programs:
 
     task: Task[Any]
     steps_per_dispatch: StepsPerDispatch = "auto"
+    layout: Layout = Layout()
     compiles: Compiles = field(default_factory=Compiles)
     _forms: dict[str, Form] = field(default_factory=dict, init=False, repr=False)
+    _made: dict[str, Callable[..., Any]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         steps = self.steps_per_dispatch
@@ -123,26 +97,60 @@ class Programs:
         return AUTO_STEPS if self.steps_per_dispatch == "auto" else self.steps_per_dispatch
 
     @cached_property
-    def init(self) -> Callable[[jax.Array, PyTree], PyTree]:
-        """`(key, batch) -> state`; of the batch only shapes and types matter."""
+    def on_mesh(self) -> OnMesh | None:
+        """The devices, where there are many; None for one."""
+        return OnMesh.of(self.layout)
 
+    @property
+    def places(self) -> Places:
+        """Where batches go."""
+        return self.on_mesh or ONE_DEVICE
+
+    def init(self, key: jax.Array, batch: PyTree) -> PyTree:
+        """A new state, each part of it made on its device; of the batch only shapes matter."""
+        if "init" not in self._made:
+            options: dict[str, Any] = {}
+            if self.on_mesh:
+                options["out_shardings"] = self.on_mesh.state(self.state(key, batch))
+            self._made["init"] = self._init_program(**options)
+        with self._ambient():
+            return self._made["init"](key, batch)
+
+    def _init_program(self, **options: Any) -> Callable[[jax.Array, PyTree], PyTree]:
         def init(key: jax.Array, batch: PyTree) -> PyTree:
             self.compiles.record("initialisation", batch)
             return self._init(key, batch)
 
-        return jax.jit(init, compiler_options=_INIT_OPTIONS.get(jax.default_backend()))
+        options["compiler_options"] = _INIT_OPTIONS.get(jax.default_backend())
+        return jax.jit(init, **options)
+
+    def put(self, state: PyTree) -> PyTree:
+        """A state from anywhere, on the devices of these programs."""
+        return self.on_mesh.put(state) if self.on_mesh else state
 
     def state(self, key: jax.Array, batch: PyTree) -> PyTree:
-        """The state that `init` gives, as shapes."""
-        return jax.eval_shape(self._init, key, batch)
+        """The state that `init` gives, as shapes, on many devices with how they lie.
+
+        Raises:
+            UsageError: the layout can't be for this state, or for a batch of this size.
+        """
+        if self.on_mesh is None:
+            return self.shapes(self._init, key, batch)
+        self.on_mesh.batch(batch)
+        return self.on_mesh.shapes(self.shapes(self._init, key, batch))
 
     def metrics(self, state: PyTree, batch: PyTree) -> Metrics:
         """What a training step measures, as shapes."""
-        return jax.eval_shape(self._step, state, batch)[1]
+        return self.shapes(self._step, state, batch)[1]
 
     def outputs(self, state: PyTree, batch: PyTree) -> PyTree:
         """What prediction gives, as shapes."""
-        return jax.eval_shape(self._predict_step, state, batch)
+        return self.shapes(self._predict_step, state, batch)
+
+    def shapes(self, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
+        """What a function of the task gives, as shapes."""
+        with self._ambient():
+            return jax.eval_shape(function, *arguments)
 
     def form(self, state: PyTree, batch: PyTree) -> Form:
         """How to train with batches like this one: in a device loop, or step by step."""
@@ -150,9 +158,18 @@ class Programs:
             return "loop"
         shapes = str(jax.tree.map(jnp.shape, batch))
         if shapes not in self._forms:
-            program = self._step.lower(state, batch).as_text()
+            with self._ambient():
+                program = self._step.lower(state, batch).as_text()
             self._forms[shapes] = "step" if "stablehlo.convolution" in program else "loop"
         return self._forms[shapes]
+
+    @cached_property
+    def _on_devices(self) -> Task[Any]:
+        """The task with what the layout does to its network."""
+        on_mesh = self.on_mesh
+        if on_mesh is None or on_mesh.mesh.shape["fsdp"] == 1:
+            return self.task
+        return with_network(self.task, lambda network: gathered(network, on_mesh))
 
     # The task's functions, traced once for all their uses and inlined into the programs: tracing
     # costs as much as reading a compiled program from the cache.
@@ -163,17 +180,19 @@ class Programs:
 
     @cached_property
     def _step(self) -> Any:
-        return jax.jit(self.task.train_step, inline=True)
+        return jax.jit(self._on_devices.train_step, inline=True)
 
     @cached_property
     def _predict_step(self) -> Any:
-        return jax.jit(self.task.predict_step, inline=True)
+        return jax.jit(self._on_devices.predict_step, inline=True)
 
     def train(self, form: Form, state: PyTree, feed: Any, count: int) -> tuple[PyTree, Log]:
         """Take `count` steps from `feed`. The state is donated: go on with the returned one.
 
         A step that halts training is the last one taken, and doesn't change the state.
         """
+        if self.on_mesh:
+            feed = self.on_mesh.feed(feed)
         if form == "loop":
             state, stacked, taken = self._train_loop(state, feed, count)
             return state, Log((stacked,), taken)
@@ -189,10 +208,10 @@ class Programs:
     def _train_step(self) -> Callable[[PyTree, Any, int], tuple[PyTree, Metrics]]:
         def train_step(state: PyTree, feed: Any, step: jax.Array) -> tuple[PyTree, Metrics]:
             self.compiles.record("the training step", feed)
-            state, metrics = self._step(state, feed.batch(step))
+            state, metrics = self._step(state, self._batch(feed, step))
             return state, jax.tree.map(lambda m: m[None], metrics)
 
-        return jax.jit(train_step, donate_argnums=0)
+        return self._program(train_step, lambda same, whole: (same, whole), donate_argnums=0)
 
     @cached_property
     def _train_loop(self) -> Callable[[PyTree, Any, int], tuple[PyTree, Metrics, jax.Array]]:
@@ -203,7 +222,9 @@ class Programs:
 
             def step(carry):
                 i, _, state, log = carry
-                state, metrics = self._step(state, feed.batch(i))
+                state, metrics = self._step(state, self._batch(feed, i))
+                if self.on_mesh:
+                    state = self.on_mesh.pinned(state)
                 log = jax.tree.map(lambda steps, m: steps.at[i].set(m), log, metrics)
                 return i + 1, jnp.asarray(_halted(metrics)), state, log
 
@@ -211,19 +232,26 @@ class Programs:
                 i, halted, _, _ = carry
                 return (i < count) & ~halted
 
-            shapes = self.metrics(state, feed.batch(0))
+            shapes = jax.eval_shape(self._step, state, self._batch(feed, 0))[1]
             log = jax.tree.map(lambda m: jnp.zeros((feed.capacity, *m.shape), m.dtype), shapes)
             start = (jnp.zeros((), jnp.int32), jnp.zeros((), bool), state, log)
             taken, _, state, log = jax.lax.while_loop(go_on, step, start)
             return state, log, taken
 
-        return jax.jit(train_loop, donate_argnums=0)
+        return self._program(train_loop, lambda same, whole: (same, whole, whole), donate_argnums=0)
+
+    @cached_property
+    def copy(self) -> Callable[[PyTree], PyTree]:
+        """The state in buffers of its own, which no donation takes away."""
+        if self.on_mesh is None:
+            return _copy
+        return self._program(_copied, lambda same, whole: same)
 
     @cached_property
     def sound(self) -> Callable[[PyTree, PyTree], jax.Array] | None:
         """`(before, after) -> bool`: the task's own check of a state, if it has one."""
         sound = getattr(self.task, "sound", None)
-        return sound and jax.jit(sound)
+        return sound and self._program(sound, lambda same, whole: whole)
 
     @cached_property
     def after_evaluation(self) -> Callable[[PyTree, dict[str, np.float32]], PyTree] | None:
@@ -236,40 +264,94 @@ class Programs:
             self.compiles.record("what follows an evaluation", row)
             return after(state, row)
 
-        return jax.jit(after_evaluation, donate_argnums=0)
+        return self._program(after_evaluation, lambda same, whole: same, donate_argnums=0)
+
+    def evaluate(self, state: PyTree, feed: Any, count: int) -> Metrics:
+        """The metrics, summed over the first `count` batches of the feed."""
+        return self._evaluate(state, self.on_mesh.feed(feed) if self.on_mesh else feed, count)
 
     @cached_property
-    def evaluate(self) -> Callable[[PyTree, Any, int], Metrics]:
-        """`(state, feed, count) -> metrics`, summed over the first `count` batches of the feed."""
-
+    def _evaluate(self) -> Callable[[PyTree, Any, int], Metrics]:
         def evaluate(state: PyTree, feed: Any, count: jax.Array) -> Metrics:
             self.compiles.record("evaluation", feed)
 
             def step(i, total):
-                return jax.tree.map(jnp.add, total, self.task.eval_step(state, feed.batch(i)))
+                return jax.tree.map(
+                    jnp.add, total, self._on_devices.eval_step(state, self._batch(feed, i))
+                )
 
-            shapes = jax.eval_shape(self.task.eval_step, state, feed.batch(0))
+            shapes = jax.eval_shape(self._on_devices.eval_step, state, feed.batch(0))
             zeros = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), shapes)
             return jax.lax.fori_loop(0, count, step, zeros)
 
-        return jax.jit(evaluate)
+        return self._program(evaluate, lambda same, whole: whole)
+
+    def predict(self, state: PyTree, feed: Any, count: int) -> PyTree:
+        """The outputs, (capacity, batch, ...); those after `count` are 0."""
+        return self._predict(state, self.on_mesh.feed(feed) if self.on_mesh else feed, count)
 
     @cached_property
-    def predict(self) -> Callable[[PyTree, Any, int], PyTree]:
-        """`(state, feed, count) -> outputs`, (capacity, batch, ...); those after `count` are 0."""
-
+    def _predict(self) -> Callable[[PyTree, Any, int], PyTree]:
         def predict(state: PyTree, feed: Any, count: jax.Array) -> PyTree:
             self.compiles.record("prediction", feed)
 
             def step(i, outputs):
-                batch_outputs = self._predict_step(state, feed.batch(i))
+                batch_outputs = self._predict_step(state, self._batch(feed, i))
                 return jax.tree.map(lambda all_, one: all_.at[i].set(one), outputs, batch_outputs)
 
-            shapes = self.outputs(state, feed.batch(0))
+            shapes = jax.eval_shape(self._predict_step, state, self._batch(feed, 0))
             zeros = jax.tree.map(lambda o: jnp.zeros((feed.capacity, *o.shape), o.dtype), shapes)
             return jax.lax.fori_loop(0, count, step, zeros)
 
-        return jax.jit(predict)
+        return self._program(predict, lambda same, whole: whole)
+
+    def step(self, state: PyTree, batch: PyTree) -> jax.stages.Compiled:
+        """One training step by itself, compiled for reading: its text, memory and costs.
+
+        Args:
+            state: as shapes, see `state`.
+            batch: as shapes.
+        """
+        options: dict[str, Any] = {"donate_argnums": 0}
+        if self.on_mesh:
+            same = self.on_mesh.state(state)
+            options["out_shardings"] = (same, self.on_mesh.everywhere)
+            state, batch = self.on_mesh.shapes(state), self.on_mesh.batch(batch)
+        with self._ambient():
+            return jax.jit(self._on_devices.train_step, **options).lower(state, batch).compile()
+
+    def _batch(self, feed: Any, step: Any) -> PyTree:
+        """A batch within a program."""
+        batch = feed.batch(step)
+        return self.on_mesh.cut(batch) if self.on_mesh else batch
+
+    def _ambient(self) -> AbstractContextManager[Any]:
+        return jax.set_mesh(self.on_mesh.mesh) if self.on_mesh else nullcontext()
+
+    def _program(
+        self, function: Callable[..., Any], gives: Callable[[Any, Any], Any], **options: Any
+    ) -> Callable[..., Any]:
+        """A function of a state as a program.
+
+        Args:
+            function: its first argument is a state.
+            gives: what it gives, of a state that lies as the argument does, and of what is whole on
+                every device; on one device this says nothing.
+            options: those of `jax.jit`.
+        """
+        on_mesh = self.on_mesh
+        if on_mesh is None:
+            return jax.jit(function, **options)
+
+        def run(state: PyTree, *arguments: PyTree) -> Any:
+            if function.__name__ not in self._made:
+                same = jax.tree.map(lambda leaf: leaf.sharding, state)
+                lies = gives(same, on_mesh.everywhere)
+                self._made[function.__name__] = jax.jit(function, out_shardings=lies, **options)
+            with self._ambient():
+                return self._made[function.__name__](state, *arguments)
+
+        return run
 
 
 def compiled(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -277,10 +359,11 @@ def compiled(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     return jax.jit(function)
 
 
-@jax.jit
-def copy(state: PyTree) -> PyTree:
-    """The state in buffers of its own, which no donation takes away."""
+def _copied(state: PyTree) -> PyTree:
     return jax.tree.map(jnp.copy, state)
+
+
+_copy = jax.jit(_copied)
 
 
 # Initialisation runs once: at the usual level LLVM takes 21 seconds for the random numbers of a

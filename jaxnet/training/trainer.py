@@ -18,6 +18,7 @@ from jaxnet.data.arrays import Arrays
 from jaxnet.data.pipeline import ArrayPipeline, Pipeline, Placement, pipeline
 from jaxnet.errors import NonFiniteError, UsageError
 from jaxnet.files import write_atomically
+from jaxnet.parallel.layout import Layout
 from jaxnet.training.callbacks import Callback, ProgressBar
 from jaxnet.training.checkpoints import Checkpoints, CheckpointStore
 from jaxnet.training.early_stopping import EarlyStopping
@@ -32,6 +33,7 @@ from jaxnet.training.task import Task
 PyTree = Any
 
 log = logging.getLogger("jaxnet")
+layout_log = logging.getLogger("jaxnet.layout")
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ class Trainer:
         steps_per_dispatch: how many steps one call of the compiled program takes, at most; the
             result is the same for all values.
         placement: whether arrays live on the device; see `jaxnet.data.pipeline`.
+        layout: on which devices to train, and what lies how there: `Layout(data=-1)` shares out
+            the examples of each batch among all. What is learnt doesn't depend on it.
 
     Example:
         >>> import flax.linen as nn, optax
@@ -131,6 +135,7 @@ class Trainer:
     eval_batch_size: int = 256
     steps_per_dispatch: StepsPerDispatch = "auto"
     placement: Placement = "auto"
+    layout: Layout = Layout()
 
     def __post_init__(self) -> None:
         _check_whole(1, eval_batch_size=self.eval_batch_size)
@@ -138,7 +143,7 @@ class Trainer:
     @cached_property
     def programs(self) -> Programs:
         """The compiled programs; they serve every call of this trainer."""
-        return Programs(self.task, self.steps_per_dispatch)
+        return Programs(self.task, self.steps_per_dispatch, self.layout)
 
     @cached_property
     def evaluator(self) -> Evaluator:
@@ -187,6 +192,7 @@ class Trainer:
         held = [] if valid is None else self.evaluator.hold(valid, shapes)
         metrics = self.programs.metrics(shapes, batch)
         monitor = self._monitor(shapes, batch, metrics, valid is not None)
+        self._tell(shapes)
         start = Progress(seed, batch_size, train.examples, form="loop")
         store = self.checkpoints.open() if self.checkpoints else None
         try:
@@ -232,6 +238,7 @@ class Trainer:
         Raises:
             InputError: the data isn't like what the task was trained on.
         """
+        state = self.programs.put(state)
         return self.evaluator.evaluate(state, self.evaluator.hold(data, state))
 
     def predict(self, state: PyTree, inputs: Any) -> PyTree:
@@ -245,7 +252,7 @@ class Trainer:
         Raises:
             InputError: the inputs have another shape or type.
         """
-        return self.evaluator.predict(state, inputs)
+        return self.evaluator.predict(self.programs.put(state), inputs)
 
     @cached_property
     def _pipelines(self) -> WeakKeyDictionary[Arrays, Pipeline]:
@@ -260,7 +267,14 @@ class Trainer:
         if isinstance(known, ArrayPipeline) and known.batch_size == batch_size:
             return known
         capacity = self.programs.capacity
-        made = pipeline(data, batch_size, shuffle=True, placement=self.placement, capacity=capacity)
+        made = pipeline(
+            data,
+            batch_size,
+            shuffle=True,
+            placement=self.placement,
+            capacity=capacity,
+            places=self.programs.places,
+        )
         if isinstance(data, Arrays):
             self._pipelines[data] = made
         return made
@@ -268,11 +282,22 @@ class Trainer:
     def _monitor(self, shapes: PyTree, batch: PyTree, metrics: PyTree, validates: bool) -> str:
         columns = _columns(metrics)
         if validates:
-            columns += _columns(jax.eval_shape(self.task.eval_step, shapes, batch), "val_")
-        if self.programs.after_evaluation:
+            columns += _columns(self.programs.shapes(self.task.eval_step, shapes, batch), "val_")
+        if after := getattr(self.task, "after_evaluation", None):
             row = dict.fromkeys(["epoch", "step", *columns], np.float32(0))
-            jax.eval_shape(self.programs.after_evaluation, shapes, row)
+            self.programs.shapes(after, shapes, row)
         return self.early_stopping.key(columns)
+
+    def _tell(self, state: PyTree) -> None:
+        """Say on how many devices this trains."""
+        if self.programs.on_mesh:
+            layout_log.info("layout: %s", self.programs.on_mesh.layout.summary(state))
+        elif (there := jax.local_device_count()) > 1:
+            layout_log.info(
+                "layout: one of %d devices. layout=Layout(data=-1) (--layout.data -1) shares out "
+                "the examples of each batch among all.",
+                there,
+            )
 
     def _watchers(self) -> list[Callback]:
         shown = sys.stderr.isatty() if self.progress is None else self.progress

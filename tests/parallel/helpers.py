@@ -1,0 +1,113 @@
+"""Networks, batches, and steps on many devices beside those on one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnet import losses, metrics
+from jaxnet.data.feeds import Staged
+from jaxnet.parallel import Layout
+from jaxnet.training import Supervised
+from jaxnet.training.programs import Programs
+from jaxnet.training.transforms import Technique
+from models import CNN, GPT2, MLP
+
+ROWS = 16
+
+
+class Recorded(Technique):
+    """A task whose state remembers the last gradient."""
+
+    def init(self, key: Any, batch: Any) -> Any:
+        state = self.task.init(key, batch)
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        return replace(state, memory={**state.memory, "gradient": zeros})
+
+    def apply_gradients(self, state: Any, grads: Any, aux: Any) -> Any:
+        new = self.task.apply_gradients(state, grads, aux)
+        return replace(new, memory={**new.memory, "gradient": grads})
+
+
+def supervised(model: Any, optimizer: Any = None) -> Supervised:
+    return Supervised(
+        model,
+        losses.cross_entropy,
+        optimizer or optax.sgd(0.1, momentum=0.9),
+        metrics={"accuracy": metrics.accuracy},
+    )
+
+
+def gpt() -> GPT2:
+    return GPT2(64, length=8, features=64, num_layers=2, num_heads=8, dropout=0.0)
+
+
+def cnn() -> CNN:
+    return CNN((8, 8), (16,), num_classes=4, dropout=0.0, padding="SAME", batch_norm=True)
+
+
+def mlp() -> MLP:
+    return MLP(hidden=(64, 32), num_classes=4)
+
+
+MODELS = {"mlp": mlp, "cnn": cnn, "gpt2": gpt}
+
+
+def batches(name: str, count: int, rows: int = ROWS) -> list[dict[str, np.ndarray]]:
+    """Batches for one of `MODELS`; a few rows are padding."""
+    rng = np.random.default_rng(0)
+    made = []
+    for _ in range(count):
+        mask = np.arange(rows) < rows - 3
+        if name == "gpt2":
+            tokens = rng.integers(0, 64, (rows, 9)).astype(np.int32)
+            batch = {"inputs": tokens[:, :-1], "labels": tokens[:, 1:], "mask": mask}
+        else:
+            # Every row has a mean of its own, so that the statistics of a few rows aren't those of
+            # the batch.
+            inputs = rng.normal(size=(rows, 8, 8, 1)) + 3 * rng.normal(size=(rows, 1, 1, 1))
+            labels = rng.integers(0, 4, rows).astype(np.int32)
+            batch = {"inputs": inputs.astype(np.float32), "labels": labels, "mask": mask}
+        made.append(batch)
+    return made
+
+
+def take_steps(task: Any, data: list[dict[str, np.ndarray]], layout: Layout) -> list[Any]:
+    """State and metrics after each step, on the host."""
+    programs = Programs(task, layout=layout)
+    key = jax.random.key(0)
+    state = programs.init(key, data[0])
+    form = programs.form(programs.state(key, data[0]), data[0])
+    taken = []
+    for batch in data:
+        feed = Staged({name: column[None] for name, column in batch.items()})
+        state, log = programs.train(form, state, feed, 1)
+        taken.append((plain(state), log.fetch()))
+    assert programs.compiles.repeated() == []
+    return taken
+
+
+def plain(state: Any) -> Any:
+    """The state on the host, without its key."""
+    return jax.device_get(replace(state, key=jnp.zeros(())))
+
+
+def assert_near(got: Any, expected: Any, tolerance: float = 1e-5) -> None:
+    """Every leaf agrees, relative to its largest element.
+
+    A gradient that is 0 but for rounding, that of a bias before a normalisation say, is compared
+    with a thousandth of the largest one.
+    """
+    reference = dict(jax.tree_util.tree_leaves_with_path(expected))
+    found = dict(jax.tree_util.tree_leaves_with_path(got))
+    assert list(found) == list(reference)
+    least = 1e-3 * max(np.abs(leaf).max() for leaf in reference.values())
+    for path, leaf in reference.items():
+        bound = tolerance * max(np.abs(leaf).max(), least)
+        difference = np.abs(np.asarray(found[path], np.float64) - leaf).max()
+        assert difference <= bound, (jax.tree_util.keystr(path), difference, bound)

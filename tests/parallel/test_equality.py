@@ -1,0 +1,60 @@
+"""What is learnt doesn't depend on the layout: gradients, parameters, statistics, metrics."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+
+from jaxnet.parallel import Layout
+from jaxnet.parallel.families import family_rules
+from tests.parallel.helpers import MODELS, Recorded, assert_near, batches, supervised, take_steps
+
+STEPS = 3
+CONVOLUTIONS = (
+    ("Conv_0/kernel", (None, None, None, "tensor")),
+    ("Conv_1/kernel", (None, None, "tensor")),
+    ("Dense_0/kernel", (None, "tensor")),
+)
+LAYOUTS = {
+    "data": Layout(data=8),
+    "fsdp": Layout(fsdp=8, fsdp_min_size=1),
+    "tensor": Layout(tensor=8),
+    "data x tensor": Layout(data=4, tensor=2),
+    "data x fsdp": Layout(data=2, fsdp=4, fsdp_min_size=1),
+    "fsdp x tensor": Layout(fsdp=4, tensor=2, fsdp_min_size=1),
+    "data x fsdp x tensor": Layout(data=2, fsdp=2, tensor=2, fsdp_min_size=1),
+}
+# The rest are slow: each compiles for half a second to three.
+QUICK = {"mlp": set(LAYOUTS)}
+
+
+@cache
+def on_one_device(name: str) -> list[Any]:
+    task = Recorded(supervised(MODELS[name]()))
+    return take_steps(task, batches(name, STEPS), Layout())
+
+
+def cases() -> list[Any]:
+    return [
+        pytest.param(name, said, marks=() if said in QUICK[name] else pytest.mark.slow)
+        for name in QUICK
+        for said in LAYOUTS
+    ]
+
+
+@pytest.mark.parametrize(("name", "said"), cases())
+def test_every_leaf_is_that_of_one_device(name, said):
+    model = MODELS[name]()
+    rules = CONVOLUTIONS if name == "cnn" else family_rules(model)
+    layout = replace(LAYOUTS[said], rules=rules)
+    taken = take_steps(Recorded(supervised(model)), batches(name, STEPS), layout)
+    for (state, metrics), (expected, measured) in zip(taken, on_one_device(name), strict=True):
+        assert_near(state.memory, expected.memory)
+        assert_near(state.params, expected.params)
+        assert_near(metrics, measured)
+        if name == "cnn":  # batch normalisation: the running statistics are those of the batch
+            assert_near(state.collections, expected.collections)
+            assert state.collections

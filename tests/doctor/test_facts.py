@@ -118,8 +118,10 @@ def test_launchers():
     environ = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
     found = Launch.gather(environ)
     assert (found.launcher, found.process, found.processes) == ("torchrun", 1, 4)
-    assert found.variables == environ
+    assert (found.coordinator, found.variables) == ("node1:29500", environ)
     assert Launch.gather({"RANK": "1"}).launcher is None
+    wrong = Launch.gather({**environ, "RANK": "9"})
+    assert wrong.launcher is None and "expected a process from 0 to 3" in str(wrong.error)
 
 
 def test_a_jax_that_does_not_answer():

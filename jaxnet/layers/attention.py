@@ -231,13 +231,39 @@ class MultiHeadAttention(nn.Module):
             cache = cache.insert(self.keys_values(x, positions), positions)
             slots = jnp.arange(cache.key.shape[2])[None, None, None]
             visible = slots <= positions[:, None, :, None]
-            return self._mix(query, cache, visible, train), cache
+            return self._joined(self._weighted(query, cache, visible, train)), cache
         if context is None:
             context = self.keys_values(x, positions)
         elif not isinstance(context, KeyValues):
             context = self.keys_values(context)
-        visible = self._visible(mask, query, context.key)
-        return self._mix(query, context, visible, train)
+        self._check_mask(mask, query, context.key)
+        return self._joined(self.mix(query, context, mask, self.causal, train))
+
+    def mix(
+        self,
+        query: Float[Array, "batch heads time width"],
+        memory: KeyValues,
+        mask: Bool[Array, "batch source"] | None,
+        causal: bool,
+        train: bool,
+    ) -> Float[Array, "batch heads time values"]:
+        """What each query takes up from the values, before the last dense layer.
+
+        This is all of the attention in which tokens meet. Whoever computes it in another way, over
+        many devices say, takes the place of this method (`flax.linen.intercept_methods`).
+
+        Args:
+            query: the queries.
+            memory: the keys and values.
+            mask: False where a key is padding.
+            causal: whether a query sees only the keys up to its own place.
+            train: whether dropout acts.
+        """
+        visible = None if mask is None else mask[:, None, None]
+        if causal:
+            earlier = causal_mask(query.shape[2])
+            visible = earlier if visible is None else earlier & visible
+        return self._weighted(query, memory, visible, train)
 
     def keys_values(
         self,
@@ -260,25 +286,27 @@ class MultiHeadAttention(nn.Module):
             positions = jnp.arange(x.shape[2])[None]
         return rotary(x, positions, self.rotary_base)
 
-    def _visible(self, mask: jax.Array | None, query: jax.Array, key: jax.Array) -> Any:
-        """What each query may see, (batch or 1, 1, time or 1, source); None for everything."""
-        batch, time, source = len(query), query.shape[2], key.shape[2]
-        if mask is not None and (mask.shape != (batch, source) or mask.dtype != bool):
+    def _check_mask(self, mask: jax.Array | None, query: jax.Array, key: jax.Array) -> None:
+        expected = len(query), key.shape[2]
+        if mask is not None and (mask.shape != expected or mask.dtype != bool):
             raise InputError(
                 f"{'/'.join(self.path)}: expected a mask of bool (batch, source) "
-                f"{(batch, source)}, True where a token is real, got {mask.dtype} {mask.shape}"
+                f"{expected}, True where a token is real, got {mask.dtype} {mask.shape}"
             )
-        padding = None if mask is None else mask[:, None, None]
-        if not self.causal:
-            return padding
-        return causal_mask(time) if padding is None else causal_mask(time) & padding
 
-    def _mix(self, query: jax.Array, memory: KeyValues, visible: Any, train: bool) -> jax.Array:
+    def _weighted(
+        self, query: jax.Array, memory: KeyValues, visible: Any, train: bool
+    ) -> jax.Array:
+        """The values, weighted; a query may see what is True in `visible`, None for everything."""
         weights = attention_weights(query, memory.key, visible)
         self.sow("intermediates", "weights", weights)
         weights = self.drop(weights, deterministic=not train)
-        y = weighted_values(weights, memory.value).swapaxes(1, 2)
-        return self.out(y.reshape(*y.shape[:2], -1))
+        return weighted_values(weights, memory.value)
+
+    def _joined(self, values: jax.Array) -> jax.Array:
+        """The heads side by side, through the last dense layer."""
+        values = values.swapaxes(1, 2)
+        return self.out(values.reshape(*values.shape[:2], -1))
 
 
 def attention_maps(

@@ -6,7 +6,8 @@
 Each acts at the level where it belongs: the batch (`augment`, in `jaxnet.training.augmented`), the
 network (`mixed_precision`), the objective (`remat`, and `penalize` in `jaxnet.training.penalties`),
 the gradients (`accumulate`), the update (`clip`, `freeze`, `with_ema`) or the whole step (those of
-`jaxnet.training.guard`). A technique that a task can't take is refused, with the reason; one that
+`jaxnet.training.guard`). Those of `jaxnet.training.spread` act on the network too, and spread it
+over devices. A technique that a task can't take is refused, with the reason; one that
 is switched off (`accumulate(task, 1)`) gives any task back as it is.
 """
 

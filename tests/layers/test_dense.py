@@ -25,7 +25,9 @@ def curved(product, x, kernel):
     return jnp.sum(jnp.sin(product(x, kernel, OVER_LAST)))
 
 
-@pytest.mark.parametrize("derivative", [lambda f: f, jax.grad, jax.hessian], ids=str)
+@pytest.mark.parametrize(
+    "derivative", [lambda f: f, jax.grad, jax.hessian], ids=["value", "gradient", "hessian"]
+)
 def test_as_laxs_own(derivative):
     x, kernel = draw(2, 3, 4), draw(4, 5)
     got, want = (
@@ -43,7 +45,7 @@ def test_as_laxs_own(derivative):
         (Dense(5, dtype=jnp.bfloat16), nn.Dense(5, dtype=jnp.bfloat16), "__call__", (2, 3, 4)),
         (Embed(7, 4), nn.Embed(7, 4), "attend", (2, 3, 4)),
     ],
-    ids=str,
+    ids=["sequences", "rows", "bfloat16", "attend"],
 )
 def test_as_linens_with_its_parameters(ours, linens, method, shape):
     start = jnp.zeros((2, 3), jnp.int32) if method == "attend" else draw(*shape)
@@ -58,7 +60,9 @@ def test_as_linens_with_its_parameters(ours, linens, method, shape):
     )
 
 
-@pytest.mark.parametrize("layer, method", [(Dense(5), "__call__"), (Embed(7, 4), "attend")])
+@pytest.mark.parametrize(
+    "layer, method", [(Dense(5), "__call__"), (Embed(7, 4), "attend")], ids=["Dense", "Embed"]
+)
 def test_every_product_of_a_gradient_sums_over_one_axis(layer, method):
     """A sum over batch and time at once is what the CPU compiler is slow at."""
     start = jnp.zeros((2, 3), jnp.int32) if method == "attend" else draw(2, 3, 4)

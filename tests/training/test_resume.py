@@ -350,7 +350,8 @@ def test_after_damage_the_run_still_comes_to_the_same_bits(damage, complete, cap
     file = damage(folder / "run" / str(newest))
     with caplog.at_level(logging.INFO, "jaxnet"):
         result = REGULARISED.fit(trainer)
-    warning, resumed = (record.getMessage() for record in caplog.records)
+    said = [record for record in caplog.records if record.name == "jaxnet"]
+    warning, resumed = (record.getMessage() for record in said)
     assert str(file) in warning
     assert f"newest good checkpoint, step {older}" in warning
     assert resumed == f"going on from step {older}"

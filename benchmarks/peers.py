@@ -169,7 +169,7 @@ def _sklearn(workload: Workload) -> list[Contender]:
 class Verdict:
     """How a library's fastest setting compares with jaxnet, round by round."""
 
-    library: str
+    framework: str
     best: str
     ratio: float
     low: float
@@ -191,7 +191,7 @@ def verdicts(result: Race) -> list[Verdict]:
         ratio = median(ratios)
         found.append(
             Verdict(
-                library=library,
+                framework=library,
                 best=entry.contender.name,
                 ratio=ratio,
                 low=min(ratios),
@@ -277,7 +277,7 @@ def show_verdicts(results: list[Race]) -> None:
     """Print every bar of every race, and whether it is met."""
     rows = [
         [
-            f"{result.workload.name} / {verdict.library}",
+            f"{result.workload.name} / {verdict.framework}",
             f"{verdict.ratio:.2f}",
             f"{verdict.low:.2f} .. {verdict.high:.2f}",
             f"{verdict.bar:.2f}",
@@ -303,7 +303,7 @@ def main(options: Options) -> None:
         head = report.header(f"peers_{name}", "seconds per round")
         bars = {
             entry.contender.name: report.Bar(
-                entry.median, min(entry.seconds), max(entry.seconds), entry.contender.library
+                entry.median, min(entry.seconds), max(entry.seconds), entry.contender.framework
             )
             for entry in result.entries
         }

@@ -34,7 +34,7 @@ class Contender:
     """What to run, in which environment, and the modules that it cannot do without."""
 
     name: str
-    library: str
+    framework: str
     module: str
     options: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class Race:
 
     def best(self, library: str) -> Entry | None:
         """The library's fastest setting by its median round."""
-        entries = [entry for entry in self.entries if entry.contender.library == library]
+        entries = [entry for entry in self.entries if entry.contender.framework == library]
         return min(entries, key=lambda entry: entry.median, default=None)
 
 

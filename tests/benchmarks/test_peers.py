@@ -31,7 +31,7 @@ RACE = Race(
 
 def test_a_library_is_judged_by_its_best_setting_round_by_round():
     raw, torch = verdicts(RACE)
-    assert (raw.library, raw.ratio, raw.met) == ("raw_jax", pytest.approx(0.9), False)
+    assert (raw.framework, raw.ratio, raw.met) == ("raw_jax", pytest.approx(0.9), False)
     assert (torch.best, torch.bar, torch.met) == ("torch quick", 1.45, True)
     assert (torch.low, torch.ratio, torch.high) == pytest.approx((1.4, 1.5, 1.6))
 

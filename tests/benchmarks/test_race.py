@@ -92,7 +92,7 @@ def test_a_contender_whose_library_is_absent_is_skipped_with_the_extra(toy):
 @pytest.mark.slow
 @pytest.mark.parametrize("library", ["jaxnet", "raw_jax", "keras", "torch", "sklearn"])
 def test_every_library_learns(library):
-    first = next(one for one in contenders(TINY) if one.library == library)
+    first = next(one for one in contenders(TINY) if one.framework == library)
     if first.missing():
         pytest.skip(f"needs {first.missing()}: the extra [bench]")
     (entry,) = run(first).entries

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from jaxnet import cli
 from jaxnet.config import from_command_line, from_mapping, to_mapping
 from jaxnet.errors import UsageError
 from jaxnet.names import lookup
+from jaxnet.recipe import Layout
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -25,47 +25,7 @@ if TYPE_CHECKING:
 # Along these axes the compiler cuts a network by itself; along the others functions of the
 # library's own do, which a task gets as techniques.
 COMPILED_AXES = ("data", "fsdp", "tensor")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The number of devices along each axis; their product is the number of devices."""
-
-    data: int = 1
-    """the examples of a batch"""
-    fsdp: int = 1
-    """the examples too, and parameters, gradients and optimizer state"""
-    tensor: int = 1
-    """heads of attention, hidden units and the vocabulary, by the rules of the model"""
-    stage: int = 1
-    """the layers, one part after the other"""
-    sequence: int = 1
-    """the tokens of each example"""
-    expert: int = 1
-    """the examples too, and the experts of a mixture"""
-    fsdp_min_size: int = 2**14
-    """fsdp leaves parameters with fewer elements whole"""
-    whole: tuple[str, ...] = ()
-    """paths of parameters to leave whole whatever the model's rules say, such as
-    '**/embedding'"""
-
-    def build(self, model: nn.Module) -> parallel.Layout:
-        """The layout, with the rules at the end of the model's file, `SHARDING`.
-
-        Raises:
-            UsageError: an impossible size or rule, or an axis that only rules use has none.
-        """
-        from jaxnet.parallel import Layout
-
-        options = asdict(self)
-        whole: tuple[Any, ...] = tuple((pattern, ()) for pattern in options.pop("whole"))
-        rules = tuple(getattr(sys.modules[type(model).__module__], "SHARDING", ()))
-        if self.tensor > 1 and not rules:
-            raise UsageError(
-                f"tensor={self.tensor} cuts what rules say, and {type(model).__module__} ends "
-                "without any: give it SHARDING = ((pattern, axes), ...), or leave out the axis"
-            )
-        return Layout(**options, rules=(*whole, *rules))
+ONE_DEVICE = Layout()
 
 
 @dataclass(frozen=True)
@@ -146,7 +106,7 @@ def plan(config: Config) -> int:
     return cli.DONE
 
 
-def parsed(text: str, base: Layout = Layout()) -> Layout:
+def parsed(text: str, base: Layout = ONE_DEVICE) -> Layout:
     """The layout that a word of a command line describes; the rest is that of `base`.
 
     Raises:
@@ -207,13 +167,24 @@ def _cases(config: Config, model: nn.Module, chosen: Sequence[Layout]) -> list[C
     cases = []
     for sizes in chosen:
         try:
-            layout = sizes.build(model)
+            layout = _built(sizes, model)
             planned = plan(traced, layout, config.micro_batches)
         except UsageError as error:
             cases.append(Case(_numbers(sizes), note=str(error)))
             continue
         cases.append(Case(layout.sizes, planned, *_program(config, sizes, layout)))
     return cases
+
+
+def _built(sizes: Layout, model: nn.Module) -> parallel.Layout:
+    from jaxnet.parallel.families import family_rules
+
+    if sizes.tensor > 1 and not family_rules(model):
+        raise UsageError(
+            f"tensor={sizes.tensor} cuts what rules say, and {type(model).__module__} ends "
+            "without any: give it SHARDING = ((pattern, axes), ...), or leave out the axis"
+        )
+    return sizes.build(model)
 
 
 def _program(config: Config, sizes: Layout, layout: parallel.Layout) -> tuple[Program | None, str]:

@@ -121,11 +121,12 @@ def main() -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     from jaxnet.config import from_mapping
     from jaxnet.plan import command
+    from jaxnet.recipe import Layout
 
     config = from_mapping(command.Config, job["config"], "the job")
     model = command.network_of(config)
     task, batch = command.step_of(config, model)
-    layout = from_mapping(command.Layout, job["layout"], "the job").build(model)
+    layout = from_mapping(Layout, job["layout"], "the job").build(model)
     print(json.dumps(asdict(compile_step(task, batch, layout))))
 
 

@@ -39,7 +39,9 @@ def two_layers():
 
 def sent(planned) -> dict[tuple[str, int], tuple[int, int]]:
     """Size and count by kind and the number of devices."""
-    return {(c.kind, len(c.group)): (c.size, c.count) for c in planned.collectives}
+    found = {(c.kind, len(c.group)): (c.size, c.count) for c in planned.collectives}
+    assert len(found) == len(planned.collectives), planned.collectives
+    return found
 
 
 def test_one_device(two_layers):

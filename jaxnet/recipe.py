@@ -274,13 +274,19 @@ class Layout:
     def build(self, task: Any) -> layout.Layout:
         """The layout of a run, with the rules of the models in the task.
 
+        Where several processes train together and nothing is chosen, they share out each batch.
+
         Raises:
             UsageError: an impossible size.
         """
+        from jaxnet.parallel import processes
+        from jaxnet.parallel.axes import AXES
         from jaxnet.parallel.families import family_rules
         from jaxnet.parallel.layout import Layout
 
         options = asdict(self)
+        if processes.several() and Layout(**{axis: options[axis] for axis in AXES}).one_device:
+            options["data"] = -1
         rules: tuple[Any, ...] = tuple((pattern, ()) for pattern in options.pop("whole"))
         return Layout(**options, rules=(*rules, *family_rules(task)))
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
@@ -52,6 +53,8 @@ PACKAGES = ("jaxnet", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "num
 def prepare(folder: Path, config: Any, *, resume: bool, may_change: tuple[str, ...] = ()) -> None:
     """Make a run folder, or take up one whose run had the same configuration.
 
+    Of several processes the first one writes.
+
     Args:
         folder: the run folder.
         config: the configuration, a dataclass.
@@ -62,9 +65,13 @@ def prepare(folder: Path, config: Any, *, resume: bool, may_change: tuple[str, .
         InputError: the folder can't be written.
         UsageError: it holds a run with another configuration.
     """
+    from jaxnet.parallel import processes
+
     file = folder / "config.toml"
     if resume and file.exists():
         _check_same(file, config, may_change)
+    if not processes.is_first():
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         to_toml(config, file)
@@ -139,6 +146,8 @@ def finish(
 ) -> None:
     """Write pictures, the trained network and the summary of a run, and print a short table.
 
+    Of several processes the first one writes; all of them have to call this.
+
     Args:
         folder: the run folder.
         result: what `Trainer.fit` returned.
@@ -150,8 +159,14 @@ def finish(
     """
     from jaxnet.bundle import Bundle
     from jaxnet.metrics import classification_report
+    from jaxnet.parallel import processes
     from jaxnet.training.plots import plot_confusion, plot_norms
 
+    if processes.several():
+        state = processes.on_host(result.state)
+        result = replace(result, state=state, model=replace(result.model, state=state))
+    if not processes.is_first():
+        return
     report = None
     if "confusion" in test:
         report = classification_report(test["confusion"], class_names)
@@ -207,7 +222,9 @@ def preview(
     Raises:
         InputError: an augmentation can't be for this data.
     """
-    if not functions:
+    from jaxnet.parallel import processes
+
+    if not functions or not processes.is_first():
         return
     import jax
     import numpy as np

@@ -22,8 +22,17 @@ class Places(Protocol):
         """Arrays of which any part may be needed anywhere."""
         ...
 
-    def stack(self, arrays: Any) -> Any:
-        """Arrays (steps, batch, ...), of which each device needs its part of the batch."""
+    def rows(self, batch: int) -> slice:
+        """The rows of a batch of so many that this process has to have."""
+        ...
+
+    def stack(self, arrays: Any, batch: int) -> Any:
+        """Arrays (steps, batch, ...), of which each device needs its part of the batch.
+
+        Args:
+            arrays: with all rows of the batches, or with `rows(batch)` of them.
+            batch: the number of all rows.
+        """
         ...
 
 
@@ -34,7 +43,11 @@ class OneDevice:
         """See `Places`."""
         return jax.device_put(arrays)
 
-    def stack(self, arrays: Any) -> Any:
+    def rows(self, batch: int) -> slice:
+        """See `Places`."""
+        return slice(0, batch)
+
+    def stack(self, arrays: Any, batch: int) -> Any:
         """See `Places`."""
         return jax.device_put(arrays)
 
@@ -73,7 +86,7 @@ class Resident:
 
     def placed(self, places: Places) -> Resident:
         """The same feed elsewhere."""
-        return Resident(places.whole(self.columns), places.stack(self.order))
+        return Resident(places.whole(self.columns), places.stack(self.order, self.order.shape[1]))
 
 
 @struct.dataclass
@@ -93,7 +106,7 @@ class Staged:
 
     def placed(self, places: Places) -> Staged:
         """The same feed elsewhere."""
-        return Staged(places.stack(self.stack))
+        return Staged(places.stack(self.stack, self.stack["mask"].shape[1]))
 
 
 class Stretch(NamedTuple):

@@ -141,13 +141,19 @@ class ArrayPipeline:
             draws = draws.reshape(self.steps, self.batch_size)
 
         def begin(start: int, order: np.ndarray, pool: ThreadPoolExecutor) -> Stack:
-            stack = self._memory.stack(self.spec(), self._capacity)
-            chosen = None if draws is None else draws[start : start + len(order)]
+            # This process fills the rows of its own devices; others fill theirs.
+            own = self.places.rows(self.batch_size)
+            stack = self._memory.stack(_rows_of(self.spec(), own), self._capacity)
+            chosen = None if draws is None else draws[start : start + len(order), own]
+            order = order[:, own]
             cuts = np.linspace(0, len(order), min(len(order), PARTS) + 1).astype(int)
             fill = partial(self._fill, stack, order, chosen)
             return Stack(stack, len(order), [pool.submit(fill, *c) for c in pairwise(cuts)])
 
-        return sent_ahead(pieces, begin, COPYING_THREADS, self.places)
+        return sent_ahead(pieces, begin, COPYING_THREADS, self._send)
+
+    def _send(self, batches: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        return self.places.stack(batches, self.batch_size)
 
     @cached_property
     def _capacity(self) -> int:
@@ -167,7 +173,9 @@ class ArrayPipeline:
 
     def _take_resident(self, order: np.ndarray) -> Stretch:
         full = _full(order, self._capacity)
-        return Stretch(Resident(self._on_device, self.places.stack(full)), len(order))
+        return Stretch(
+            Resident(self._on_device, self.places.stack(full, self.batch_size)), len(order)
+        )
 
     def _fill(
         self,
@@ -253,7 +261,9 @@ class SourcePipeline:
         pieces = _pieces(batches(order, self.batch_size), start, size, self._capacity)
 
         def begin(start: int, order: np.ndarray, pool: ThreadPoolExecutor) -> Stack:
-            stack = self._memory.stack(self.spec(), self._capacity)
+            own = self.places.rows(self.batch_size)
+            stack = self._memory.stack(_rows_of(self.spec(), own), self._capacity)
+            order = order[:, own]
             stack["mask"][: len(order)] = order >= 0
             columns = {
                 name: stack[name].reshape(-1, *leaf.shape)
@@ -262,7 +272,10 @@ class SourcePipeline:
             rows = np.where(order < 0, ~order, order).ravel()
             return Stack(stack, len(order), read_into(columns, self.source, rows, epoch, pool))
 
-        return sent_ahead(pieces, begin, self.threads or reading_threads(), self.places)
+        def send(batches: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+            return self.places.stack(batches, self.batch_size)
+
+        return sent_ahead(pieces, begin, self.threads or reading_threads(), send)
 
     @cached_property
     def _capacity(self) -> int:
@@ -340,6 +353,17 @@ def checked(data: Any) -> Arrays | Source | Pipeline:
         f"expected Arrays, a pair (inputs, labels), a Source or a Pipeline, got {got}. "
         "Weights of examples go into Arrays(inputs, labels, weights)."
     )
+
+
+def _rows_of(
+    spec: Mapping[str, jax.ShapeDtypeStruct], rows: slice
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a part of a batch."""
+    count = rows.stop - rows.start
+    return {
+        name: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype)
+        for name, leaf in spec.items()
+    }
 
 
 def rounded_up(n: int) -> int:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxnet.data.ahead import ahead
-from jaxnet.data.feeds import ONE_DEVICE, Places, Staged, Stretch
+from jaxnet.data.feeds import Staged, Stretch
 
 # A stack of batches on its way to the device is at most this large.
 STAGED_BYTES = 64 << 20
@@ -38,7 +38,7 @@ def sent_ahead(
     pieces: Iterator[tuple[int, np.ndarray]],
     begin: Callable[[int, np.ndarray, ThreadPoolExecutor], Stack],
     threads: int,
-    places: Places = ONE_DEVICE,
+    send: Callable[[dict[str, np.ndarray]], dict[str, jax.Array]] = jax.device_put,
 ) -> Iterator[Stretch]:
     """The stretches of an epoch, on the device before they are asked for.
 
@@ -46,16 +46,16 @@ def sent_ahead(
         pieces: the step at which each stretch begins, and the rows of its batches.
         begin: starts to fill the stack for a piece, with the threads of the pool.
         threads: how many threads fill stacks.
-        places: where to send them.
+        send: puts a stack where it is needed.
     """
-    return ahead(_sent(pieces, begin, threads, places), READY_STACKS)
+    return ahead(_sent(pieces, begin, threads, send), READY_STACKS)
 
 
 def _sent(
     pieces: Iterator[tuple[int, np.ndarray]],
     begin: Callable[[int, np.ndarray, ThreadPoolExecutor], Stack],
     threads: int,
-    places: Places,
+    send: Callable[[dict[str, np.ndarray]], dict[str, jax.Array]],
 ) -> Iterator[Stretch]:
     """The stretches. While one is finished and sent, the threads are at the next."""
     pool = ThreadPoolExecutor(threads, "jaxnet-reader")
@@ -64,14 +64,16 @@ def _sent(
         for piece in pieces:
             begun.append(begin(*piece, pool))
             if len(begun) == READY_STACKS:
-                yield _send(begun.popleft(), places)
+                yield _finished(begun.popleft(), send)
         while begun:
-            yield _send(begun.popleft(), places)
+            yield _finished(begun.popleft(), send)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _send(stack: Stack, places: Places) -> Stretch:
+def _finished(
+    stack: Stack, send: Callable[[dict[str, np.ndarray]], dict[str, jax.Array]]
+) -> Stretch:
     for part in stack.parts:
         part.result()
-    return Stretch(Staged(places.stack(stack.batches)), stack.count)
+    return Stretch(Staged(send(stack.batches)), stack.count)

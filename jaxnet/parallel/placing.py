@@ -17,22 +17,42 @@ from jaxnet.parallel.layout import Layout
 PyTree = Any
 
 
-def global_arrays(host: PyTree, shardings: PyTree) -> PyTree:
+def global_arrays(host: PyTree, shardings: PyTree, batch: int | None = None) -> PyTree:
     """Arrays over all devices of all processes, each of which sends its devices their parts.
 
     Args:
         host: numpy arrays, all of them in each process; or arrays of JAX, which are moved.
         shardings: how each lies; one for all of them, or a tree of its own.
+        batch: the length of axis 1, of which a process may have its own rows alone: those from its
+            first device's on.
     """
 
     def send(array: Any, sharding: NamedSharding) -> jax.Array:
         if isinstance(array, jax.Array):
             return jax.device_put(array, sharding)
-        return jax.make_array_from_process_local_data(sharding, array, np.shape(array))
+        shape, first = np.shape(array), 0
+        if batch is not None and shape[1] != batch:
+            shape = (shape[0], batch, *shape[2:])
+            first = own_part(sharding, shape, 1).start
+
+        def part(index: Any) -> np.ndarray:
+            if first:
+                start, stop, _ = index[1].indices(shape[1])
+                index = (index[0], slice(start - first, stop - first), *index[2:])
+            return np.asarray(array)[index]
+
+        return jax.make_array_from_callback(shape, sharding, part)
 
     if isinstance(shardings, NamedSharding):
         return jax.tree.map(lambda array: send(array, shardings), host)
     return jax.tree.map(send, host, shardings)
+
+
+def own_part(sharding: NamedSharding, shape: tuple[int, ...], axis: int) -> slice:
+    """From the first to the last place along an axis that this process's devices hold."""
+    indices = sharding.addressable_devices_indices_map(shape).values()
+    parts = [index[axis].indices(shape[axis]) for index in indices if index is not None]
+    return slice(min(part[0] for part in parts), max(part[1] for part in parts))
 
 
 @dataclass(frozen=True)
@@ -73,19 +93,30 @@ class OnMesh:
         """All of each array on every device; see `jaxnet.data.feeds.Places`."""
         return global_arrays(arrays, self.everywhere)
 
-    def stack(self, arrays: PyTree) -> PyTree:
+    def rows(self, batch: int) -> slice:
+        """The rows of a batch of so many that this process has to have; see `Places`.
+
+        Raises:
+            UsageError: the batch can't be shared out.
+        """
+        lies = self.layout.batch(jax.ShapeDtypeStruct((batch,), np.bool_), self.mesh)
+        return own_part(lies, (batch,), 0)
+
+    def stack(self, arrays: PyTree, batch: int) -> PyTree:
         """Arrays (steps, batch, ...), with the batch shared out; see `jaxnet.data.feeds.Places`.
 
         Raises:
             UsageError: the batch can't be shared out.
             InputError: the tokens can't; see `Layout.batch`.
         """
-        batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), arrays)
+        shapes = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((batch, *a.shape[2:]), a.dtype), arrays
+        )
         lies = jax.tree.map(
             lambda sharding: NamedSharding(self.mesh, PartitionSpec(None, *sharding.spec)),
-            self.layout.batch(batch, self.mesh),
+            self.layout.batch(shapes, self.mesh),
         )
-        return global_arrays(arrays, lies)
+        return global_arrays(arrays, lies, batch)
 
     def state(self, state: PyTree) -> PyTree:
         """How each leaf of a training state lies; see `Layout.specs`."""

@@ -37,7 +37,16 @@ class Plan:
 
 
 class Callback:
-    """Told of a run as it goes on. Every method may be left out."""
+    """Told of a run as it goes on. Every method may be left out.
+
+    Where several processes train together, process 0 alone tells its callbacks. The state that they
+    are lent is then whole and on the host, so that this process can compute with it by itself.
+
+    Attributes:
+        looks: whether `on_epoch` looks at the state, which costs time where it has to be gathered.
+    """
+
+    looks = True
 
     def on_start(self, plan: Plan) -> None:
         """Training begins or goes on."""
@@ -55,6 +64,8 @@ class Callback:
 @dataclass
 class ProgressBar(Callback):
     """A progress bar, and a line for each epoch of a short run."""
+
+    looks = False
 
     _progress: Any = field(default=None, init=False)
     _task: Any = field(default=None, init=False)
@@ -112,6 +123,8 @@ class RunWriter(Callback):
     `seconds` is in `metrics.jsonl` only, so that `history.csv` is the same for runs that did the
     same.
     """
+
+    looks = False
 
     folder: Path
     _since: float = field(default=0.0, init=False)

@@ -24,6 +24,7 @@ import numpy as np
 from jaxnet import trees
 from jaxnet.errors import CheckpointError, UsageError
 from jaxnet.files import write_json
+from jaxnet.parallel import processes
 
 PyTree = Any
 Slot = Literal["best", "last"]
@@ -81,7 +82,7 @@ class Checkpoints:
         folder = Path(self.folder).absolute()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / ".probe"
+            probe = folder / f".probe-{jax.process_index()}"
             probe.write_text("")
             probe.unlink()
         except OSError as error:
@@ -103,7 +104,10 @@ class CheckpointStore:
 
     @property
     def steps(self) -> list[int]:
-        """The steps that are saved, oldest first."""
+        """The steps that are saved, oldest first, as process 0 finds them."""
+        return processes.from_first(self._listed)
+
+    def _listed(self) -> list[int]:
         # Orbax writes under a temporary name, which isn't a number, and renames at the end.
         names = [entry.name for entry in self.folder.iterdir() if entry.is_dir()]
         return sorted(int(name) for name in names if name.isdigit())
@@ -223,7 +227,9 @@ class CheckpointStore:
         import orbax.checkpoint as ocp
 
         folder = self.folder / str(step)
-        _check_inventory(folder)
+        # What one process can't read, none restores.
+        if problem := processes.from_first(lambda: _damage(folder)):
+            raise _Unreadable(problem)
         try:
             progress = json.loads((folder / "progress" / "metadata").read_text())
             saved = _from_description(progress["tree"])
@@ -248,9 +254,11 @@ class CheckpointStore:
     def _write_inventory(self) -> None:
         """Note length and checksum of each file, so that damage is found and named.
 
-        Orbax calls this when all is written, right before the folder gets its name: a checkpoint
-        that is there has its inventory.
+        Orbax calls this when all processes have written, right before the folder gets its name: a
+        checkpoint that is there has its inventory.
         """
+        if not processes.is_first():
+            return
         (folder,) = (f for f in self.folder.iterdir() if f.name.split(".")[0] == str(self._saving))
         files = [file for item in ("state", "progress") for file in _files(folder / item)]
         inventory = {str(file.relative_to(folder)): _fingerprint(file) for file in files}
@@ -264,7 +272,7 @@ class CheckpointStore:
                 self._manager.delete(step)
 
     def _cant_write(self, step: int, error: Exception) -> CheckpointError:
-        good = [s for s in self.steps if s != step]
+        good = [s for s in self._listed() if s != step]
         left = f"the newest good one is step {good[-1]}" if good else "there is no earlier one"
         where = _file_in(str(error), self.folder / str(step))
         return CheckpointError(
@@ -308,6 +316,15 @@ def _ignore_echoes() -> None:
 
 class _Unreadable(CheckpointError):
     """A checkpoint that is damaged; the message names the file."""
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, if anything is."""
+    try:
+        _check_inventory(folder)
+    except _Unreadable as error:
+        return str(error)
+    return None
 
 
 def _check_inventory(folder: Path) -> None:

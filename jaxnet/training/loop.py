@@ -22,18 +22,17 @@ import jax
 import numpy as np
 
 from jaxnet.data.pipeline import Pipeline, Stretch
+from jaxnet.parallel import processes
 from jaxnet.training.callbacks import Callback, Plan
 from jaxnet.training.checkpoints import CheckpointStore
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.history import add_steps, computed, scalars
+from jaxnet.training.pace import Pace, pace
 from jaxnet.training.preemption import Preemption
 from jaxnet.training.programs import Log, Programs, halt_names, halt_reason, without_halts
 from jaxnet.training.progress import Progress
 
 PyTree = Any
-
-# A dispatch should last no longer than this, so that a signal is answered and the screen moves.
-DISPATCH_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ class Loop:
         store: where to save, if anywhere.
         save_every: save after so many steps, and not only after epochs.
         save_seconds: skip the save after an epoch where the last save is younger than this.
-        callbacks: whom to tell.
+        callbacks: whom to tell; of several processes the first does.
         steps: the number of steps in all.
         end: the reason to report when they are done.
     """
@@ -157,6 +156,7 @@ class Loop:
     steps: int
     end: str
     clock: Clock = field(default_factory=Clock)
+    pace: Pace = field(init=False)
     preemption: Preemption = field(default_factory=Preemption)
     best_state: PyTree = None
     halt: Halt | None = None
@@ -170,16 +170,18 @@ class Loop:
         """Train from here on. Returns the last state and progress, and why training ended."""
         self._earlier_seconds = progress.seconds
         self._saved = progress.step or -1
+        self.pace = pace(lambda: self.clock.pace, progress.step)
         epochs = -(-self.steps // self.train.steps)
         plan = Plan(epochs, self.train.steps, self.steps, progress.step, progress.history)
-        for callback in self.callbacks:
+        for callback in self._told:
             callback.on_start(plan)
         reason = "error"
         try:
             with self.preemption:
                 state, progress, reason = self._epochs(state, progress)
         finally:
-            for callback in self.callbacks:
+            self.pace.close()
+            for callback in self._told:
                 callback.on_stop(reason)
         return state, progress, reason
 
@@ -193,8 +195,7 @@ class Loop:
             state, progress = self._judge(state, progress)
             if self._due():
                 self._save(state, progress)
-            for callback in self.callbacks:
-                callback.on_epoch(progress.history.rows[-1], state)
+            self._show(progress, state)
             reason = self._finished(progress)
         self._save(state, progress)
         if self.store:
@@ -219,16 +220,22 @@ class Loop:
             # What is going to be judged is saved after that: a step has one checkpoint.
             judged = step % self.train.steps == 0 or step == self.steps
             save = bool(self.save_every) and step % self.save_every == 0 and not judged
-            preempted = self.preemption.requested is not None and not judged
-            if not (save or preempted or may_halt or self.clock.pace is None):
+            preempted = self.preemption.asked() and not judged
+            agree = self.pace.due(step)
+            if not (save or preempted or may_halt or agree or self.clock.pace is None):
                 continue
             if may_halt and (halted := self._halted(before, state, feed, log, progress)):
+                self.pace.close()
                 return *halted, self.halt.reason if self.halt else None
             progress, in_flight = self._collect(in_flight, progress), None
             if preempted:
+                self.pace.close()
                 return state, progress, "preempted"
+            if agree:
+                self.pace.agree(step)
             if save:
                 self._save(state, progress)
+            if agree or save:
                 self.clock.restart()
         return state, self._collect(in_flight, progress), None
 
@@ -245,7 +252,7 @@ class Loop:
             step=progress.step + taken,
             sums=add_steps(progress.sums, leaves),
         )
-        for callback in self.callbacks:
+        for callback in self._told:
             callback.on_stretch(progress.step, self._measured(progress).get("loss"))
         return progress
 
@@ -267,7 +274,7 @@ class Loop:
             state, good = _rewound(before, again, sound, good)
         if reason is None:
             return None
-        self.halt = Halt(reason, progress.step + good, jax.device_get(feed.batch(good)))
+        self.halt = Halt(reason, progress.step + good, processes.on_host(feed.batch(good)))
         return state, self._collect(log, progress, good)
 
     def _judge(self, state: PyTree, progress: Progress) -> tuple[PyTree, Progress]:
@@ -292,6 +299,17 @@ class Loop:
             self._unsaved_best = self._timed(progress)
         return state, progress
 
+    @property
+    def _told(self) -> Sequence[Callback]:
+        return self.callbacks if processes.is_first() else ()
+
+    def _show(self, progress: Progress, state: PyTree) -> None:
+        """The last of an epoch: tell the callbacks, and lend them the state."""
+        if processes.several() and any(callback.looks for callback in self.callbacks):
+            state = processes.on_host(state)
+        for callback in self._told:
+            callback.on_epoch(progress.history.rows[-1], state)
+
     def _finished(self, progress: Progress) -> str | None:
         """Why there is nothing left to do, if that is so."""
         if progress.stopping.reason:
@@ -300,7 +318,7 @@ class Loop:
         judged = bool(rows) and rows[-1]["step"] == progress.step
         if progress.step >= self.steps and judged:
             return self.end
-        return "preempted" if self.preemption.requested else None
+        return "preempted" if self.preemption.asked() else None
 
     def _wanted(self, progress: Progress) -> Callable[[int], int]:
         """How many steps the next dispatch should take, by the position in the epoch."""
@@ -308,11 +326,9 @@ class Loop:
 
         def size(position: int) -> int:
             left = self.steps - offset - position
-            # The first dispatch compiles and the second is timed: one step each.
-            in_time = int(DISPATCH_SECONDS / self.clock.pace) if self.clock.pace else 1
             if self.save_every:
                 left = min(left, self.save_every - (offset + position) % self.save_every)
-            return min(left, max(1, min(in_time, self.programs.capacity)))
+            return min(left, self.pace.steps(offset + position), self.programs.capacity)
 
         return size
 
@@ -325,8 +341,8 @@ class Loop:
 
     def _due(self) -> bool:
         """Whether the end of an epoch has to be saved."""
-        # Processes save together, and their clocks need not agree.
-        return jax.process_count() > 1 or time.perf_counter() - self._saved_at >= self.save_seconds
+        waited = time.perf_counter() - self._saved_at
+        return processes.from_first(lambda: waited >= self.save_seconds)
 
     def _save(self, state: PyTree, progress: Progress) -> None:
         """Save a step that isn't saved yet, and before it the best one."""

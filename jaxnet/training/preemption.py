@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import signal
 import threading
 from types import FrameType
 from typing import Any
+
+from jaxnet.parallel import processes
+
+# Processes count together how often they asked, over all runs, so that they agree on a boundary.
+_boundaries = itertools.count(1)
 
 
 class Preemption:
@@ -13,6 +20,9 @@ class Preemption:
 
     The handler does nothing but set a flag: saving inside a handler can meet a save under way.
     Outside the main thread, where Python allows no handlers, it notes nothing.
+
+    Where several processes train together, a SIGTERM to any one of them is a wish to all, which
+    JAX's preemption service passes on; it has a handler of its own.
 
     Example:
         >>> with Preemption() as preemption:
@@ -29,15 +39,31 @@ class Preemption:
 
     def __enter__(self) -> Preemption:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in self.signals}
+            if processes.several():
+                self._before = {signal.SIGINT: signal.signal(signal.SIGINT, self._pass_on)}
+            else:
+                self._before = {n: signal.signal(n, self._note) for n in self.signals}
         return self
 
     def __exit__(self, *_: object) -> None:
         self._restore()
 
+    def asked(self) -> bool:
+        """Whether to stop at this boundary. Several processes ask at the same ones."""
+        if processes.several() and self.requested is None:
+            from jax.experimental import multihost_utils
+
+            if multihost_utils.reached_preemption_sync_point(next(_boundaries)):
+                self.requested = "SIGTERM"
+        return self.requested is not None
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = signal.Signals(number).name
         self._restore()
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self._restore()
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -18,6 +18,7 @@ from jaxnet.data.arrays import Arrays
 from jaxnet.data.pipeline import ArrayPipeline, Pipeline, Placement, pipeline
 from jaxnet.errors import NonFiniteError, UsageError
 from jaxnet.files import write_atomically
+from jaxnet.parallel import processes
 from jaxnet.parallel.layout import Layout
 from jaxnet.training.callbacks import Callback, ProgressBar
 from jaxnet.training.checkpoints import Checkpoints, CheckpointStore
@@ -179,11 +180,7 @@ class Trainer:
         """
         _check_whole(1, epochs=epochs, steps=steps, batch_size=batch_size)
         _check_whole(0, seed=seed)
-        if jax.process_count() > 1:
-            raise UsageError(
-                f"there are {jax.process_count()} processes, and each would train by itself: "
-                "start one process"
-            )
+        _check_processes(self.layout)
         train = self._pipeline(train, batch_size)
         wanted, end = _planned_steps(train, epochs, steps)
         key, batch = jax.random.key(seed), _zeros(train.spec())
@@ -311,8 +308,9 @@ class Trainer:
             message += f", {diagnose(state, halt.batch)}"
         if self.checkpoints:
             file = Path(self.checkpoints.folder).parent / f"halted_step_{halt.step + 1}.npz"
-            with write_atomically(file, "wb") as opened:
-                np.savez(opened, **halt.batch)
+            if processes.is_first():
+                with write_atomically(file, "wb") as opened:
+                    np.savez(opened, **halt.batch)
             message += f". The batch is kept in {file}, the state before it in the last checkpoint"
         if halt.reason == "nonfinite_error":
             raise NonFiniteError(message)
@@ -345,6 +343,14 @@ def _check_whole(least: int, **numbers: int | None) -> None:
             raise UsageError(
                 f"expected {name} to be a whole number of at least {least}, got {value!r}"
             )
+
+
+def _check_processes(layout: Layout) -> None:
+    if processes.several() and layout.one_device:
+        raise UsageError(
+            f"there are {jax.process_count()} processes, and the layout is one device: each would "
+            "train by itself. Take Trainer(..., layout=Layout(data=-1)) to share out each batch"
+        )
 
 
 def _planned_steps(train: Pipeline, epochs: int | None, steps: int | None) -> tuple[int, str]:

@@ -1,0 +1,81 @@
+"""What processes that run one program have to agree on.
+
+Every process runs the same Python code, and a program over all their devices only runs if all start
+it. So whatever decides what is started (a clock, a signal, a folder's contents) must be the same
+for all: process 0 looks, and the others take its word. With one process, nothing of this costs
+anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+PyTree = Any
+JSON = Any
+
+# Messages are padded to a multiple of this, so that few lengths are compiled.
+_UNIT = 1024
+
+
+def several() -> bool:
+    """Whether there are other processes."""
+    return jax.process_count() > 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return jax.process_index() == 0
+
+
+def from_first(look: Callable[[], JSON]) -> JSON:
+    """What `look` gives in process 0, which alone calls it; all processes have to call this.
+
+    Args:
+        look: gives a value that JSON can hold.
+
+    Example:
+        >>> from_first(lambda: {"steps": [10, 20]})
+        {'steps': [10, 20]}
+    """
+    if not several():
+        return look()
+    from jax.experimental import multihost_utils
+
+    said = json.dumps(look()).encode() if is_first() else b""
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(said))))
+    padded = np.zeros(-(-length // _UNIT) * _UNIT, np.uint8)
+    padded[: len(said)] = np.frombuffer(said, np.uint8)
+    heard = multihost_utils.broadcast_one_to_all(padded)
+    return json.loads(np.asarray(heard)[:length].tobytes())
+
+
+def on_host(arrays: PyTree) -> PyTree:
+    """All of each array as numpy arrays, wherever its parts lie; all processes have to call this.
+
+    Random keys, which NumPy doesn't know, are arrays of this process alone.
+
+    Example:
+        >>> on_host({"kernel": jax.numpy.ones(2)})
+        {'kernel': array([1., 1.], dtype=float32)}
+    """
+    if not several():
+        return jax.device_get(arrays)
+    from jax.experimental import multihost_utils
+
+    def whole(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            numbers = whole(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
+        spread = isinstance(leaf, jax.Array) and not (
+            leaf.is_fully_addressable or leaf.is_fully_replicated
+        )
+        if not spread:
+            return jax.device_get(leaf)
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.tree.map(whole, arrays)

@@ -1,0 +1,71 @@
+"""Training as one of several processes, for tests that compare and stop them.
+
+    python -m tests.parallel.training FOLDER OPTIONS
+
+Process 0 prints a line for each stretch, and writes `result.json` and `state.npz` at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from jaxnet import cli
+
+
+def train(
+    folder: Path,
+    epochs: int = 3,
+    every_steps: int | None = None,
+    sleep: float = 0.0,
+    axis: str = "data",
+    optimizer: str = "adam",
+    width: int = 8,
+) -> int:
+    """Train a small classifier on all devices of all processes."""
+    import jax
+
+    from jaxnet import optimizers
+    from jaxnet.files import write_json
+    from jaxnet.parallel import processes
+    from jaxnet.parallel.layout import Layout
+    from jaxnet.training import Callback, Checkpoints, Trainer
+    from tests.training.helpers import MLP, classifier, table
+
+    class Report(Callback):
+        def on_stretch(self, step: int, loss: float | None) -> None:
+            print(step, flush=True)
+            time.sleep(sleep)
+
+    task = classifier(MLP(hidden=width), optimizers.by_name(optimizer, 0.01))
+    trainer = Trainer(
+        task,
+        checkpoints=Checkpoints(folder / "checkpoints", every_steps=every_steps, min_seconds=0),
+        callbacks=[Report()],
+        steps_per_dispatch=4,
+        layout=Layout(**{axis: -1}, fsdp_min_size=1),
+    )
+    # 30 examples in batches of 12, which 1, 2, 3 and 4 processes share out evenly.
+    result = trainer.fit(table(30), table(14, seed=1), epochs=epochs, batch_size=12)
+    values = {
+        "processes": jax.process_count(),
+        "stop_reason": result.stop_reason,
+        "last_step": result.last_step,
+        "history": [dict(row) for row in result.history.rows],
+        "test": {name: value for name, value in result.model.evaluate(table(9, seed=2)).items()},
+    }
+    outputs = result.model.predict(table(9, seed=2)[0])
+    named = jax.tree_util.tree_leaves_with_path(processes.on_host(result.state.params))
+    state = {jax.tree_util.keystr(path, simple=True): leaf for path, leaf in named}
+    if processes.is_first():
+        np.savez(folder / "state.npz", outputs=outputs, **state)
+        write_json(folder / "result.json", values)
+    return cli.PREEMPTED if result.stop_reason == "preempted" else cli.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(lambda: train(Path(sys.argv[1]), **json.loads(sys.argv[2]))))

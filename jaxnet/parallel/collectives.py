@@ -22,6 +22,8 @@ from typing import Literal
 
 import numpy as np
 
+from jaxnet.errors import InputError
+
 Kind = Literal["all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"]
 KINDS: tuple[Kind, ...] = (
     "all-reduce",
@@ -82,6 +84,9 @@ def read(program: str) -> tuple[Collective, ...]:
         ... }'''
         >>> read(text)
         (Collective(kind='all-reduce', size=64, group=(0, 1), count=1, unbounded=False),)
+
+    Raises:
+        InputError: a newer compiler writes groups of devices in a way that isn't known here.
     """
     bodies, entry = _computations(program)
     head = program.partition("\n")[0]
@@ -187,6 +192,10 @@ _PAIRS = re.compile(r"source_target_pairs=\{(.*?)\}\}")
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _COUNTED = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 
+_NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{((?:'[^']*',?)+)\}")
+_AXIS = re.compile(r"'([^']*)'=(\d+)")
+_AXIS_NAME = re.compile(r"'([^']*)'")
+
 
 def _computations(program: str) -> tuple[dict[str, list[str]], str]:
     """The lines of each computation by its name, and the name of the one where all begins."""
@@ -228,21 +237,25 @@ def _size(dtype: str, shape: str) -> int:
 
 
 def _members(line: str, devices: int) -> tuple[int, ...]:
-    """The first of the groups that are written as lists, or by counting as in `[2,4]<=[4,2]T(1,0)`.
+    """The first of the groups, in whichever of the compiler's ways they are written.
 
-    None written is one group of all.
+    As lists, `{{0,1},{2,3}}`; by counting, `[2,4]<=[4,2]T(1,0)`; by axes of a mesh,
+    `mesh['a'=4,'b'=2] {'a'}`. None written is one group of all.
     """
-    listed = _LISTED.search(line)
-    if listed:
+    if listed := _LISTED.search(line):
         return _numbers(listed[1])
-    counted = _COUNTED.search(line)
-    if counted is None:
-        return tuple(range(devices))
-    shape, dims = _numbers(counted[1]), _numbers(counted[2])
-    numbers = np.arange(math.prod(dims)).reshape(dims)
-    if counted[3]:
-        numbers = numbers.transpose(_numbers(counted[3]))
-    return tuple(int(number) for number in numbers.reshape(shape)[0])
+    if counted := _COUNTED.search(line):
+        shape, dims = _numbers(counted[1]), _numbers(counted[2])
+        numbers = np.arange(math.prod(dims)).reshape(dims)
+        if counted[3]:
+            numbers = numbers.transpose(_numbers(counted[3]))
+        return tuple(int(number) for number in numbers.reshape(shape)[0])
+    if named := _NAMED.search(line):
+        sizes = {name: int(size) for name, size in _AXIS.findall(named[1])}
+        return group(sizes, _AXIS_NAME.findall(named[2]))
+    if "replica_groups=" in line and "replica_groups={}" not in line:
+        raise InputError(f"the groups of devices are written in an unknown way: {line.strip()}")
+    return tuple(range(devices))
 
 
 def _pair(line: str) -> tuple[int, ...]:

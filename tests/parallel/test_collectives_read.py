@@ -10,6 +10,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxnet.errors import InputError
 from jaxnet.parallel.collectives import Collective, axes_of, by_kind, group, moved, read
 
 LOOP = """HloModule jit_step, is_scheduled=true, num_partitions=8
@@ -76,6 +77,15 @@ def test_a_loop_of_unknown_length_counts_once_and_says_so():
     found = {one.kind: one for one in read(LOOP.replace("TURNS", "metadata={}"))}
     assert found["collective-permute"].unbounded and found["collective-permute"].count == 5
     assert not found["all-reduce"].unbounded
+
+
+def test_groups_by_the_axes_of_a_mesh():
+    ring = LOOP.replace("[2,4]<=[4,2]T(1,0)", "mesh['a'=2,'b'=2,'c'=2] {AXES}")
+    for axes, members in (("'b'", (0, 2)), ("'a','c'", (0, 1, 4, 5))):
+        (found,) = (c for c in read(ring.replace("AXES", axes)) if c.size == 2 * 64)
+        assert found.group == members
+    with pytest.raises(InputError, match="written in an unknown way: %ag = "):
+        read(ring.replace("AXES", "'a':(1)2"))
 
 
 def test_what_a_device_sends():

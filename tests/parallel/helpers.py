@@ -95,19 +95,3 @@ def take_steps(task: Any, data: list[dict[str, np.ndarray]], layout: Layout) -> 
 def plain(state: Any) -> Any:
     """The state on the host, without its key."""
     return jax.device_get(replace(state, key=jnp.zeros(())))
-
-
-def assert_near(got: Any, expected: Any, tolerance: float = 1e-5) -> None:
-    """Every leaf agrees, relative to its largest element.
-
-    A gradient that is 0 but for rounding, that of a bias before a normalisation say, is compared
-    with a thousandth of the largest one.
-    """
-    reference = dict(jax.tree_util.tree_leaves_with_path(expected))
-    found = dict(jax.tree_util.tree_leaves_with_path(got))
-    assert list(found) == list(reference)
-    least = 1e-3 * max(np.abs(leaf).max() for leaf in reference.values())
-    for path, leaf in reference.items():
-        bound = tolerance * max(np.abs(leaf).max(), least)
-        difference = np.abs(np.asarray(found[path], np.float64) - leaf).max()
-        assert difference <= bound, (jax.tree_util.keystr(path), difference, bound)

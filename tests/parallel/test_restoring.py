@@ -10,7 +10,8 @@ import pytest
 
 from jaxnet.parallel import Layout
 from jaxnet.training import Checkpoints, Trainer, with_ema
-from tests.parallel.helpers import supervised
+from tests.parallel.equality import assert_leaves
+from tests.parallel.helpers import plain, supervised
 from tests.parallel.test_training import HYBRID, Dropped, rows
 from tests.training.helpers import bits
 
@@ -53,3 +54,14 @@ def test_a_checkpoint_of_eight_devices_restores(name, saved):
         return
     for leaf, wanted in zip(jax.tree.leaves(restored.state), jax.tree.leaves(like), strict=True):
         assert leaf.sharding == wanted.sharding
+
+
+@pytest.mark.parametrize("name", ["the same", "1 device", "another layout"])
+def test_a_run_goes_on_under_another_layout(name, saved, tmp_path):
+    folder = tmp_path / "checkpoints"
+    trainer(HYBRID, folder).fit(rows(), epochs=1, batch_size=8)
+    resumed = trainer(OTHERS[name], folder).fit(rows(), epochs=2, batch_size=8)
+    if name == "the same":
+        assert bits(resumed.state) == bits(saved[1].state)
+    assert_leaves(plain(resumed.state).params, plain(saved[1].state).params, 1e-3)
+    assert len(resumed.history) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +11,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from jaxnet.data import Arrays
 from jaxnet.data.feeds import Staged, Stretch
@@ -16,12 +19,14 @@ from jaxnet.data.order import batches, epoch_order
 from jaxnet.errors import UsageError
 from jaxnet.parallel import Layout
 from jaxnet.training import (
+    EarlyStopping,
     ReduceOnPlateau,
     Trainer,
     guard_nonfinite,
     reduce_on_plateau,
 )
-from tests.parallel.helpers import assert_near, plain, supervised
+from tests.parallel.equality import assert_leaves
+from tests.parallel.helpers import plain, supervised
 from tests.training.helpers import bits
 
 RULE = (("kernel", (None, "tensor")),)
@@ -123,8 +128,8 @@ def test_a_run_is_that_of_one_device(way, alone):
     layout, options = WAYS[way]
     result = fit(layout, **options)
     # Rounding grows with the steps, and Adam divides by what is small.
-    assert_near(plain(result.state).params, plain(alone.state).params, 1e-3)
-    assert_near(plain(result.state).collections, plain(alone.state).collections, 1e-3)
+    assert_leaves(plain(result.state).params, plain(alone.state).params, 1e-3)
+    assert_leaves(plain(result.state).collections, plain(alone.state).collections, 1e-3)
     assert result.best_step == alone.best_step
     for row, expected in zip(result.history.rows, alone.history.rows, strict=True):
         assert row.keys() == expected.keys()
@@ -162,9 +167,40 @@ def test_the_beginning_is_bit_for_bit_that_of_one_device():
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(3, 8)}
 
 
+@pytest.mark.slow
+def test_the_best_state_is_kept_when_training_stops_early():
+    stopping = EarlyStopping("val_loss", patience=1, mode="max")
+    result = fit(HYBRID, early_stopping=stopping)
+    assert result.stop_reason == "early_stopping" and result.best_step < result.last_step
+    assert result.state.params["Dense_0"]["kernel"].sharding.spec == P("fsdp", "tensor")
+    assert fit(Layout(), early_stopping=stopping).best_step == result.best_step
+
+
+@pytest.mark.slow
+def test_a_step_that_isnt_finite_ends_training_with_the_state_before_it():
+    inputs, labels = rows()
+    inputs[17, 0] = 1e30  # its square is infinite
+    halts = [fit(layout, (inputs, labels)) for layout in (Layout(), HYBRID)]
+    assert [halt.stop_reason for halt in halts] == ["nonfinite", "nonfinite"]
+    assert halts[0].last_step == halts[1].last_step
+    assert_leaves(plain(halts[1].state).params, plain(halts[0].state).params, 1e-3)
+
+
 def test_a_batch_that_cant_be_shared_out_is_refused():
     with pytest.raises(UsageError, match="6 examples can't be shared out evenly over data=8"):
         Trainer(task(), layout=Layout(data=8)).fit(rows(), epochs=1, batch_size=6)
+
+
+def test_the_log_says_what_a_device_holds(caplog):
+    caplog.set_level(logging.INFO, "jaxnet.layout")
+    for layout in (HYBRID, Layout()):
+        Trainer(supervised(nn.Dense(4)), layout=replace(layout, rules=RULE)).fit(
+            rows(), steps=1, batch_size=8
+        )
+    first, second = [record.message for record in caplog.records]
+    assert first.startswith("layout: data=2 x fsdp=2 x tensor=2: ")
+    assert "on each of 8 devices" in first
+    assert "one of 8 devices" in second and "--layout.data -1" in second
 
 
 def test_several_fits_share_their_programs():
@@ -172,3 +208,9 @@ def test_several_fits_share_their_programs():
     for seed in range(2):
         trainer.fit(rows(), epochs=1, batch_size=8, seed=seed)
     assert trainer.programs.compiles.total == 2
+
+
+def test_a_layout_doesnt_outlive_its_run(alone):
+    Trainer(task(), layout=HYBRID).predict(alone.state, rows(3)[0])
+    assert jax.sharding.get_abstract_mesh().empty
+    assert replace(HYBRID, data=-1).filled(8) == HYBRID

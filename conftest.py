@@ -30,6 +30,7 @@ jaxtyping.install_import_hook(
         "jaxnet.layers.activations",
         "jaxnet.layers.attention",
         "jaxnet.layers.convolution",
+        "jaxnet.layers.experts",
         "jaxnet.layers.kv_cache",
         "jaxnet.layers.maxout",
         "jaxnet.layers.pooling",

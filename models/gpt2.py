@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from jaxnet.layers import (
     Embed,
+    ExpertFeedForward,
     FeedForward,
     KeyValues,
     LearnedPositions,
@@ -55,6 +56,8 @@ class GPT2(nn.Module):
         num_heads: the heads of attention.
         dropout: the rate at which embeddings, weights of attention and outputs of layers are
             dropped in training.
+        num_experts: where it isn't 0, each feed-forward network is a mixture of so many experts, of
+            which a token goes through two (Lepikhin et al. 2021, "GShard").
 
     Raises:
         InputError: a sequence is longer than `length`.
@@ -72,6 +75,7 @@ class GPT2(nn.Module):
     num_layers: int = 12
     num_heads: int = 12
     dropout: float = 0.1
+    num_experts: int = 0
 
     def setup(self) -> None:
         """The layers."""
@@ -81,6 +85,10 @@ class GPT2(nn.Module):
             "out_init": normal(0.02 / (2 * self.num_layers) ** 0.5),
         }
         norm = partial(nn.LayerNorm, epsilon=1e-5)
+        feed_forward = partial(FeedForward, 4 * self.features, ACTIVATIONS["gelu_tanh"], **init)
+        if self.num_experts:
+            options = {"causal": True, "router_init": normal(0.02)}
+            feed_forward = partial(ExpertFeedForward, feed_forward, self.num_experts, **options)
         block = partial(
             TransformerBlock,
             attention=partial(
@@ -91,7 +99,7 @@ class GPT2(nn.Module):
                 dropout=self.dropout,
                 **init,
             ),
-            feed_forward=partial(FeedForward, 4 * self.features, ACTIVATIONS["gelu_tanh"], **init),
+            feed_forward=feed_forward,
             norm=norm,
             dropout=self.dropout,
         )

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal
 
 from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
+from jaxnet.errors import UsageError
 from jaxnet.names import lookup
 from jaxnet.recipe import ProseRun, Techniques
 
@@ -65,6 +66,8 @@ class Network:
     """the share of units left out in training"""
     tie: bool = False
     """lstm, gru, rnn: the last layer is the embedding table"""
+    experts: int = 0
+    """gpt: mixtures of so many experts in the place of feed-forward networks"""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ def _gpt(config: Config, vocab_size: int) -> nn.Module:
         network.num_layers or 4,
         network.num_heads,
         network.dropout,
+        network.experts,
     )
 
 
@@ -154,6 +158,8 @@ def train(config: Config) -> int:
     """Train as configured, and write the run folder."""
     config = replace(config, model=config.model or "lstm")
     build = lookup(str(config.model), MODELS, "model")
+    if config.network.experts and config.model != "gpt":
+        raise UsageError(f"--network.experts is for --model gpt, and this is {config.model}")
     folder = config.run_dir or Path("runs") / f"{config.data}-{config.model}-seed{config.seed}"
     config = replace(config, run_dir=folder)
 

@@ -41,6 +41,8 @@ from .convolution import Conv as Conv
 from .convolution import conv as conv
 from .dense import Dense as Dense
 from .dense import Embed as Embed
+from .experts import ExpertFeedForward as ExpertFeedForward
+from .experts import route as route
 from .kv_cache import KeyValues as KeyValues
 from .kv_cache import advanced as advanced
 from .kv_cache import new_positions as new_positions

@@ -296,12 +296,17 @@ class DecoderBlock(TransformerBlock):
 
 # How the parameters of these blocks are cut along the axis `tensor` of a `jaxnet.parallel.Layout`
 # (Shoeybi et al. 2019, "Megatron-LM", section 3): each device has some of the heads and of the
-# hidden units, and what leaves a block's part is a sum over devices.
+# hidden units, and what leaves a block's part is a sum over devices. The axis `expert` shares out
+# the experts of mixtures, which stand in the place of feed-forward networks.
 SHARDING = (
     ("**/*attention/[qkv]*/kernel", (None, "tensor")),
     ("**/*attention/[qkv]*/bias", ("tensor",), "optional"),
     ("**/*attention/out/kernel", ("tensor",)),
-    ("**/mlp/[gu]*/kernel", (None, "tensor")),
+    ("**/mlp/[gu]*/kernel", (None, "tensor"), "optional"),
     ("**/mlp/[gu]*/bias", ("tensor",), "optional"),
-    ("**/mlp/down/kernel", ("tensor",)),
+    ("**/mlp/down/kernel", ("tensor",), "optional"),
+    ("**/mlp/experts/[gu]*/kernel", ("expert", None, "tensor"), "optional"),
+    ("**/mlp/experts/[gu]*/bias", ("expert", "tensor"), "optional"),
+    ("**/mlp/experts/down/kernel", ("expert", "tensor"), "optional"),
+    ("**/mlp/experts/**", ("expert",), "optional"),
 )

@@ -11,6 +11,7 @@ from .norms import log_norms as log_norms
 from .penalties import penalize as penalize
 from .plateau import ReduceOnPlateau as ReduceOnPlateau
 from .retrieval import Retrieval as Retrieval
+from .spread import expert_parallel as expert_parallel
 from .spread import sequence_parallel as sequence_parallel
 from .state import TrainState as TrainState
 from .targets import scaled_target as scaled_target

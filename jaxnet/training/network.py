@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core.tracers import current_trace
 
+from jaxnet.layers.experts import LOSSES
+
 PyTree = Any
 Variables = Mapping[str, PyTree]
 Precision = Literal["float32", "bf16", "fp16"]
@@ -34,7 +36,9 @@ class Network:
     Attributes:
         init: `(key, inputs) -> variables`, a mapping with `"params"` and perhaps other collections.
         apply: `(variables, inputs, train, key) -> (outputs, collections)`, where `collections`
-            are the updated variables other than `"params"`; in evaluation `key` is None.
+            are the updated variables other than `"params"`; in evaluation `key` is None. In
+            training there may be a collection `"losses"` besides, of what layers add to the loss of
+            each example, (B,).
         layers: `(variables, inputs, key) -> [(path, output), ...]` in the order in which the
             layers ran, to find the one that produced the first NaN; what goes into a layer may
             stand there too, as `"the input of PATH"`.
@@ -102,8 +106,12 @@ def compute_in(network: Network, precision: Precision) -> Network:
         # Normalisation meets half-precision values with float32 statistics, on purpose.
         with jax.numpy_dtype_promotion("standard"):
             outputs, collections = network.apply(*lowered(variables, inputs), train, key)
-        others = {name: variables[name] for name in collections}
-        kept = jax.tree.map(lambda new, old: new.astype(old.dtype), dict(collections), others)
+        kept = {
+            name: jax.tree.map(lambda new, old: new.astype(old.dtype), new, variables[name])
+            if name in variables
+            else _cast_floating(new, jnp.float32)
+            for name, new in collections.items()
+        }
         return _cast_floating(outputs, jnp.float32), kept
 
     def layers(variables, inputs, key):
@@ -144,7 +152,7 @@ def _from_linen(module: nn.Module, method: str) -> Network:
             return module.apply(variables, *_arguments(inputs), **options(False)), _others(
                 variables
             )
-        mutable = list(_others(variables))
+        mutable = [*_others(variables), LOSSES]
         outputs, collections = module.apply(
             variables,
             *_arguments(inputs),

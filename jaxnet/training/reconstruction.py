@@ -14,7 +14,14 @@ from jaxnet.metrics import weighted_mean
 from jaxnet.training.draws import example_keys
 from jaxnet.training.network import Network, as_network, compute_in
 from jaxnet.training.state import PyTree, TrainState, stream
-from jaxnet.training.task import Aux, Batch, Metrics, Supervised, example_weights
+from jaxnet.training.task import (
+    Aux,
+    Batch,
+    Metrics,
+    Supervised,
+    example_weights,
+    with_layer_losses,
+)
 
 Noise = Callable[[jax.Array, jax.Array], jax.Array]
 """`(key, example) -> example`, of one example after `preprocess`."""
@@ -108,7 +115,8 @@ class Reconstruction(Supervised):
         outputs, updated = self.network.apply(variables, seen, True, key)
         losses, weights = self.loss(outputs, clean), example_weights(batch)
         metrics = self._metrics(self.metrics, losses, outputs, clean, weights)
-        return weighted_mean(losses, weights), Aux(weights.sum(), dict(updated), metrics)
+        aux = Aux(weights.sum(), dict(updated), metrics)
+        return with_layer_losses(weighted_mean(losses, weights), aux, batch)
 
     def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
         """`loss`, `metrics` and `eval_metrics` of a batch."""

@@ -1,11 +1,10 @@
 """Techniques that spread a network over devices where the compiler does not do it by itself.
 
-Each needs a mesh with the axis of that name (`jaxnet.parallel.Layout`): it acts where such a mesh
-is the ambient one, and elsewhere changes nothing.
+Each needs a layout with the axis of that name (`jaxnet.parallel.Layout`): it acts where a trainer
+has made that layout's mesh the ambient one, and elsewhere changes nothing.
 
-    task = sequence_parallel(Supervised(GPT2(dropout=0.0), ...))
-    with jax.set_mesh(Layout(data=2, sequence=4).mesh()):
-        state, metrics = compiled(task.train_step)(state, batch)
+    task = Supervised(GPT2(dropout=0.0), ...)
+    trainer = Trainer(sequence_parallel(task), layout=Layout(data=2, sequence=4))
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import Any
 
 from flax import linen as nn
 
+from jaxnet.parallel.experts import on_their_devices
 from jaxnet.parallel.ring import in_a_ring
 from jaxnet.training.network import Network
 from jaxnet.training.task import GradientTask
@@ -34,6 +34,20 @@ def sequence_parallel(task: GradientTask) -> GradientTask:
     """
     require_gradients(task, "sequence_parallel")
     return task.map_network(lambda network: intercepted(network, in_a_ring()))
+
+
+def expert_parallel(task: GradientTask) -> GradientTask:
+    """Share out the experts of each `jaxnet.layers.ExpertFeedForward` over the axis `expert`.
+
+    Lepikhin et al. 2021; see `jaxnet.parallel.experts`. For the layout there is the rule
+    `("**/experts/**", ("expert",))`, by which each device holds its own experts.
+
+    Raises:
+        UsageError: the task doesn't learn by gradient descent; or (when it is compiled) the axis
+            doesn't divide the experts, or the examples.
+    """
+    require_gradients(task, "expert_parallel")
+    return task.map_network(lambda network: intercepted(network, on_their_devices()))
 
 
 def intercepted(network: Network, interceptor: Any) -> Network:

@@ -26,6 +26,7 @@ import optax
 from flax import struct
 
 from jaxnet.errors import InputError
+from jaxnet.layers.experts import LOSSES
 from jaxnet.metrics import Mean, weighted_mean
 from jaxnet.training.network import Network, as_network
 from jaxnet.training.nonfinite import first_nonfinite
@@ -204,6 +205,29 @@ def example_weights(batch: Batch) -> jax.Array:
     return jnp.where(mask, batch["weights"].astype(jnp.float32), jnp.zeros((), jnp.float32))
 
 
+def with_layer_losses(loss: jax.Array, aux: Aux, batch: Batch) -> tuple[jax.Array, Aux]:
+    """The loss and what layers put into the collection `"losses"`, which is gone from `aux`.
+
+    Each is the loss of every example, (B,), such as that of `jaxnet.layers.ExpertFeedForward` for
+    the balance of its experts. Their sum is reported as `penalty`.
+
+    Example:
+        >>> batch = {"mask": jnp.array([True, True, False])}
+        >>> aux = Aux(jnp.float32(2), {"losses": {"mlp": (jnp.array([1.0, 2.0, 9.0]),)}}, {})
+        >>> loss, aux = with_layer_losses(jnp.float32(4), aux, batch)
+        >>> float(loss), aux.collections, aux.metrics["penalty"].compute()
+        (5.5, {}, 1.5)
+    """
+    sown = jax.tree.leaves(aux.collections.get(LOSSES, ()))
+    if not sown:
+        return loss, aux
+    weights = example_weights(batch)
+    penalty = jnp.stack([weighted_mean(each, weights) for each in sown]).sum()
+    collections = {name: kept for name, kept in aux.collections.items() if name != LOSSES}
+    metrics = {**aux.metrics, "penalty": Mean(penalty * aux.weight, aux.weight)}
+    return loss + penalty, replace(aux, collections=collections, metrics=metrics)
+
+
 def targets(outputs: PyTree, batch: Batch) -> tuple[PyTree, jax.Array, jax.Array]:
     """What to compare with what, and how much each comparison counts.
 
@@ -301,12 +325,13 @@ class Supervised(GradientTask):
     def objective(
         self, params: PyTree, collections: dict[str, PyTree], batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, Aux]:
-        """The weighted mean of the examples' losses."""
+        """The weighted mean of the examples' losses, and of what layers add to them."""
         outputs, updated = self._forward(params, collections, batch, True, key)
         outputs, labels, weights = targets(outputs, batch)
         losses = self.loss(outputs, labels)
         metrics = self._metrics(self.metrics, losses, outputs, labels, weights)
-        return weighted_mean(losses, weights), Aux(weights.sum(), dict(updated), metrics)
+        aux = Aux(weights.sum(), dict(updated), metrics)
+        return with_layer_losses(weighted_mean(losses, weights), aux, batch)
 
     def gradients(
         self, objective: Objective, state: TrainState, batch: Batch

@@ -20,7 +20,7 @@ from jaxnet.training.reconstruction import (
     training_keys,
 )
 from jaxnet.training.state import PyTree, TrainState, stream
-from jaxnet.training.task import Aux, Batch, Metrics, example_weights
+from jaxnet.training.task import Aux, Batch, Metrics, example_weights, with_layer_losses
 
 
 def fixed_binarization(key: jax.Array, example: jax.Array) -> jax.Array:
@@ -85,7 +85,7 @@ class Variational(Reconstruction):
         bound = self._bound(variables, clean, training_keys(key, clean), key)
         losses = bound.reconstruction + self.beta * bound.kl
         aux = Aux(weights.sum(), bound.collections, self._sums(bound, weights))
-        return weighted_mean(losses, weights), aux
+        return with_layer_losses(weighted_mean(losses, weights), aux, batch)
 
     def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
         """`loss`, `elbo` and the bound's two parts."""

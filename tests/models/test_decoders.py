@@ -19,8 +19,15 @@ VOCAB, TIME = 19, 6
 MODELS = {
     "gpt2": GPT2(VOCAB, 12, 16, 2, 4),
     "llama": Llama(VOCAB, 16, 2, 4, 24, num_kv_heads=2),
+    "experts": GPT2(VOCAB, 12, 16, 2, 4, num_experts=4),
 }
-every_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+every_model = pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(model, id=name, marks=pytest.mark.slow if name == "experts" else ())
+        for name, model in MODELS.items()
+    ],
+)
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(1, VOCAB, (2, TIME)), jnp.int32)
 
 

@@ -1,0 +1,128 @@
+"""Expert parallel: the experts of a mixture lie on many devices, and tokens travel to them.
+
+Each device routes the tokens of its own examples. Every device then sends every other one the slots
+of the experts that lie there (all-to-all), which come back transformed the same way (Lepikhin et
+al. 2021, section 3.3). `jaxnet.layers.ExpertFeedForward` counts an expert's capacity within each
+example, so that which tokens find a slot doesn't depend on how the examples are shared out, and the
+result is that of one device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+from jaxnet.errors import UsageError
+from jaxnet.layers import ExpertFeedForward
+from jaxnet.parallel.manual import AnyMesh, batch_axes, free_axes
+
+PyTree = Any
+
+
+def exchanged(
+    expert_fn: Callable[[PyTree, jax.Array, jax.Array | None], jax.Array],
+    params: PyTree,
+    slots: jax.Array,
+    key: jax.Array | None = None,
+    *,
+    mesh: AnyMesh | None = None,
+    axis: str = "expert",
+    name: str = "experts",
+) -> jax.Array:
+    """Each expert on its slots, where experts and groups are shared out over an axis of a mesh.
+
+    Args:
+        expert_fn: `(params, slots, key) -> slots` for one expert: `(groups, capacity, features)`.
+        params: those of all experts, with the expert as leading axis.
+        slots: `(groups, experts, capacity, features)`; the groups are shared out over this axis
+            and the others that examples are shared out over.
+        key: for what experts draw; each, on each device, gets its own.
+        mesh: None for the ambient one.
+        axis: the axis over which the experts are shared out.
+        name: whose experts, for messages.
+
+    Raises:
+        UsageError: the axis doesn't divide the experts, or the axes of the examples the groups.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> mesh = jax.sharding.Mesh(jax.devices()[:1], ("expert",))
+        >>> slots = jnp.ones((3, 2, 4, 1))
+        >>> out = exchanged(lambda p, x, _: p * x, jnp.array([2.0, 5.0]), slots, mesh=mesh)
+        >>> out[0, :, 0, 0].tolist()
+        [2.0, 5.0]
+    """
+    sizes = free_axes(mesh)
+    shares = tuple(dict.fromkeys((*batch_axes(mesh), axis)))
+    groups, experts = slots.shape[:2]
+    if experts % sizes[axis]:
+        raise UsageError(
+            f"{name}: {experts} experts can't be shared out evenly over {axis}={sizes[axis]}: "
+            f"choose a number of experts that {sizes[axis]} divides"
+        )
+    if groups % math.prod(sizes[share] for share in shares):
+        said = " x ".join(f"{share}={sizes[share]}" for share in shares)
+        raise UsageError(
+            f"{name}: {groups} examples can't be shared out evenly over {said}: choose a batch "
+            "size that it divides"
+        )
+
+    def local(params: PyTree, slots: jax.Array, keys: jax.Array | None) -> jax.Array:
+        slots = lax.all_to_all(slots, axis, split_axis=1, concat_axis=0, tiled=True)
+        if keys is not None:
+            for share in shares:
+                if share != axis:
+                    place = lax.axis_index(share)
+                    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
+        slots = jax.vmap(expert_fn, (0, 1, None if keys is None else 0), 1)(params, slots, keys)
+        return lax.all_to_all(slots, axis, split_axis=0, concat_axis=1, tiled=True)
+
+    keys = None if key is None else jax.random.split(key, experts)
+    mapped = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(P(axis), P(shares), None if keys is None else P(axis)),
+        out_specs=P(shares),
+        axis_names=set(shares),
+    )
+    return mapped(params, slots, keys)
+
+
+def on_their_devices(mesh: AnyMesh | None = None, axis: str = "expert") -> Any:
+    """What spreads the experts of every `ExpertFeedForward`: for `flax.linen.intercept_methods`.
+
+    Without a mesh, or with one device along the axis, a layer stays as it is.
+
+    Raises:
+        UsageError: (when the network is traced) see `exchanged`.
+    """
+
+    def interceptor(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext):
+        module = context.module
+        spread = isinstance(module, ExpertFeedForward) and context.method_name == "transform"
+        if not spread or module.is_initializing() or free_axes(mesh).get(axis, 1) == 1:
+            return call(*args, **kwargs)
+        return _transform(module, mesh, axis, *args, **kwargs)
+
+    return interceptor
+
+
+def _transform(
+    module: Any, mesh: AnyMesh | None, axis: str, slots: jax.Array, train: bool
+) -> jax.Array:
+    expert = module.feed_forward(parent=None)
+
+    def expert_fn(params: PyTree, slots: jax.Array, key: jax.Array | None) -> jax.Array:
+        rngs = {} if key is None else {"dropout": key}
+        return expert.apply({"params": params}, slots, train, rngs=rngs)
+
+    key = module.make_rng("dropout") if train and module.has_rng("dropout") else None
+    params = module.variables["params"]["experts"]
+    name = "/".join(module.path) or type(module).__name__
+    return exchanged(expert_fn, params, slots, key, mesh=mesh, axis=axis, name=name)

@@ -198,6 +198,10 @@ class Techniques:
     """paths of parameters to keep as they are, such as 'Conv_0/**'"""
     remat: bool = False
     """keep no activations for the backward pass, to save memory"""
+    local_sgd_replicas: int = 1
+    """so many replicas learn by themselves, each from its part of every batch, and are averaged"""
+    local_sgd_period: int = 16
+    """the steps from one average of the replicas to the next"""
     norms: bool = False
     """log the norms of each layer's gradient and activations, and draw them"""
     nonfinite: Literal["ignore", "stop", "skip", "raise"] = "stop"
@@ -209,7 +213,7 @@ class Techniques:
         Raises:
             UsageError: the task can't take one of them.
         """
-        from jaxnet.training import guard, norms, penalties, transforms, updates
+        from jaxnet.training import averaging, guard, norms, penalties, transforms, updates
 
         task = transforms.mixed_precision(task, self.precision)
         task = penalties.penalize(task, l1=self.l1, l2=self.l2)
@@ -228,6 +232,7 @@ class Techniques:
             task = norms.log_norms(task)
         if self.ema is not None:
             task = transforms.with_ema(task, self.ema)
+        task = averaging.local_sgd(task, self.local_sgd_replicas, self.local_sgd_period)
         if self.nonfinite == "ignore":
             return task
         return guard.guard_nonfinite(task, self.nonfinite)

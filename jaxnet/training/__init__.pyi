@@ -1,5 +1,6 @@
 from .augmented import augment as augment
 from .auxiliary import with_auxiliary as with_auxiliary
+from .averaging import local_sgd as local_sgd
 from .callbacks import Callback as Callback
 from .callbacks import RunWriter as RunWriter
 from .checkpoints import Checkpoints as Checkpoints

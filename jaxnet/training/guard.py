@@ -1,13 +1,14 @@
-"""Techniques that act on the step as a whole, and so take any task.
+"""Techniques that act on the step as a whole.
 
-So far there is one, which keeps a step that isn't finite from spoiling what was learnt.
+Here is the one that keeps a step that isn't finite from spoiling what was learnt; another one is in
+`jaxnet.training.averaging`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ NonfinitePolicy = Literal["stop", "skip", "raise"]
 class WholeStep:
     """A task around any task, which hands on all that it doesn't change."""
 
+    technique: ClassVar[str] = "guard_nonfinite"
     task: Task[Any]
 
     def init(self, key: jax.Array, batch: Batch) -> Any:

@@ -5,9 +5,9 @@
 
 Each acts at the level where it belongs: the batch (`augment`, in `jaxnet.training.augmented`), the
 network (`mixed_precision`), the objective (`remat`, and `penalize` in `jaxnet.training.penalties`),
-the gradients (`accumulate`), the update (`clip`, `freeze`, `with_ema`) or the whole step (those of
-`jaxnet.training.guard`). Those of `jaxnet.training.spread` act on the network too, and spread it
-over devices. A technique that a task can't take is refused, with the reason; one that
+the gradients (`accumulate`), the update (`clip`, `freeze`, `with_ema`) or the whole step
+(`guard_nonfinite` and `local_sgd`). Those of `jaxnet.training.spread` act on the network too, and
+spread it over devices. A technique that a task can't take is refused, with the reason; one that
 is switched off (`accumulate(task, 1)`) gives any task back as it is.
 """
 
@@ -389,9 +389,10 @@ def require_gradients(task: Any, technique: str) -> None:
     if isinstance(task, GradientTask):
         return
     if isinstance(task, WholeStep):
+        outer = task.technique
         raise UsageError(
-            f"{technique} acts on gradients or their update, and guard_nonfinite on the whole step:"
-            f" put the guard outside, guard_nonfinite({technique}(task, ...), ...)"
+            f"{technique} acts on gradients or their update, and {outer} on the whole step: put "
+            f"{outer} outside, {outer}({technique}(task, ...), ...)"
         )
     raise UsageError(
         f"{technique} needs a task that learns by gradient descent on one objective "

@@ -365,7 +365,9 @@ TECHNIQUES = {
 
 @pytest.mark.parametrize("name", TECHNIQUES)
 def test_a_technique_is_refused_with_the_reason_where_it_cannot_act(name):
-    with pytest.raises(UsageError, match=rf"put the guard outside, guard_nonfinite\({name}\(task"):
+    with pytest.raises(
+        UsageError, match=rf"put guard_nonfinite outside, guard_nonfinite\({name}\(task"
+    ):
         TECHNIQUES[name](guard_nonfinite(classifier(), "skip"))
     with pytest.raises(UsageError, match=rf"{name} needs a task that learns by gradient descent"):
         TECHNIQUES[name](Whole())

@@ -1,4 +1,13 @@
+from .experts import EXPERTS as EXPERTS
 from .experts import on_their_devices as on_their_devices
 from .layout import Layout as Layout
+from .pipeline import Gradients as Gradients
+from .pipeline import gpipe as gpipe
+from .pipeline import one_forward_one_backward as one_forward_one_backward
 from .ring import in_a_ring as in_a_ring
 from .ring import ring_attention as ring_attention
+from .stacked import STAGES as STAGES
+from .stacked import from_plain as from_plain
+from .stacked import in_stages as in_stages
+from .stacked import stage_rules as stage_rules
+from .stacked import to_plain as to_plain

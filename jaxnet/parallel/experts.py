@@ -20,9 +20,12 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnet.errors import UsageError
 from jaxnet.layers import ExpertFeedForward
-from jaxnet.parallel.manual import AnyMesh, batch_axes, free_axes
+from jaxnet.parallel.manual import AnyMesh, batch_axes, free_axes, typed_like, widened
 
 PyTree = Any
+
+EXPERTS = (("**/experts/**", ("expert",), "optional"),)
+"""The rule of a layout by which each device along `expert` holds its own experts."""
 
 
 def exchanged(
@@ -73,13 +76,15 @@ def exchanged(
             "size that it divides"
         )
 
+    given, others = params, tuple(share for share in shares if share != axis)
+
     def local(params: PyTree, slots: jax.Array, keys: jax.Array | None) -> jax.Array:
+        params = typed_like(lax.pcast(params, others, to="varying"), given)
         slots = lax.all_to_all(slots, axis, split_axis=1, concat_axis=0, tiled=True)
         if keys is not None:
-            for share in shares:
-                if share != axis:
-                    place = lax.axis_index(share)
-                    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
+            for share in others:
+                place = lax.axis_index(share)
+                keys = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
         slots = jax.vmap(expert_fn, (0, 1, None if keys is None else 0), 1)(params, slots, keys)
         return lax.all_to_all(slots, axis, split_axis=0, concat_axis=1, tiled=True)
 
@@ -91,7 +96,7 @@ def exchanged(
         out_specs=P(shares),
         axis_names=set(shares),
     )
-    return mapped(params, slots, keys)
+    return mapped(widened(params), slots, keys)
 
 
 def on_their_devices(mesh: AnyMesh | None = None, axis: str = "expert") -> Any:

@@ -10,12 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from jaxnet.parallel.axes import BATCH_AXES
 
 AnyMesh = Mesh | AbstractMesh
+PyTree = Any
 
 
 def free_axes(mesh: AnyMesh | None = None) -> Mapping[str, int]:
@@ -44,6 +46,26 @@ def batch_axes(mesh: AnyMesh | None = None) -> tuple[str, ...]:
     """
     sizes = free_axes(mesh)
     return tuple(name for name in BATCH_AXES if sizes.get(name, 1) > 1)
+
+
+def widened(tree: PyTree) -> PyTree:
+    """Half-precision numbers as float32, in which devices add up.
+
+    It has more digits, and XLA's compiler for the CPU aborts on some sums of bfloat16 (jax 0.10).
+    What is given to a mapped function like this, and made `typed_like` before within it, has a
+    gradient that is added up in float32.
+    """
+
+    def wide(x: jax.Array) -> jax.Array:
+        floating = jnp.issubdtype(x.dtype, jnp.floating)
+        return x.astype(np.promote_types(x.dtype, np.float32)) if floating else x
+
+    return jax.tree.map(wide, tree)
+
+
+def typed_like(tree: PyTree, other: PyTree) -> PyTree:
+    """`tree` in the types of `other`."""
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), tree, other)
 
 
 def zeros_within(shape: Sequence[int], dtype: Any) -> jax.Array:

@@ -13,6 +13,7 @@ from .penalties import penalize as penalize
 from .plateau import ReduceOnPlateau as ReduceOnPlateau
 from .retrieval import Retrieval as Retrieval
 from .spread import expert_parallel as expert_parallel
+from .spread import pipelined as pipelined
 from .spread import sequence_parallel as sequence_parallel
 from .state import TrainState as TrainState
 from .targets import scaled_target as scaled_target

@@ -18,6 +18,8 @@ SHARDING = "SHARDING"
 def family_rules(task: Any) -> tuple[Rule, ...]:
     """The rules of the models in a task: those that stand at the end of their files.
 
+    They hold wherever the model's parameters are in those of the task.
+
     Args:
         task: a task or a Linen module.
 
@@ -26,7 +28,12 @@ def family_rules(task: Any) -> tuple[Rule, ...]:
         ()
     """
     files = dict.fromkeys(type(module).__module__ for module in _modules(task))
-    return tuple(rule for file in files for rule in getattr(sys.modules[file], SHARDING, ()))
+    rules = (rule for file in files for rule in getattr(sys.modules[file], SHARDING, ()))
+    return tuple((_anywhere(pattern), *rest) for pattern, *rest in rules)
+
+
+def _anywhere(pattern: str) -> str:
+    return pattern if pattern.startswith("**/") else f"**/{pattern}"
 
 
 def _modules(value: Any) -> Iterator[nn.Module]:

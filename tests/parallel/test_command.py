@@ -13,6 +13,7 @@ import pytest
 
 from jaxnet import cli
 from jaxnet.config import from_command_line
+from jaxnet.parallel.families import family_rules
 from jaxnet.recipe import Layout, Run
 from models import GPT2
 from models.gpt2 import SHARDING
@@ -66,7 +67,16 @@ def test_wrong_use_is_a_message_and_an_exit_code(arguments, message, tmp_path, c
     assert message in capsys.readouterr().err
 
 
+def test_rules_hold_where_a_network_is_part_of_another(tmp_path):
+    from train.regress import PROGRAM, Config, train
+
+    words = ["--network.hidden", "64", "--epochs", "2", "--layout.data", "2", "--layout.tensor"]
+    words += ["2", "--batch-size", "32", "--no-progress", "--run-dir", str(tmp_path)]
+    assert cli.run(lambda: train(from_command_line(Config, words, PROGRAM))) == cli.DONE
+
+
 def test_a_layout_takes_the_rules_of_the_model_behind_those_of_the_command():
     layout = Layout(tensor=2, whole=("embed/embedding",)).build(GPT2())
-    assert layout.rules == (("embed/embedding", ()), *SHARDING)
+    assert layout.rules == (("embed/embedding", ()), *family_rules(GPT2()))
+    assert len(layout.rules) == 1 + len(SHARDING)
     assert Run().layout.build(GPT2()).one_device

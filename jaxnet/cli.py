@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
@@ -69,6 +70,10 @@ def _together(command: Callable[[], int], watch: watchdog.Watch) -> int:
         watch.explain()
         traceback.print_exc()
         code = FAILED
+    if code == WRONG_USAGE and watch.me.process:
+        # All were started with the same words. Process 0, whose screen this is, has to say so
+        # before it hears that another one failed.
+        time.sleep(2)
     launch.leave(watch, code, well=code in (DONE, PREEMPTED))
     return code
 

@@ -192,6 +192,20 @@ def test_the_launcher_starts_a_job_again_and_it_comes_to_the_same(whole, tmp_pat
     assert_same(result_of(tmp_path), result_of(whole), 0)
 
 
+def test_wrong_words_are_said_by_process_0():
+    words = ["--processes", "2", "--", sys.executable, "-m", "train.classify", "--epoch", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxnet.launch", *words],
+        cwd=ROOT,
+        env=environment({}),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 2
+    assert "Unrecognized options: --epoch" in done.stderr
+
+
 def test_elastic_goes_on_with_fewer(whole, tmp_path):
     words = ("--processes", "3", "--elastic", "--peer-timeout", "4")
     with launched(*words, folder=tmp_path, **LONG) as launcher:

@@ -265,13 +265,15 @@ class Layout:
     tensor: int = 1
     """heads of attention, hidden units and the vocabulary, by the rules of the model"""
     stage: int = 1
-    """the layers, one part after the other"""
+    """the blocks of a transformer, one part after the other"""
     sequence: int = 1
-    """the tokens of each example"""
+    """the tokens of each example, which attend in a ring"""
     expert: int = 1
-    """the examples too, and the experts of a mixture"""
+    """the examples too, and the experts of mixtures"""
     fsdp_min_size: int = 2**14
     """fsdp leaves parameters with fewer elements whole"""
+    micro_batches: int | None = None
+    """stage: into how many parts a batch is cut; by default up to four for each stage"""
     whole: tuple[str, ...] = ()
     """paths of parameters to leave whole whatever the model's rules say, such as
     '**/embedding'"""
@@ -365,6 +367,12 @@ class Run:
 
     def __post_init__(self) -> None:
         _check_least(1, epochs=self.epochs, batch_size=self.batch_size)
+        if self.layout.stage != 1 and self.optimizer.name == "lamb":
+            raise UsageError(
+                "lamb scales the step of each parameter by its norm, and in stages those of all "
+                "blocks are one: take another optimizer (--optimizer.name), or leave out the "
+                "stages (--layout.stage 1)"
+            )
 
     def optimizer_for(self, examples: int) -> optax.GradientTransformation:
         """The optimizer of a run over so many training examples."""

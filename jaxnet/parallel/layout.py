@@ -39,11 +39,15 @@ class Layout:
         fsdp: besides sharing out examples, it cuts parameters along their largest dimension that
             it divides (Rajbhandari et al. 2020, "ZeRO"; Zhao et al. 2023, "PyTorch FSDP").
         tensor: for rules (Shoeybi et al. 2019, "Megatron-LM").
-        stage: for a pipeline.
-        sequence: shares out the tokens of each example.
-        expert: shares out examples, and the experts of a mixture.
+        stage: shares out the blocks of each `jaxnet.layers.Stack`, which become a pipeline (Huang
+            et al. 2019, "GPipe").
+        sequence: shares out the tokens of each example, which attend in a ring (Liu et al. 2023,
+            "Ring attention").
+        expert: shares out examples, and the experts of each `jaxnet.layers.ExpertFeedForward`
+            (Lepikhin et al. 2021, "GShard").
         rules: for the parameters.
         fsdp_min_size: parameters with fewer elements are left whole by `fsdp`.
+        micro_batches: into how many parts `stage` cuts a batch; by default up to four a stage.
 
     Raises:
         UsageError: an impossible size or rule.
@@ -65,8 +69,13 @@ class Layout:
     expert: int = 1
     rules: Sequence[Rule] = ()
     fsdp_min_size: int = 2**14
+    micro_batches: int | None = None
 
     def __post_init__(self) -> None:
+        if self.micro_batches is not None and self.micro_batches < 1:
+            raise UsageError(
+                f"layout: expected at least 1 micro-batch, got micro_batches={self.micro_batches}"
+            )
         for name, size in self.sizes.items():
             if not isinstance(size, int | np.integer) or (size < 1 and size != -1):
                 raise UsageError(

@@ -13,12 +13,9 @@ from jaxnet.parallel.collectives import Collective
 from jaxnet.parallel.describe import local_bytes
 from jaxnet.parallel.exchanges import Placed, exchanges
 from jaxnet.parallel.layout import Layout
+from jaxnet.parallel.pipeline import MICRO_BATCHES
 from jaxnet.parallel.roofline import Machine, Time, step_time
 from jaxnet.parallel.tracing import Traced, by_path
-
-# In a pipeline there are so many micro-batches a stage where nothing else is said: then a stage
-# idles for less than a fifth of its time.
-MICRO_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,8 @@ def plan(traced: Traced, layout: Layout, micro_batches: int | None = None) -> Pl
     Args:
         traced: the network with a whole batch, from `jaxnet.parallel.tracing.trace`.
         layout: the layout, without -1.
-        micro_batches: the parts of a batch in a pipeline; by default four for each stage.
+        micro_batches: the parts of a batch in a pipeline; by default those of the layout, or four
+            for each stage.
 
     Raises:
         UsageError: the layout doesn't fit the network, see `Layout.specs`, or the batch; or there
@@ -77,7 +75,7 @@ def plan(traced: Traced, layout: Layout, micro_batches: int | None = None) -> Pl
         >>> [(each.kind, each.size) for each in planned.collectives]
         [('all-reduce', 160)]
     """
-    micro_batches = micro_batches or MICRO_BATCHES * layout.stage
+    micro_batches = micro_batches or layout.micro_batches or MICRO_BATCHES * layout.stage
     _check(traced, layout)
     placed = Placed.of(traced, layout)
     held = _held(placed, layout)

@@ -305,8 +305,9 @@ class Loop:
 
     def _show(self, progress: Progress, state: PyTree) -> None:
         """The last of an epoch: tell the callbacks, and lend them the state."""
-        if processes.several() and any(callback.looks for callback in self.callbacks):
-            state = processes.on_host(state)
+        if any(callback.looks for callback in self.callbacks):
+            state = self.programs.forms.to_plain(state)
+            state = processes.on_host(state) if processes.several() else state
         for callback in self._told:
             callback.on_epoch(progress.history.rows[-1], state)
 
@@ -349,9 +350,10 @@ class Loop:
         if self.store is None or progress.step == self._saved:
             return
         best, pending = progress.stopping.best_step, self._unsaved_best
+        plain = self.programs.forms.to_plain
         if pending is not None and pending.step < progress.step:
-            self.store.save(best, self.best_state, pending.to_json(), best)
-        self.store.save(progress.step, state, self._timed(progress).to_json(), best)
+            self.store.save(best, plain(self.best_state), pending.to_json(), best)
+        self.store.save(progress.step, plain(state), self._timed(progress).to_json(), best)
         self._saved, self._saved_at, self._unsaved_best = progress.step, time.perf_counter(), None
 
     def _timed(self, progress: Progress) -> Progress:

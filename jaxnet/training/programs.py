@@ -12,13 +12,14 @@ program runs one step at a time.
 On many devices (`jaxnet.parallel.Layout`) they are programs of all devices together: the state
 lies as the layout says, from its initialisation on, and comes out of every program as it went in;
 metrics and outputs come out whole. The mesh is the ambient one wherever a task's functions run.
+The axes that the compiler can't use by itself act on the task; see `jaxnet.training.on_layout`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -29,11 +30,11 @@ import numpy as np
 from jaxnet.cache import enable_compilation_cache
 from jaxnet.data.feeds import ONE_DEVICE, Places
 from jaxnet.errors import UsageError
-from jaxnet.parallel.fsdp import gathered
 from jaxnet.parallel.layout import Layout
 from jaxnet.parallel.placing import OnMesh
 from jaxnet.training.compiles import Compiles
-from jaxnet.training.guard import with_network
+from jaxnet.training.forms import Forms
+from jaxnet.training.on_layout import check_plain, check_used, complete, on_layout
 from jaxnet.training.task import HALT, Metrics, Task
 
 PyTree = Any
@@ -82,6 +83,7 @@ class Programs:
     compiles: Compiles = field(default_factory=Compiles)
     _forms: dict[str, Form] = field(default_factory=dict, init=False, repr=False)
     _made: dict[str, Callable[..., Any]] = field(default_factory=dict, init=False, repr=False)
+    _used: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
         steps = self.steps_per_dispatch
@@ -99,7 +101,17 @@ class Programs:
     @cached_property
     def on_mesh(self) -> OnMesh | None:
         """The devices, where there are many; None for one."""
-        return OnMesh.of(self.layout)
+        on_mesh = OnMesh.of(self.layout)
+        return on_mesh and replace(on_mesh, layout=complete(on_mesh.layout, self.task))
+
+    @cached_property
+    def forms(self) -> Forms:
+        """The forms of a state: that of these programs, and that of one device."""
+        plain = None
+        if self.on_mesh and self.on_mesh.mesh.shape["stage"] > 1:
+            layout = replace(self.on_mesh.layout, rules=self.layout.rules)
+            plain = replace(self.on_mesh, layout=complete(layout, self.task, plain=True))
+        return Forms(self.on_mesh, plain)
 
     @property
     def places(self) -> Places:
@@ -124,24 +136,31 @@ class Programs:
         options["compiler_options"] = _INIT_OPTIONS.get(jax.default_backend())
         return jax.jit(init, **options)
 
-    def put(self, state: PyTree) -> PyTree:
-        """A state from anywhere, on the devices of these programs."""
-        return self.on_mesh.put(state) if self.on_mesh else state
-
     def state(self, key: jax.Array, batch: PyTree) -> PyTree:
         """The state that `init` gives, as shapes, on many devices with how they lie.
 
         Raises:
-            UsageError: the layout can't be for this state, or for a batch of this size.
+            UsageError: the layout can't be for this network, or this state, or for a batch of this
+                size.
         """
         if self.on_mesh is None:
             return self.shapes(self._init, key, batch)
         self.on_mesh.batch(batch)
-        return self.on_mesh.shapes(self.shapes(self._init, key, batch))
+        state = self.shapes(self._init, key, batch)
+        if self.forms.plain:
+            check_plain(state, self.shapes(self.task.init, key, batch))
+        state = self.on_mesh.shapes(state)
+        self.metrics(state, batch)
+        check_used(self.on_mesh.layout, self._used)
+        return state
 
     def metrics(self, state: PyTree, batch: PyTree) -> Metrics:
         """What a training step measures, as shapes."""
         return self.shapes(self._step, state, batch)[1]
+
+    def measured(self, state: PyTree, batch: PyTree) -> Metrics:
+        """What evaluation measures, as shapes."""
+        return self.shapes(self._on_devices.eval_step, state, batch)
 
     def outputs(self, state: PyTree, batch: PyTree) -> PyTree:
         """What prediction gives, as shapes."""
@@ -166,17 +185,14 @@ class Programs:
     @cached_property
     def _on_devices(self) -> Task[Any]:
         """The task with what the layout does to its network."""
-        on_mesh = self.on_mesh
-        if on_mesh is None or on_mesh.mesh.shape["fsdp"] == 1:
-            return self.task
-        return with_network(self.task, lambda network: gathered(network, on_mesh))
+        return on_layout(self.task, self.on_mesh, self._used) if self.on_mesh else self.task
 
     # The task's functions, traced once for all their uses and inlined into the programs: tracing
     # costs as much as reading a compiled program from the cache.
 
     @cached_property
     def _init(self) -> Any:
-        return jax.jit(self.task.init, inline=True)
+        return jax.jit(self._on_devices.init, inline=True)
 
     @cached_property
     def _step(self) -> Any:

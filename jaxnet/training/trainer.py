@@ -190,11 +190,13 @@ class Trainer:
         metrics = self.programs.metrics(shapes, batch)
         monitor = self._monitor(shapes, batch, metrics, valid is not None)
         self._tell(shapes)
-        start = Progress(seed, batch_size, train.examples, form="loop")
+        start, forms = Progress(seed, batch_size, train.examples, form="loop"), self.programs.forms
         store = self.checkpoints.open() if self.checkpoints else None
         try:
-            first = _resumed(store, shapes, start, resume)
-            if first is None:
+            first = _resumed(store, forms.plain_shapes(shapes), start, resume)
+            if first is not None:
+                first = forms.put(first[0]), first[1]
+            else:
                 form = self.programs.form(shapes, batch)
                 first = self.programs.init(key, batch), replace(start, form=form)
             loop = Loop(
@@ -212,6 +214,7 @@ class Trainer:
                 end=end,
             )
             state, progress, reason = loop.run(*first)
+            state = forms.to_plain(state)
             if loop.halt:
                 self._explain(loop.halt, state)
             state = _best(loop, state, progress, store)
@@ -235,7 +238,7 @@ class Trainer:
         Raises:
             InputError: the data isn't like what the task was trained on.
         """
-        state = self.programs.put(state)
+        state = self.programs.forms.put(state)
         return self.evaluator.evaluate(state, self.evaluator.hold(data, state))
 
     def predict(self, state: PyTree, inputs: Any) -> PyTree:
@@ -249,7 +252,7 @@ class Trainer:
         Raises:
             InputError: the inputs have another shape or type.
         """
-        return self.evaluator.predict(self.programs.put(state), inputs)
+        return self.evaluator.predict(self.programs.forms.put(state), inputs)
 
     @cached_property
     def _pipelines(self) -> WeakKeyDictionary[Arrays, Pipeline]:
@@ -279,7 +282,7 @@ class Trainer:
     def _monitor(self, shapes: PyTree, batch: PyTree, metrics: PyTree, validates: bool) -> str:
         columns = _columns(metrics)
         if validates:
-            columns += _columns(self.programs.shapes(self.task.eval_step, shapes, batch), "val_")
+            columns += _columns(self.programs.measured(shapes, batch), "val_")
         if after := getattr(self.task, "after_evaluation", None):
             row = dict.fromkeys(["epoch", "step", *columns], np.float32(0))
             self.programs.shapes(after, shapes, row)
@@ -401,6 +404,6 @@ def _best(loop: Loop, state: PyTree, progress: Progress, store: CheckpointStore 
     if best_step in (-1, progress.step):
         return state
     if loop.best_state is not None:
-        return loop.best_state
+        return loop.programs.forms.to_plain(loop.best_state)
     restored = store.restore(best_step, state) if store else None
     return state if restored is None else restored.state

@@ -55,7 +55,11 @@ def mlp() -> MLP:
     return MLP(hidden=(64, 32), num_classes=4)
 
 
-MODELS = {"mlp": mlp, "cnn": cnn, "gpt2": gpt}
+def experts() -> GPT2:
+    return GPT2(64, 8, features=16, num_layers=1, num_heads=2, dropout=0.0, num_experts=8)
+
+
+MODELS = {"mlp": mlp, "cnn": cnn, "gpt2": gpt, "experts": experts}
 
 
 def batches(name: str, count: int, rows: int = ROWS) -> list[dict[str, np.ndarray]]:
@@ -64,7 +68,7 @@ def batches(name: str, count: int, rows: int = ROWS) -> list[dict[str, np.ndarra
     made = []
     for _ in range(count):
         mask = np.arange(rows) < rows - 3
-        if name == "gpt2":
+        if name in ("gpt2", "experts"):
             tokens = rng.integers(0, 64, (rows, 9)).astype(np.int32)
             batch = {"inputs": tokens[:, :-1], "labels": tokens[:, 1:], "mask": mask}
         else:
@@ -87,7 +91,7 @@ def take_steps(task: Any, data: list[dict[str, np.ndarray]], layout: Layout) -> 
     for batch in data:
         feed = Staged({name: column[None] for name, column in batch.items()})
         state, log = programs.train(form, state, feed, 1)
-        taken.append((plain(state), log.fetch()))
+        taken.append((plain(programs.forms.to_plain(state)), log.fetch()))
     assert programs.compiles.repeated() == []
     return taken
 

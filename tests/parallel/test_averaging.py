@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import jax
+import numpy as np
 import optax
+import pytest
 
+from jaxnet.errors import UsageError
 from jaxnet.parallel import Layout
-from jaxnet.training import local_sgd
+from jaxnet.training import guard_nonfinite, local_sgd
 from jaxnet.training.averaging import REPLICAS, averaged
+from jaxnet.training.programs import Programs
 from tests.parallel.equality import assert_leaves, collectives
 from tests.training.helpers import classifier, make_batch
 
@@ -36,6 +40,16 @@ def test_with_a_period_of_1_it_is_data_parallel_training():
     assert_leaves(averaged(replicas).params, whole.params, 1e-6)
     kernel = replicas.params["Dense_0"]["kernel"]
     assert kernel.shape[0] == 8 and kernel.sharding.shard_shape(kernel.shape)[0] == 1
+
+
+def test_a_layout_gives_each_device_its_replicas():
+    batch = jax.tree.map(np.asarray, make_batch(16))
+    programs = Programs(guard_nonfinite(local_sgd(PLAIN, 8), "stop"), layout=Layout(data=4))
+    kernel = programs.state(jax.random.key(0), batch).params["Dense_0"]["kernel"]
+    assert kernel.shape[0] == 8 and kernel.sharding.shard_shape(kernel.shape)[0] == 2
+    programs = Programs(local_sgd(PLAIN, 8), layout=Layout(data=4, fsdp=2))
+    with pytest.raises(UsageError, match="local_sgd shares out its replicas over data, and fsdp=2"):
+        programs.state(jax.random.key(0), batch)
 
 
 def test_devices_talk_about_parameters_only_where_they_meet():

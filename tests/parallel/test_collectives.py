@@ -30,6 +30,13 @@ TOKENS = 4 * ROWS * TIME * WIDTH
 
 def exchanged(name: str, **axes: int) -> tuple[list[Collective], Any]:
     """The collectives of a step, and the parameters' shapes with how they lie."""
+    programs, state, batch = stepping(name, **axes)
+    found = read(programs.step(state, batch).as_text())
+    return [c for c in found if c.size > METRICS], state.params
+
+
+def stepping(name: str, **axes: int) -> tuple[Programs, Any, Any]:
+    """The programs, and the shapes of a state and a batch."""
     model = MODELS[name]()
     batch = {
         column: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
@@ -37,9 +44,7 @@ def exchanged(name: str, **axes: int) -> tuple[list[Collective], Any]:
     }
     layout = replace(Layout(**axes), fsdp_min_size=1, rules=family_rules(model))
     programs = Programs(supervised(model, optax.sgd(0.1)), layout=layout)
-    state = programs.state(jax.random.key(0), batch)
-    found = read(programs.step(state, batch).as_text())
-    return [c for c in found if c.size > METRICS], state.params
+    return programs, programs.state(jax.random.key(0), batch), batch
 
 
 def sizes(collectives: list[Collective], kind: str) -> Counter[int]:
@@ -56,6 +61,11 @@ def total(collectives: list[Collective], kind: str) -> int:
 
 def size(leaf: Any) -> int:
     return 4 * math.prod(leaf.shape)
+
+
+def by_path(params: Any) -> list[tuple[str, Any]]:
+    found = jax.tree_util.tree_leaves_with_path(params)
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in found]
 
 
 def gradients(name: str, params: Any) -> int:
@@ -117,3 +127,42 @@ def test_fully_sharded_and_tensor_parallel_gather_what_a_device_needs_of_each_ke
     # Half of the first kernel, whose other half another device multiplies.
     assert sizes(found, "all-gather")[size(kernel) // 2] == 1
     assert size(kernel) not in sizes(found, "all-gather")
+
+
+def pieces(params: Any) -> int:
+    """The bytes of all that a device holds."""
+    return sum(
+        4 * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(params)
+    )
+
+
+@pytest.mark.slow
+def test_a_pipeline_hands_micro_batches_on_and_gathers_nothing():
+    found, params = exchanged("gpt2", data=4, stage=2, micro_batches=2)
+    # 2 examples a micro-batch and device: once in each slot of time forward and backward.
+    assert sizes(found, "collective-permute") == {2 * TIME * WIDTH * 4: 2 * (2 + 2 - 1)}
+    pairs = {c.group for c in found if c.kind == "collective-permute"}
+    assert pairs == {(0, 1), (1, 0)}
+    assert {c.kind for c in found} == {"collective-permute", "all-reduce"}
+    # Gradients are added up among those that hold the same, and the activations that leave the
+    # last stage, or gradients the first one, once among the stages.
+    within = [c for c in found if c.kind == "all-reduce" and c.group == (0, 1)]
+    outside = sum(size(leaf) for path, leaf in by_path(params) if "blocks" not in path)
+    added = sum(c.size * c.count for c in found if c.group == (0, 2, 4, 6))
+    assert sum(c.size * c.count for c in within) <= 2 * (TOKENS // 4 + METRICS) + outside
+    assert added <= pieces(params) + 4 * WORDS * WIDTH + METRICS
+
+
+@pytest.mark.slow
+def test_slots_go_to_their_experts_and_back_and_parameters_stay():
+    found, params = exchanged("experts", data=2, expert=4)
+    # 2 examples a device; in each 8 experts with 3 slots (1.25 x 2 x 8 / 8) of 16 numbers.
+    slots = 2 * 8 * 3 * 16 * 4
+    assert sizes(found, "all-to-all") == {slots: 2 * 2}
+    assert {c.kind for c in found} == {"all-to-all", "all-reduce"}
+    # The gradients by experts are added up over data alone.
+    kernel = params["stack"]["blocks_0"]["mlp"]["experts"]["up"]["kernel"]
+    assert kernel.sharding.shard_shape(kernel.shape)[0] == 2
+    own = sum(c.size * c.count for c in found if c.kind == "all-reduce" and len(c.group) == 2)
+    experts = params["stack"]["blocks_0"]["mlp"]["experts"]
+    assert pieces(experts) <= own <= pieces(experts) + METRICS

@@ -28,6 +28,26 @@ LAYOUTS = {
     "fsdp x tensor": Layout(fsdp=4, tensor=2, fsdp_min_size=1),
     "data x fsdp x tensor": Layout(data=2, fsdp=2, tensor=2, fsdp_min_size=1),
 }
+TOKENS = {
+    "stage": Layout(stage=2),
+    "data x stage": Layout(data=4, stage=2),
+    "data x fsdp x stage": Layout(data=2, fsdp=2, stage=2, fsdp_min_size=1),
+    "stage x tensor": Layout(stage=2, tensor=4),
+    "sequence": Layout(sequence=8),
+    "data x sequence": Layout(data=2, sequence=4),
+}
+EXPERTS = {
+    "expert": Layout(expert=8),
+    "data x expert": Layout(data=2, expert=4),
+    "expert x tensor": Layout(expert=4, tensor=2),
+    "expert x sequence": Layout(expert=4, sequence=2),
+}
+OF_MODEL = {
+    "mlp": LAYOUTS,
+    "cnn": LAYOUTS,
+    "gpt2": {**LAYOUTS, **TOKENS},
+    "experts": {"data": Layout(data=8), **EXPERTS},
+}
 # The rest are slow: each compiles for half a second to three.
 QUICK = {("mlp", "data"), ("mlp", "fsdp x tensor"), ("cnn", "data x fsdp")}
 
@@ -42,7 +62,7 @@ def cases() -> list[Any]:
     return [
         pytest.param(name, said, marks=() if (name, said) in QUICK else pytest.mark.slow)
         for name in MODELS
-        for said in LAYOUTS
+        for said in OF_MODEL[name]
     ]
 
 
@@ -50,7 +70,7 @@ def cases() -> list[Any]:
 def test_every_leaf_is_that_of_one_device(name, said):
     model = MODELS[name]()
     rules = CONVOLUTIONS if name == "cnn" else family_rules(model)
-    layout = replace(LAYOUTS[said], rules=rules)
+    layout = replace(OF_MODEL[name][said], rules=rules)
     taken = take_steps(Recorded(supervised(model)), batches(name, STEPS), layout)
     for (state, metrics), (expected, measured) in zip(taken, on_one_device(name), strict=True):
         assert_leaves(state.memory, expected.memory)

@@ -19,6 +19,7 @@ from jaxnet.data.order import batches, epoch_order
 from jaxnet.errors import UsageError
 from jaxnet.parallel import Layout
 from jaxnet.training import (
+    Callback,
     EarlyStopping,
     ReduceOnPlateau,
     Trainer,
@@ -26,7 +27,7 @@ from jaxnet.training import (
     reduce_on_plateau,
 )
 from tests.parallel.equality import assert_leaves
-from tests.parallel.helpers import plain, supervised
+from tests.parallel.helpers import gpt, plain, supervised
 from tests.training.helpers import bits
 
 RULE = (("kernel", (None, "tensor")),)
@@ -184,6 +185,34 @@ def test_a_step_that_isnt_finite_ends_training_with_the_state_before_it():
     assert [halt.stop_reason for halt in halts] == ["nonfinite", "nonfinite"]
     assert halts[0].last_step == halts[1].last_step
     assert_leaves(plain(halts[1].state).params, plain(halts[0].state).params, 1e-3)
+
+
+class Shown(Callback):
+    def __init__(self) -> None:
+        self.states: list[Any] = []
+
+    def on_epoch(self, row: Any, state: Any) -> None:
+        self.states.append(plain(state))
+
+
+@pytest.mark.slow
+def test_all_but_the_programs_of_a_pipeline_see_plain_parameters():
+    tokens = np.random.default_rng(0).integers(0, 64, (24, 9)).astype(np.int32)
+    data, results, shown = (tokens[:, :-1], tokens[:, 1:]), [], []
+    for layout in (Layout(), Layout(data=2, stage=2)):
+        shown.append(Shown())
+        inner = guard_nonfinite(supervised(gpt()), "stop")
+        trainer = Trainer(inner, layout=layout, callbacks=[shown[-1]], eval_batch_size=8)
+        results.append(trainer.fit(data, data, epochs=2, batch_size=8))
+    alone, piped = results
+    assert_leaves(plain(piped.state).params, plain(alone.state).params, 1e-3)
+    assert jax.tree.structure(piped.state) == jax.tree.structure(alone.state)
+    for state, expected in zip(shown[1].states, shown[0].states, strict=True):
+        assert_leaves(state.params, expected.params, 1e-3)
+    trainer = piped.model.trainer
+    assert trainer.programs.compiles.repeated() == []
+    got, expected = trainer.predict(alone.state, data[0]), alone.model.predict(data[0])
+    assert np.allclose(got, expected, atol=1e-5)
 
 
 def test_a_batch_that_cant_be_shared_out_is_refused():

@@ -25,10 +25,12 @@ class Forms:
     Attributes:
         running: where a state lies in the programs; None on one device.
         plain: where its plain form lies; None where that is the form of the programs.
+        compiled: makes a program of a function, and of how what it gives lies.
     """
 
     running: OnMesh | None
     plain: OnMesh | None
+    compiled: Callable[[Callable[[PyTree], PyTree], PyTree], Callable[[PyTree], PyTree]]
     _made: dict[str, Callable[[PyTree], PyTree]] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -56,7 +58,7 @@ class Forms:
     def _converted(self, convert: Callable[[PyTree], PyTree], to: OnMesh, state: PyTree) -> PyTree:
         if convert.__name__ not in self._made:
             lies = to.state(jax.eval_shape(convert, state))
-            self._made[convert.__name__] = jax.jit(convert, out_shardings=lies)
+            self._made[convert.__name__] = self.compiled(convert, lies)
         return self._made[convert.__name__](state)
 
 

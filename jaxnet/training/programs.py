@@ -111,7 +111,9 @@ class Programs:
         if self.on_mesh and self.on_mesh.mesh.shape["stage"] > 1:
             layout = replace(self.on_mesh.layout, rules=self.layout.rules)
             plain = replace(self.on_mesh, layout=complete(layout, self.task, plain=True))
-        return Forms(self.on_mesh, plain)
+        return Forms(
+            self.on_mesh, plain, lambda convert, lies: jax.jit(convert, out_shardings=lies)
+        )
 
     @property
     def places(self) -> Places:

@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from jaxnet.errors import UsageError
-from jaxnet.layers import KeyValues, MultiHeadAttention
+from jaxnet.layers import Dense, Embed, KeyValues, MultiHeadAttention
 from jaxnet.parallel.manual import AnyMesh, free_axes, zeros_within
 
 
@@ -91,6 +92,9 @@ def ring_attention(
 def in_a_ring(mesh: AnyMesh | None = None, axis: str = "sequence") -> Any:
     """What makes every `MultiHeadAttention` attend in a ring: for `flax.linen.intercept_methods`.
 
+    Dense layers, and tables as last layers, no longer make rows of one matrix of all tokens: the
+    compiler would gather them for that.
+
     Positions, masks and parameters are those of the whole sequence. Without a mesh, or with one
     device along the axis, attention stays as it is, and so it does with a cache.
 
@@ -100,12 +104,33 @@ def in_a_ring(mesh: AnyMesh | None = None, axis: str = "sequence") -> Any:
     """
 
     def interceptor(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext):
-        attends = isinstance(context.module, MultiHeadAttention) and context.method_name == "mix"
-        if not attends or free_axes(mesh).get(axis, 1) == 1:
-            return call(*args, **kwargs)
-        return _mix(context.module, mesh, axis, *args, **kwargs)
+        module, method = context.module, context.method_name
+        alone = free_axes(mesh).get(axis, 1) == 1 or module.is_initializing()
+        if isinstance(module, MultiHeadAttention) and method == "mix" and not alone:
+            return _mix(module, mesh, axis, *args, **kwargs)
+        if type(module) is Dense and method == "__call__" and not alone:
+            return _dense(module, *args, **kwargs)
+        if type(module) is Embed and method == "attend" and not alone:
+            return _attend_to_table(module, *args, **kwargs)
+        return call(*args, **kwargs)
 
     return interceptor
+
+
+def _dense(module: Any, inputs: jax.Array) -> jax.Array:
+    params = module.variables["params"]
+    inputs, kernel, bias = promote_dtype(
+        inputs, params["kernel"], params.get("bias"), dtype=module.dtype
+    )
+    y = lax.dot_general(
+        inputs, kernel, (((inputs.ndim - 1,), (0,)), ((), ())), precision=module.precision
+    )
+    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def _attend_to_table(module: Any, query: jax.Array) -> jax.Array:
+    query, table = promote_dtype(query, module.variables["params"]["embedding"], dtype=module.dtype)
+    return lax.dot_general(query, table, (((query.ndim - 1,), (1,)), ((), ())))
 
 
 def _mix(

@@ -18,6 +18,7 @@ from jaxnet.parallel import Layout
 from jaxnet.parallel.collectives import Collective, read
 from jaxnet.parallel.families import family_rules
 from jaxnet.training.programs import Programs
+from tests.parallel.equality import collectives
 from tests.parallel.helpers import MODELS, ROWS, batches, supervised
 
 NAMES = ["mlp", pytest.param("gpt2", marks=pytest.mark.slow)]
@@ -151,6 +152,20 @@ def test_a_pipeline_hands_micro_batches_on_and_gathers_nothing():
     added = sum(c.size * c.count for c in found if c.group == (0, 2, 4, 6))
     assert sum(c.size * c.count for c in within) <= 2 * (TOKENS // 4 + METRICS) + outside
     assert added <= pieces(params) + 4 * WORDS * WIDTH + METRICS
+
+
+@pytest.mark.slow
+def test_a_ring_hands_keys_and_values_around_and_gathers_no_parameter():
+    programs, state, batch = stepping("gpt2", data=2, sequence=4)
+    found = collectives(programs.step(state, batch).as_text())
+    # Keys and values of a quarter of the tokens of a half of the examples, and their gradients.
+    block = TOKENS // 2 // 4
+    permuted = [size for kind, size in found if kind == "collective-permute" and size > METRICS]
+    assert set(permuted) == {block} and len(permuted) >= LAYERS * 2 * 3
+    assert "all-to-all" not in {kind for kind, _ in found}
+    # Each device knows what its tokens do to the table of positions, and that is put together.
+    gathered = {size for kind, size in found if kind == "all-gather" and size > METRICS}
+    assert gathered <= {4 * TIME * WIDTH}
 
 
 @pytest.mark.slow

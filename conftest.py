@@ -9,6 +9,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -51,6 +52,13 @@ jaxtyping.install_import_hook(
 if "JAXNET_CACHE_DIR" not in os.environ:
     os.environ["JAXNET_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxnet-tests-")
     atexit.register(shutil.rmtree, os.environ["JAXNET_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_end_with_their_module() -> Iterator[None]:
+    """Compiled programs are let go: those of a whole session take up gigabytes."""
+    yield
+    jax.clear_caches()
 
 
 PASSED = os.environ.get("JAXNET_PASSED")

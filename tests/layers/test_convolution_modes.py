@@ -116,7 +116,7 @@ def with_gradients(function: Any, x: jax.Array, kernel: jax.Array) -> Any:
     return y, *back(jnp.asarray(weights(y.shape), y.dtype))
 
 
-@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("rank", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_convolution(rank):
     pytest.importorskip("torch", reason="needs the extra [parity]")
     chosen = cases(rank)

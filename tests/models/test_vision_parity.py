@@ -32,6 +32,7 @@ def narrow(classifier):
     return torch.nn.Sequential(*layers)
 
 
+@pytest.mark.slow
 def test_alexnet():
     theirs = torchvision().models.AlexNet(num_classes=7).eval()
     theirs.classifier = narrow(theirs.classifier)

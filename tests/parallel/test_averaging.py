@@ -34,6 +34,7 @@ def trained(task, count, layout):
     return state, step.as_text()
 
 
+@pytest.mark.slow
 def test_with_a_period_of_1_it_is_data_parallel_training():
     replicas, _ = trained(local_sgd(PLAIN, 8, period=1), 3, LAYOUT)
     whole, _ = trained(PLAIN, 3, Layout(data=8))

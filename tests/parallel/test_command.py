@@ -125,6 +125,7 @@ def test_wrong_use_is_a_message_and_an_exit_code(arguments, message, tmp_path, c
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_rules_hold_where_a_network_is_part_of_another(tmp_path):
     from train.regress import PROGRAM, Config, train
 

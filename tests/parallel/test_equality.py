@@ -49,7 +49,7 @@ OF_MODEL = {
     "experts": {"data": Layout(data=8), **EXPERTS},
 }
 # The rest are slow: each compiles for half a second to three.
-QUICK = {("mlp", "data"), ("mlp", "fsdp x tensor"), ("cnn", "data x fsdp")}
+QUICK = {("mlp", "data"), ("mlp", "fsdp x tensor")}
 
 
 @cache

@@ -118,6 +118,7 @@ def test_experts_drop_out_anew_on_each_device():
     assert_leaves({"y": calm}, {"y": layer.apply(variables, x)})
 
 
+@pytest.mark.slow
 def test_what_cannot_be_shared_out_is_refused():
     spread = expert_parallel(task(num_experts=6))
     with pytest.raises(UsageError, match=r"stack/blocks_0/mlp: 6 experts can't .* expert=4"):
@@ -131,6 +132,7 @@ def test_what_cannot_be_shared_out_is_refused():
 # --- the loss for the balance, in any task ------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_balance_is_part_of_the_loss_and_reported_as_penalty():
     both, alone = task(), Supervised(Mixture(), losses.cross_entropy, optax.sgd(1.0))
     batch = texts(4, 8)

@@ -154,6 +154,7 @@ def expected_steps():
     return steps(language_task(dropout=0.0), texts())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", [{"sequence": 8}, {"data": 2, "sequence": 4}])
 def test_a_language_model_learns_as_on_one_device(axes):
     task = sequence_parallel(language_task(dropout=0.0))

@@ -33,6 +33,7 @@ def check_run_folder(folder: Path, *further: str) -> dict:
     return json.loads((folder / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_noise_is_removed_by_a_dense_autoencoder(tmp_path):
     assert autoencode("--noise", "0.5", "--run-dir", tmp_path) == cli.DONE
     summary = check_run_folder(tmp_path)

@@ -42,6 +42,7 @@ def check_run_folder(folder: Path) -> dict:
     return summary
 
 
+@pytest.mark.slow
 def test_a_dense_game_leaves_its_pictures_and_its_generator(tmp_path):
     assert gan("--model", "dense", "--run-dir", tmp_path) == cli.DONE
     summary = check_run_folder(tmp_path)

@@ -34,6 +34,7 @@ def small(monkeypatch):
     return pairs
 
 
+@pytest.mark.slow
 def test_known_data(small, tmp_path, capsys):
     assert run("--run-dir", tmp_path, "--users", "user 3", "user 70") == cli.DONE
     printed = capsys.readouterr().out

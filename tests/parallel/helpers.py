@@ -64,7 +64,10 @@ MODELS = {"mlp": mlp, "cnn": cnn, "gpt2": gpt, "experts": experts}
 
 def batches(name: str, count: int, rows: int = ROWS) -> list[dict[str, np.ndarray]]:
     """Batches for one of `MODELS`; a few rows are padding."""
-    rng = np.random.default_rng(0)
+    # With seeds 0 and 1 an activation of the CNN lies so near to a kink of ReLU that rounding
+    # decides about gradients: on one device too, those of parameters that differ by 1e-7 differ by
+    # 1e-3. With 2 the images' mean is almost 0, and what it is but rounding.
+    rng = np.random.default_rng(3)
     made = []
     for _ in range(count):
         mask = np.arange(rows) < rows - 3

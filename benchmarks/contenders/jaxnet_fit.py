@@ -1,9 +1,15 @@
-"""jaxnet: `Trainer.fit`, a new run of one epoch a round on one Trainer; nothing compiles again."""
+"""jaxnet: `Trainer.fit`, a new run of one epoch a round on one Trainer; nothing compiles again.
+
+Options, for `benchmarks.scaling`: `axis` and `devices`, a layout of one axis; `virtual`, so many
+devices of the processor; `batch_size`; `folder` and `save_steps`, where and how often to save.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,7 +25,8 @@ from jaxnet.layers import (
     Stack,
     TransformerBlock,
 )
-from jaxnet.training import FitResult, Supervised, Trainer
+from jaxnet.parallel import Layout
+from jaxnet.training import Checkpoints, FitResult, Supervised, Trainer
 from jaxnet.training.task import identity
 from models.cnn import CNN
 from models.language import RecurrentLM
@@ -63,6 +70,8 @@ class TextClassifier(nn.Module):
 
 
 def setup(workload: Workload, data: Data, options: Mapping[str, str]) -> Contestant:
+    layout = _layout(options)
+    batch_size = int(options.get("batch_size", workload.batch_size))
     examples = data.shaped(workload, scale=False)
     task = Supervised(
         _model(workload),
@@ -71,12 +80,15 @@ def setup(workload: Workload, data: Data, options: Mapping[str, str]) -> Contest
         **{_measured_in(workload): {"accuracy": metrics.accuracy}},
         preprocess=identity if workload.recurrent else Scale(0, 1 / 255),
     )
-    trainer = Trainer(task, progress=False)
+    saving = _saving(options)
+    trainer = Trainer(task, progress=False, layout=layout, checkpoints=saving)
     train_data = Arrays(examples.inputs, examples.labels)
     latest: list[FitResult] = []
 
     def train(round_index: int) -> float:
-        result = trainer.fit(train_data, epochs=1, batch_size=workload.batch_size, seed=round_index)
+        result = trainer.fit(
+            train_data, epochs=1, batch_size=batch_size, seed=round_index, resume=False
+        )
         jax.block_until_ready(result.state.params)
         latest[:] = [result]
         return float(result.history.rows[-1]["loss"])
@@ -88,6 +100,21 @@ def setup(workload: Workload, data: Data, options: Mapping[str, str]) -> Contest
         )
 
     return Contestant(train, evaluate)
+
+
+def _layout(options: Mapping[str, str]) -> Layout:
+    devices = int(options.get("devices", 1))
+    if "virtual" in options:
+        jax.config.update("jax_num_cpu_devices", int(options["virtual"]))
+    axes: dict[str, Any] = {options["axis"]: devices} if devices > 1 else {}
+    return Layout(**axes)
+
+
+def _saving(options: Mapping[str, str]) -> Checkpoints | None:
+    if "save_steps" not in options:
+        return None
+    folder = Path(options["folder"])
+    return Checkpoints(folder, keep=1, every_steps=int(options["save_steps"]), min_seconds=0.0)
 
 
 def _measured_in(workload: Workload) -> str:

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks import faults
+from benchmarks.disturbed import Job, Step, job_variables
+from benchmarks.faults import FAULTS, LAUNCHER, End, Options, Restart, Row, cells
+from jaxnet.parallel.cluster import detect
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Two processes that only sleep, after 7 steps of which 4 are saved."""
+    sleepers = [
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"]) for _ in range(2)
+    ]
+    for number, sleeper in enumerate(sleepers):
+        (tmp_path / f"pid-{number}").write_text(str(sleeper.pid))
+    lines = [f"{10 + n} {sleepers[0].pid} {n}\n" for n in range(1, 8)]
+    (tmp_path / "steps").write_text("".join(lines) + "18.5 77")  # a line being written
+    for name in ("2", "4", "6.orbax-checkpoint-tmp"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    found = Job(tmp_path, 2, sleepers)
+    found.settle = lambda: None  # type: ignore[method-assign]
+    yield found
+    found.close()
+    assert all(sleeper.returncode is not None for sleeper in sleepers)
+
+
+def test_what_a_job_has_done(job):
+    assert job.steps[0] == Step(11.0, job.pid(0), 1)
+    assert (job.last_step, job.last_save) == (7, 4)
+
+
+@pytest.mark.parametrize(
+    ("fault", "left"),
+    [("kill -9 of a worker", 0), ("kill -9 of process 0", 1), ("kill -9 in mid-save", 0)],
+)
+def test_a_killed_process_is_not_awaited(fault, left, job):
+    def disturb(job):
+        alive = FAULTS[fault](job)
+        assert job.started[1 - left].wait(timeout=10) == -9
+        assert alive == [left] and job.started[left].poll() is None
+        job.started[left].terminate()
+        return alive
+
+    end = faults.ended(job, disturb)
+    assert end.codes == (-15,)
+    assert end.lost == 3
+    assert end.seconds >= 0
+
+
+def test_a_stopped_process_stays(job):
+    assert FAULTS["SIGSTOP of a worker"](job) == [0]
+    assert os.waitpid(job.pid(1), os.WUNTRACED)[0] == job.pid(1)
+
+
+def test_steps_that_are_taken_again(job):
+    def disturb(job):
+        now = time.monotonic()
+        with (job.folder / "steps").open("w") as file:
+            file.write(f"{now - 1} {job.pid(0)} 7\n{now + 2} 1 5\n{now + 3} 1 6\n")
+        return []
+
+    again = faults.restarted(job, disturb)
+    assert again.lost == 3  # 5, 6 and 7
+    assert again.seconds == pytest.approx(2, abs=1)
+
+
+def test_the_processes_of_a_job_find_each_other():
+    first, second = (detect(variables) for variables in job_variables(2))
+    assert first and second
+    assert first.coordinator == second.coordinator
+    assert (first.process, second.process, second.processes) == (0, 1, 2)
+
+
+def test_a_row_has_medians_and_ranges():
+    ends = tuple(End(seconds, (76,), lost) for seconds, lost in ((1.0, 3), (2.0, 5), (6.0, 4)))
+    restarts = (Restart(8.0, 9), Restart(10.0, 2))
+    assert cells(Row("fault", ends, restarts)) == [
+        "fault",
+        "2.00 s (1.00 - 6.00)",
+        "76",
+        "2 - 9",
+        "9.00 s (8.00 - 10.00)",
+    ]
+    assert cells(Row("fault", ends))[-1] == "-"
+    assert cells(Row("cable", left_out="needs root"))[1:3] == ["left out", "needs root"]
+
+
+@pytest.mark.slow
+def test_one_round(tmp_path, monkeypatch, capsys):
+    few = {"kill -9 of process 0": FAULTS["kill -9 of process 0"]}
+    monkeypatch.setattr(faults, "FAULTS", few)
+    monkeypatch.setattr(faults, "lacking", lambda: "not now")
+    faults.main(Options(rounds=1, bound=10.0, out=tmp_path))
+    written = {
+        row["fault"]: row for row in json.loads((tmp_path / "faults.json").read_text())["faults"]
+    }
+    row = written["kill -9 of process 0"]
+    assert row["ends"][0]["codes"] == [76]
+    assert row["restarts"][0]["lost"] > 0
+    assert written[LAUNCHER]["ends"][0]["codes"] == [76, 76]
+    assert written["cut cable between hosts"]["left_out"] == "not now"
+    assert (tmp_path / "faults.png").exists()
+    assert "left out" in capsys.readouterr().out

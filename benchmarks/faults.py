@@ -27,7 +27,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import report
-from benchmarks.disturbed import Job, by_hand, launched, on_hosts
+from benchmarks.disturbed import Job, Step, by_hand, launched, on_hosts
 from benchmarks.two_hosts import lacking, two_hosts
 
 
@@ -139,10 +139,13 @@ def restarted(job: Job, disturb: Disturb) -> Restart:
     before = job.pid(0)
     disturb(job)
     at = time.monotonic()
-    job.wait_for(lambda: any(step.pid != before for step in job.steps), "step after the restart")
-    steps = job.steps
-    again = next(step for step in steps if step.pid != before and step.seconds > at)
-    reached = max(step.number for step in steps if step.pid == before)
+
+    def after() -> list[Step]:
+        return [step for step in job.steps if step.pid != before and step.seconds > at]
+
+    job.wait_for(after, "step after the restart")
+    again = after()[0]
+    reached = max(step.number for step in job.steps if step.pid == before)
     return Restart(again.seconds - at, reached - again.number + 1)
 
 

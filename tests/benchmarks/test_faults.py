@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -62,11 +63,18 @@ def test_a_stopped_process_stays(job):
 
 
 def test_steps_that_are_taken_again(job):
+    steps = job.folder / "steps"
+    now = time.monotonic()
+    # An earlier start, 99, and this one.
+    steps.write_text(f"{now - 9} 99 3\n{now - 1} {job.pid(0)} 7\n")
+
     def disturb(job):
-        now = time.monotonic()
-        with (job.folder / "steps").open("w") as file:
-            file.write(f"{now - 1} {job.pid(0)} 7\n{now + 2} 1 5\n{now + 3} 1 6\n")
+        threading.Timer(0.3, go_on).start()
         return []
+
+    def go_on():
+        with steps.open("a") as file:
+            file.write(f"{now + 2} 1 5\n{now + 3} 1 6\n")
 
     again = faults.restarted(job, disturb)
     assert again.lost == 3  # 5, 6 and 7
@@ -96,7 +104,7 @@ def test_a_row_has_medians_and_ranges():
 
 @pytest.mark.slow
 def test_one_round(tmp_path, monkeypatch, capsys):
-    few = {"kill -9 of process 0": FAULTS["kill -9 of process 0"]}
+    few = {name: FAULTS[name] for name in ("kill -9 of a worker", "kill -9 of process 0")}
     monkeypatch.setattr(faults, "FAULTS", few)
     monkeypatch.setattr(faults, "lacking", lambda: "not now")
     faults.main(Options(rounds=1, bound=10.0, out=tmp_path))

@@ -28,8 +28,9 @@ from tests.parallel.jobs import (
 
 pytestmark = pytest.mark.slow
 
-# A run that lasts long enough to be disturbed, and saves often.
-LONG: dict[str, Any] = {"epochs": 40, "every_steps": 2, "sleep": 0.05}
+# A run that lasts long enough to be disturbed, and saves often. Until a SIGTERM has come to all
+# processes, seconds pass.
+LONG: dict[str, Any] = {"epochs": 80, "every_steps": 2, "sleep": 0.15}
 TIMEOUT = {"JAXNET_PEER_TIMEOUT": "4"}
 
 

@@ -192,7 +192,10 @@ _PAIRS = re.compile(r"source_target_pairs=\{(.*?)\}\}")
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _COUNTED = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 
-_NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{((?:'[^']*',?)+)\}")
+_NAMED = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\]"
+    r"(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{((?:'[^']*',?)+)\}"
+)
 _AXIS = re.compile(r"'([^']*)'=(\d+)")
 _AXIS_NAME = re.compile(r"'([^']*)'")
 
@@ -240,7 +243,8 @@ def _members(line: str, devices: int) -> tuple[int, ...]:
     """The first of the groups, in whichever of the compiler's ways they are written.
 
     As lists, `{{0,1},{2,3}}`; by counting, `[2,4]<=[4,2]T(1,0)`; by axes of a mesh,
-    `mesh['a'=4,'b'=2] {'a'}`. None written is one group of all.
+    `mesh['a'=4,'b'=2] {'a'}`, perhaps with the devices in another order, counted as before:
+    `mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}`. None written is one group of all.
     """
     if listed := _LISTED.search(line):
         return _numbers(listed[1])
@@ -252,7 +256,13 @@ def _members(line: str, devices: int) -> tuple[int, ...]:
         return tuple(int(number) for number in numbers.reshape(shape)[0])
     if named := _NAMED.search(line):
         sizes = {name: int(size) for name, size in _AXIS.findall(named[1])}
-        return group(sizes, _AXIS_NAME.findall(named[2]))
+        places = group(sizes, _AXIS_NAME.findall(named[4]))
+        if not named[2]:
+            return places
+        order = np.arange(math.prod(sizes.values())).reshape(_numbers(named[2]))
+        if named[3]:
+            order = order.transpose(_numbers(named[3]))
+        return tuple(int(number) for number in order.ravel()[list(places)])
     if "replica_groups=" in line and "replica_groups={}" not in line:
         raise InputError(f"the groups of devices are written in an unknown way: {line.strip()}")
     return tuple(range(devices))

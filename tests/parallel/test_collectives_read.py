@@ -84,6 +84,10 @@ def test_groups_by_the_axes_of_a_mesh():
     for axes, members in (("'b'", (0, 2)), ("'a','c'", (0, 1, 4, 5))):
         (found,) = (c for c in read(ring.replace("AXES", axes)) if c.size == 2 * 64)
         assert found.group == members
+    # 0..7 as 4 rows of 2, turned: 0, 2, 4, 6, 1, 3, 5, 7.
+    turned = ring.replace("] {AXES}", "], device_ids=([4,2]T(1,0)) {'a'}")
+    (found,) = (c for c in read(turned) if c.size == 2 * 64)
+    assert found.group == (0, 1)
     with pytest.raises(InputError, match="written in an unknown way: %ag = "):
         read(ring.replace("AXES", "'a':(1)2"))
 

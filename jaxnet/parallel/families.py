@@ -18,7 +18,7 @@ SHARDING = "SHARDING"
 def family_rules(task: Any) -> tuple[Rule, ...]:
     """The rules of the models in a task: those that stand at the end of their files.
 
-    They hold wherever the model's parameters are in those of the task.
+    Where a model is a module within another one, they hold for its part of the parameters.
 
     Args:
         task: a task or a Linen module.
@@ -27,20 +27,24 @@ def family_rules(task: Any) -> tuple[Rule, ...]:
         >>> family_rules(nn.Dense(3))
         ()
     """
-    files = dict.fromkeys(type(module).__module__ for module in _modules(task))
-    rules = (rule for file in files for rule in getattr(sys.modules[file], SHARDING, ()))
-    return tuple((_anywhere(pattern), *rest) for pattern, *rest in rules)
+    # Of several modules of a file the outermost is the one that its rules were written for.
+    places: dict[str, str] = {}
+    for place, module in _modules(task, ""):
+        places.setdefault(type(module).__module__, place)
+    return tuple(
+        (place + pattern, *rest)
+        for file, place in places.items()
+        for pattern, *rest in getattr(sys.modules[file], SHARDING, ())
+    )
 
 
-def _anywhere(pattern: str) -> str:
-    return pattern if pattern.startswith("**/") else f"**/{pattern}"
-
-
-def _modules(value: Any) -> Iterator[nn.Module]:
-    """The modules in the fields of dataclasses."""
+def _modules(value: Any, place: str) -> Iterator[tuple[str, nn.Module]]:
+    """The modules in the fields of dataclasses, and where their parameters are."""
     if isinstance(value, nn.Module):
-        yield value
+        yield place, value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             if field.name != "parent":
-                yield from _modules(getattr(value, field.name))
+                # Flax names a module by the field of the module that holds it.
+                within = f"{place}{field.name}/" if isinstance(value, nn.Module) else place
+                yield from _modules(getattr(value, field.name), within)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from jaxnet import trees
 from jaxnet.errors import InputError, UsageError
 from jaxnet.parallel import Layout
 from jaxnet.parallel.families import family_rules
@@ -284,8 +286,32 @@ def test_the_rules_of_a_family_cut_its_networks(name):
     assert cut > (0.8 if name != "vgg" else 0.5) * whole, layout.describe(params)
 
 
+def test_rules_of_a_family_are_for_its_own_part_of_the_parameters():
+    class Scaled(nn.Module):
+        network: nn.Module
+
+        def __call__(self, x):
+            return 2 * self.network(x)
+
+    inner, outer = family_rules(MLP()), family_rules(supervised(Scaled(MLP())))
+    assert outer == tuple((f"network/{pattern}", *rest) for pattern, *rest in inner)
+    assert inner[0][0] == "Dense_0/kernel"
+    # The bias of BERT's last layer has a rule; that of its norms has the same name, and none.
+    model, tokens = FAMILIES["bert"]
+    params = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+    lies = Layout(tensor=2, rules=family_rules(model)).specs(params)
+    norms = [
+        spec
+        for path, spec in zip(
+            jax.tree.leaves(trees.paths(params)), jax.tree.leaves(lies), strict=True
+        )
+        if path.endswith("norm/bias")
+    ]
+    assert norms and all("tensor" not in spec for spec in norms)
+    assert "tensor" in lies["bias"]
+
+
 def test_every_rule_of_a_family_is_for_something():
-    from jaxnet import trees
     from jaxnet.layers.transformer import SHARDING as BLOCKS
 
     known = {}

@@ -10,7 +10,7 @@ from jaxnet.parallel import processes
 
 # A dispatch should last no longer than this, so that a signal is answered and the screen moves. But
 # each one copies the state into its loop and out again: with the 11 million parameters of a
-# ResNet-18 that takes a third as long as a step of 32 small images.
+# ResNet-18 that takes a quarter as long as a step of 32 small images.
 DISPATCH_SECONDS = 1.0
 # Several processes agree on their pace when these first steps are timed, and then ever more rarely.
 TIMED_STEPS = 2

@@ -27,10 +27,12 @@ def torchvision() -> Any:
         # torchvision of the package index is built for CUDA. Beside a torch for the CPU its own
         # operators are missing, and its import fails where it only describes them. Beside a torch
         # for CUDA it brings them itself: defined twice, they end the process.
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-        library.define("qnms(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-        torchvision.library = library  # which undefines them when it goes
+        from torch import library
+
+        operators = library.Library("torchvision", "DEF")
+        operators.define("nms(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+        operators.define("qnms(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+        torchvision.operators = operators  # which undefines them when it goes
     return pytest.importorskip("torchvision", reason="needs the extra [parity]")
 
 

@@ -12,7 +12,7 @@ from jaxnet.errors import UsageError
 from jaxnet.training.guard import WholeStep
 from jaxnet.training.state import PyTree, TrainState
 from jaxnet.training.task import Inference, Task, example_weights
-from jaxnet.training.transforms import require_gradients
+from jaxnet.training.transforms import equal_parts, require_gradients
 
 WEIGHT = "local_sgd"
 
@@ -80,15 +80,7 @@ class _LocalSgd(WholeStep):
 
     def _parts(self, batch: Any, first: bool = False) -> Any:
         """The rows of a batch that each replica gets, or of the first one alone."""
-        rows = len(batch["mask"])
-        if rows % self.replicas:
-            raise UsageError(
-                f"local_sgd: a batch of {rows} can't be shared out evenly among {self.replicas} "
-                f"replicas. Choose a batch size that {self.replicas} divides."
-            )
-        parts = jax.tree.map(
-            lambda x: x.reshape(self.replicas, rows // self.replicas, *x.shape[1:]), dict(batch)
-        )
+        parts = equal_parts(batch, self.replicas, "local_sgd")
         return jax.tree.map(lambda x: x[0], parts) if first else parts
 
 

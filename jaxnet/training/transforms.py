@@ -240,15 +240,7 @@ class _Accumulate(Technique):
     parts: int
 
     def gradients(self, objective, state, batch):
-        rows = len(batch["mask"])
-        if rows % self.parts:
-            raise UsageError(
-                f"accumulate: a batch of {rows} can't be cut into {self.parts} equal parts. "
-                f"Choose a batch size that {self.parts} divides."
-            )
-        cut = jax.tree.map(
-            lambda x: x.reshape(self.parts, rows // self.parts, *x.shape[1:]), dict(batch)
-        )
+        cut = equal_parts(batch, self.parts, "accumulate")
 
         def part(collections, item):
             index, micro_batch = item
@@ -378,6 +370,26 @@ def mixed_precision(task: GradientTask, precision: Precision) -> GradientTask:
 
 def _remember(state: TrainState, **memory: PyTree) -> TrainState:
     return replace(state, memory={**state.memory, **memory})
+
+
+def equal_parts(batch: Batch, parts: int, technique: str) -> Batch:
+    """The batch (B, ...) cut into parts of neighbouring rows, (parts, B / parts, ...).
+
+    Raises:
+        UsageError: the parts aren't equal; the message begins with the technique's name.
+
+    Example:
+        >>> equal_parts({"mask": jnp.array([True, True, False, False])}, 2, "accumulate")["mask"]
+        Array([[ True,  True],
+               [False, False]], dtype=bool)
+    """
+    rows = len(batch["mask"])
+    if rows % parts:
+        raise UsageError(
+            f"{technique}: a batch of {rows} can't be cut into {parts} equal parts. "
+            f"Choose a batch size that {parts} divides."
+        )
+    return jax.tree.map(lambda x: x.reshape(parts, rows // parts, *x.shape[1:]), dict(batch))
 
 
 def require_gradients(task: Any, technique: str) -> None:

@@ -127,5 +127,5 @@ def test_what_cannot_be_is_refused():
         local_sgd(guard_nonfinite(PLAIN, "stop"), 2)
     with pytest.raises(UsageError, match=r"put local_sgd outside, local_sgd\(with_ema"):
         with_ema(local_sgd(PLAIN, 2), 0.9)
-    with pytest.raises(UsageError, match="batch of 8 can't be shared out evenly among 3"):
+    with pytest.raises(UsageError, match="local_sgd: a batch of 8 can't be cut into 3 equal parts"):
         local_sgd(classifier(MLP()), 3).init(jax.random.key(0), make_batch(8))

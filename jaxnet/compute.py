@@ -8,7 +8,6 @@ al. 2020, section 2.1).
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from jax.extend.core import JaxprEqn, Var
 
 from jaxnet import trees
 from jaxnet.errors import UsageError
-from jaxnet.summary import abstract, scopes_of, summary
+from jaxnet.summary import abstract, scopes_of, summary, train_option
 
 PF_DAY = 1e15 * 24 * 60 * 60
 """The operations of a petaflop/s-day."""
@@ -195,11 +194,9 @@ def training_shapes(
         (['params'], [(32, 10), (32, 10)])
     """
     arrays = [abstract(value) for value in inputs]
-    takes_train = "train" in inspect.signature(type(model).__call__).parameters
-    evaluation, training = ({"train": False}, {"train": True}) if takes_train else ({}, {})
 
     def init(*arrays: Any) -> Any:
-        return model.init(jax.random.key(0), *arrays, **{**evaluation, **call})
+        return model.init(jax.random.key(0), *arrays, **{**train_option(model, False), **call})
 
     variables = dict(jax.eval_shape(init, *arrays))
     others = {name: value for name, value in variables.items() if name != "params"}
@@ -211,7 +208,7 @@ def training_shapes(
             *arrays,
             rngs=rngs,
             mutable=list(others),
-            **{**training, **call},
+            **{**train_option(model, True), **call},
         )
         return outputs
 

@@ -110,8 +110,7 @@ def summary(model: nn.Module, *inputs: Any, **call: Any) -> Summary:
     arrays = tuple(abstract(value) for value in inputs)
     if not arrays:
         raise InputError("summary needs the shape of an input, with its batch axis: (1, 784)")
-    if "train" in inspect.signature(type(model).__call__).parameters:
-        call = {"train": False, **call}
+    call = {**train_option(model, False), **call}
 
     def init(*args: Any) -> Any:
         return model.init(jax.random.key(0), *args, **call)
@@ -281,3 +280,14 @@ def _short(number: float, unit: str = "") -> str:
             return f"{digits}{gap}{prefix}{unit}"
         number /= 1000
     return f"{number:.2f}{gap}P{unit}"
+
+
+def train_option(module: nn.Module, train: bool, method: str = "__call__") -> dict[str, bool]:
+    """`train`, for a module whose call, or another method, takes it.
+
+    Example:
+        >>> train_option(nn.Dense(1), True), train_option(nn.BatchNorm(), True)
+        ({}, {})
+    """
+    takes_train = "train" in inspect.signature(getattr(type(module), method)).parameters
+    return {"train": train} if takes_train else {}

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxnet import trees
 from jaxnet.compute import training_shapes
-from jaxnet.summary import abstract, summary
+from jaxnet.summary import abstract, summary, train_option
 
 PyTree = Any
 
@@ -81,8 +81,10 @@ def trace(
         >>> traced.layers[""].inputs, traced.layers[""].outputs, traced.flops
         ((32, 4), (32, 8), {'': 2048})
     """
-    layers = _called(model, *inputs, **call)
     variables, kept = training_shapes(model, *inputs, **call)
+    # In training a mixture's experts have fewer slots.
+    call = {**train_option(model, True), **call}
+    layers = _called(model, *inputs, **call)
     params = variables.pop("params", {})
     itemsize = 2 if precision == "bf16" else 4
     activations: dict[str, int] = {}

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from jaxnet.plan.program import Program
     from jaxnet.training import Task
 
-# Along these axes the compiler cuts a network by itself; along the others functions of the
-# library's own do, which a task gets as techniques.
-COMPILED_AXES = ("data", "fsdp", "tensor")
 ONE_DEVICE = Layout()
 
 
@@ -58,8 +55,6 @@ class Config:
     layout: Layout = Layout()
     layouts: tuple[str, ...] = ()
     """layouts to compare, such as data=64 fsdp=64 fsdp=8,tensor=8"""
-    micro_batches: int | None = None
-    """stages: into how many parts a batch is cut; by default four for each stage"""
     compile: bool = True
     """compile the step too, on virtual devices, and show what it sends; with several layouts this
     takes seconds for each"""
@@ -160,19 +155,22 @@ def _cases(config: Config, model: nn.Module, chosen: Sequence[Layout]) -> list[C
     from jaxnet import optimizers
     from jaxnet.parallel.plan import plan
     from jaxnet.parallel.tracing import trace
+    from jaxnet.training.on_layout import check_used, complete, used_by
 
+    task, _ = step_of(config, model)
     optimizer = optimizers.by_name(config.optimizer, 1e-3)
     inputs = inputs_of(config, model)
     traced = trace(model, *inputs, optimizer=optimizer, precision=config.precision)
+    used = used_by({layer.kind for layer in traced.layers.values()})
     cases = []
     for sizes in chosen:
         try:
-            layout = _built(sizes, model)
-            planned = plan(traced, layout, config.micro_batches)
+            layout = complete(_built(sizes, model), task, plain=True)
+            check_used(layout, used)
+            planned = plan(traced, layout)
+            cases.append(Case(layout.sizes, planned, *_program(config, sizes, layout)))
         except UsageError as error:
             cases.append(Case(_numbers(sizes), note=str(error)))
-            continue
-        cases.append(Case(layout.sizes, planned, *_program(config, sizes, layout)))
     return cases
 
 
@@ -193,9 +191,6 @@ def _program(config: Config, sizes: Layout, layout: parallel.Layout) -> tuple[Pr
 
     if not config.compile:
         return None, ""
-    others = [name for name, size in layout.sizes.items() if size > 1 and name not in COMPILED_AXES]
-    if others:
-        return None, f"not compiled: {', '.join(others)} are techniques of a task"
     if layout.devices > MOST_DEVICES:
         return None, f"not compiled: JAX makes at most {MOST_DEVICES} virtual devices"
     job = {

@@ -37,7 +37,12 @@ def network(name: str, size: str | None, options: Mapping[str, str]) -> nn.Modul
     kind = _class(module, wanted)
     arguments: dict[str, Any] = {}
     if size is not None:
-        arguments.update(lookup(size, getattr(module, "SIZES", {}), f"size of {file}"))
+        sizes = getattr(module, "SIZES", {})
+        if not sizes:
+            raise UsageError(
+                f"--size {size}: {file} has no named sizes; take a class of it, {file}:CLASS"
+            )
+        arguments.update(lookup(size, sizes, f"size of {file}"))
     fields = {each.name: None for each in dataclasses.fields(kind) if each.init}
     for field, text in options.items():
         lookup(field, fields, f"argument of {kind.__name__}")

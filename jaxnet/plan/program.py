@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from jaxnet.errors import InputError
+from jaxnet.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from jaxnet.parallel import Layout
@@ -32,7 +32,7 @@ class Program:
         seconds: how long it took to compile.
         arguments: the state and the batch.
         temporary: what the compiler for CPUs lays out besides, an estimate for other devices.
-        flops: the operations that it counts.
+        flops: the operations that it counts, those of a loop's body once.
         collectives: what it sends.
     """
 
@@ -47,6 +47,7 @@ def compile_apart(job: Mapping[str, Any]) -> Program:
     """Compile in a process of its own.
 
     Raises:
+        UsageError: the layout can't be for this network.
         InputError: that process failed; the message ends with what it said.
     """
     done = subprocess.run(
@@ -58,7 +59,10 @@ def compile_apart(job: Mapping[str, Any]) -> Program:
     if done.returncode:
         last = "\n".join(done.stderr.strip().splitlines()[-5:])
         raise InputError(f"the step could not be compiled:\n{last}")
-    return of_json(json.loads(done.stdout.splitlines()[-1]))
+    said = json.loads(done.stdout.splitlines()[-1])
+    if "refused" in said:
+        raise UsageError(said["refused"])
+    return of_json(said)
 
 
 def of_json(values: dict[str, Any]) -> Program:
@@ -70,43 +74,35 @@ def of_json(values: dict[str, Any]) -> Program:
 
 
 def compile_step(task: Any, batch: Mapping[str, Any], layout: Layout) -> Program:
-    """Compile a training step for a layout on the devices of this process.
+    """Compile the step that a trainer takes under a layout, on the devices of this process.
 
     Args:
         task: what is trained.
         batch: the shapes of a whole batch.
         layout: how it lies.
+
+    Raises:
+        UsageError: the layout can't be for this network; see `Programs.state`.
     """
     import jax
 
     from jaxnet.parallel import collectives
-    from jaxnet.training.programs import compiled
+    from jaxnet.training.programs import Programs
 
-    mesh = layout.mesh()
-    state = jax.eval_shape(task.init, jax.random.key(0), batch)
-    lies = layout.shardings(state, mesh)
-
-    def placed(tree: Any, shardings: Any) -> Any:
-        return jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
-        )
-
-    def step(state: Any, batch: Any) -> Any:
-        state, metrics = task.train_step(state, batch)
-        return jax.lax.with_sharding_constraint(state, lies), metrics
-
+    programs = Programs(task, layout=layout)
+    state = programs.state(jax.random.key(0), dict(batch))
     begun = time.perf_counter()
-    with jax.set_mesh(mesh):
-        given = placed(state, lies), placed(dict(batch), layout.batch(batch, mesh))
-        program = compiled(step).lower(*given).compile()
+    program = programs.step(state, dict(batch))
     seconds = time.perf_counter() - begun
-    memory, cost = program.memory_analysis(), program.cost_analysis() or {}
+    # What there is of these depends on the compiler: that for CPUs has them all.
+    memory: Any = program.memory_analysis()
+    cost, text = program.cost_analysis() or {}, program.as_text() or ""
     return Program(
         seconds=seconds,
         arguments=memory.argument_size_in_bytes,
         temporary=memory.temp_size_in_bytes,
         flops=float(cost.get("flops", 0.0)),
-        collectives=collectives.read(program.as_text()),
+        collectives=collectives.read(text),
     )
 
 
@@ -127,7 +123,11 @@ def main() -> None:
     model = command.network_of(config)
     task, batch = command.step_of(config, model)
     layout = from_mapping(Layout, job["layout"], "the job").build(model)
-    print(json.dumps(asdict(compile_step(task, batch, layout))))
+    try:
+        said = asdict(compile_step(task, batch, layout))
+    except UsageError as error:
+        said = {"refused": str(error)}
+    print(json.dumps(said))
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def _exchanges(case: Case) -> Any:
         made.caption = (
             f"compiled in {case.program.seconds:.1f} s: {amount(case.program.arguments)} of state "
             f"and batch, {amount(case.program.temporary)} besides, {case.program.flops:.3g} "
-            f"operations (counted {case.plan.flops:.3g})"
+            f"operations, those of a loop's body once (counted {case.plan.flops:.3g})"
         )
     elif case.note:
         made.caption = case.note

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
@@ -14,6 +13,7 @@ import numpy as np
 from flax.core.tracers import current_trace
 
 from jaxnet.layers.experts import LOSSES
+from jaxnet.summary import train_option
 
 PyTree = Any
 Variables = Mapping[str, PyTree]
@@ -125,17 +125,6 @@ def _cast_floating(tree: PyTree, dtype: Any) -> PyTree:
     return jax.tree.map(
         lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
     )
-
-
-def train_option(module: nn.Module, train: bool, method: str = "__call__") -> dict[str, bool]:
-    """`train`, for a module whose call, or another method, takes it.
-
-    Example:
-        >>> train_option(nn.Dense(1), True), train_option(nn.BatchNorm(), True)
-        ({}, {})
-    """
-    takes_train = "train" in inspect.signature(getattr(type(module), method)).parameters
-    return {"train": train} if takes_train else {}
 
 
 def _from_linen(module: nn.Module, method: str) -> Network:

@@ -6,7 +6,7 @@ has its blocks' parameters stacked; `jaxnet.training.programs` gives the plain f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -118,8 +118,22 @@ def _spread(network: Network, axis: str, by: Any, used: set[str]) -> Network:
     return intercepted(network, interceptor)
 
 
+def used_by(kinds: Iterable[str]) -> set[str]:
+    """The axes that have something to share out in modules of these classes.
+
+    Example:
+        >>> used_by(["Dense", "MultiHeadAttention"])
+        {'sequence'}
+    """
+    return {axis for axis, (kind, _) in _SHARED.items() if kind.__name__ in kinds}
+
+
 def check_used(layout: Layout, used: set[str]) -> None:
-    """Refuse an axis that has nothing to share out; the task must have been traced.
+    """Refuse an axis that has nothing to share out.
+
+    Args:
+        layout: without -1.
+        used: the axes that have, from a task that has been traced, or from `used_by`.
 
     Raises:
         UsageError: there is one.

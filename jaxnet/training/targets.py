@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxnet.data.scaling import Scale
 from jaxnet.errors import InputError
-from jaxnet.training.network import train_option
+from jaxnet.summary import train_option
 from jaxnet.training.task import Loss, Supervised
 
 

@@ -137,6 +137,36 @@ def test_the_compiler_cuts_a_transformer_as_was_counted(layouts):
 
 
 @pytest.mark.slow
+def test_what_the_library_shares_out_itself_is_compiled_too(layouts):
+    network = (
+        "vocab_size 64 length 16 features 32 num_layers 2 num_heads 4 dropout 0.0 num_experts 4"
+    )
+    job = ["--model", "gpt2", "--options", *network.split(), *SMALL[-4:], "--optimizer", "sgd"]
+    stage, sequence, expert = layouts(*job, "--layouts", "stage=2", "sequence=4", "expert=4")
+    # What the blocks add to the loss goes from stage to stage with the tokens, a few bytes.
+    assert sent(stage["program"]["collectives"]) == pytest.approx(
+        sent(stage["plan"]["collectives"]), rel=0.005
+    )
+    counted, compiled = sent(expert["plan"]["collectives"]), sent(expert["program"]["collectives"])
+    assert counted["all-to-all"] == compiled["all-to-all"] > 0
+    # The compiler shifts tokens and masks by one place between devices besides, a few bytes.
+    ring, by_compiler = (
+        sent(sequence[part]["collectives"])["collective-permute"] for part in ("plan", "program")
+    )
+    assert ring <= by_compiler <= 1.02 * ring
+
+
+def test_axes_without_anything_to_share_out(plan):
+    code, _, err = plan(*MLP, "--no-compile", "--layout.sequence", "4")
+    assert code == cli.WRONG_USAGE and "MultiHeadAttention, and this network has none" in err
+
+
+def test_axes_that_cannot_be_combined(plan):
+    code, out, _ = plan(*SMALL, "--no-compile", "--layouts", "data=2", "stage=2,sequence=2")
+    assert code == cli.DONE and "stage=2 sequence=2 doesn't fit: layout: stage=2 can't be" in out
+
+
+@pytest.mark.slow
 def test_hundreds_of_devices(layouts):
     (many,) = layouts(*SMALL, "--batch-size", "512", "--layouts", "data=32,fsdp=8,tensor=2")
     assert many["program"]["collectives"] and many["program"]["seconds"] > 0

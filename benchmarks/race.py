@@ -13,12 +13,13 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -27,11 +28,17 @@ from typing import Any
 from benchmarks.workloads import Workload
 
 ROOT = Path(__file__).parents[1]
+# A process that has failed says why within so many seconds.
+LAST_WORDS_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Contender:
-    """What to run, in which environment, and the modules that it cannot do without."""
+    """What to run, in which environment, and the modules that it cannot do without.
+
+    With more than one of `processes` it runs as a job of so many, which find each other by the
+    variables of `jaxnet.parallel.launch`.
+    """
 
     name: str
     framework: str
@@ -39,6 +46,7 @@ class Contender:
     options: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     requires: tuple[str, ...] = ()
+    processes: int = 1
 
     def missing(self) -> str | None:
         """The first required module that is not installed."""
@@ -153,38 +161,50 @@ def run(
 
 
 class _Process:
-    """A contender's process; it is stopped whenever no call of this class is under way."""
+    """A contender's process; it is stopped whenever no call of this class is under way.
+
+    The processes of a job are not stopped: they have to hear each other, and sleep meanwhile.
+    """
 
     def __init__(self, contender: Contender, job: Mapping[str, Any]) -> None:
         self.contender = contender
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        self._popen = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **contender.environment},
-        )
-        self.pid = self._popen.pid
+        self._popens = [self._start(variables) for variables in job_variables(contender.processes)]
         setup = {**job, "module": contender.module, "options": dict(contender.options)}
         self.warm_up, ready = self._timed(setup)
         self.accuracy: float = ready["accuracy"]
         self.source: str = ready["source"]
 
+    @property
+    def pids(self) -> list[int]:
+        return [popen.pid for popen in self._popens]
+
     def lap(self, number: int) -> Lap:
         return self._timed({"round": number})[0]
 
     def close(self) -> None:
-        self._popen.kill()
-        self._popen.communicate()
+        for popen in self._popens:
+            popen.kill()
+        for popen in self._popens:
+            popen.communicate()
         self._errors.close()
 
+    def _start(self, variables: Mapping[str, str]) -> subprocess.Popen[str]:
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        own = {"PYTHONPATH": os.pathsep.join(paths), **self.contender.environment, **variables}
+        return subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env={**os.environ, **own},
+        )
+
     def _timed(self, message: Mapping[str, Any]) -> tuple[Lap, dict[str, Any]]:
-        before, start = _busy_seconds(self.pid), time.perf_counter()
+        before, start = _busy_seconds(self.pids), time.perf_counter()
         reply = self._ask(message)
-        after, elapsed = _busy_seconds(self.pid), time.perf_counter() - start
+        after, elapsed = _busy_seconds(self.pids), time.perf_counter() - start
         foreign = None
         if before is not None and after is not None:
             # The system counts in ticks of 10 ms: a short round's difference can come out below 0.
@@ -192,33 +212,67 @@ class _Process:
         return Lap(reply["seconds"], reply["loss"], foreign), reply
 
     def _ask(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        assert self._popen.stdin and self._popen.stdout
-        self._popen.send_signal(signal.SIGCONT)
+        """What the first process replies; of a job, the seconds of the one that took longest."""
+        self._signal(signal.SIGCONT)
         try:
-            self._popen.stdin.write(json.dumps(message) + "\n")
-            self._popen.stdin.flush()
-            reply = self._popen.stdout.readline()
+            for popen in self._popens:
+                assert popen.stdin
+                popen.stdin.write(json.dumps(message) + "\n")
+                popen.stdin.flush()
+            lines = [popen.stdout.readline() for popen in self._popens if popen.stdout]
         except BrokenPipeError:
-            reply = ""
-        if not reply:
+            lines = [""]
+        if not all(lines):
             raise RuntimeError(f"{self.contender.name} failed:\n{self._last_words()}")
-        self._popen.send_signal(signal.SIGSTOP)
-        os.waitpid(self.pid, os.WUNTRACED)
-        return json.loads(reply)
+        self._signal(signal.SIGSTOP)
+        replies = [json.loads(line) for line in lines]
+        return {**replies[0], "seconds": max(reply["seconds"] for reply in replies)}
+
+    def _signal(self, number: signal.Signals) -> None:
+        if len(self._popens) > 1:
+            return
+        (popen,) = self._popens
+        popen.send_signal(number)
+        if number == signal.SIGSTOP:
+            os.waitpid(popen.pid, os.WUNTRACED)
 
     def _last_words(self) -> str:
-        self._popen.wait()
+        for popen in self._popens:
+            with suppress(subprocess.TimeoutExpired):
+                popen.wait(LAST_WORDS_SECONDS)
         self._errors.seek(0)
         return "".join(self._errors.readlines()[-20:])
 
 
-def _busy_seconds(pid: int) -> float | None:
-    """Processor seconds that all but process `pid` used since boot; None where /proc is absent."""
+def job_variables(processes: int) -> list[dict[str, str]]:
+    """What tells each process of a job on this machine where the others are; nothing for one."""
+    if processes == 1:
+        return [{}]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    return [
+        {
+            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+            "JAX_NUM_PROCESSES": str(processes),
+            "JAX_PROCESS_ID": str(number),
+            "JAX_LOCAL_DEVICE_IDS": str(number),
+            "JAX_NUM_CPU_DEVICES": "1",
+        }
+        for number in range(processes)
+    ]
+
+
+def _busy_seconds(pids: Sequence[int]) -> float | None:
+    """Processor seconds that all but `pids` used since boot; None where /proc is absent."""
     try:
         machine = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-        process = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        own = sum(_ticks(pid) for pid in pids)
     except FileNotFoundError:
         return None
     user, nice, system, _, _, irq, softirq, steal = map(int, machine[:8])
-    own = int(process[11]) + int(process[12])
     return (user + nice + system + irq + softirq + steal - own) / os.sysconf("SC_CLK_TCK")
+
+
+def _ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])

@@ -1,15 +1,17 @@
 """Many devices against one: a transformer whose batch is shared out, and what saving costs.
 
-    python -m benchmarks.scaling [--devices 2 4 8] [--axes data fsdp] [--rounds 5]
+    python -m benchmarks.scaling [--devices 2 4 8] [--axes data fsdp] [--processes 2 4] [--rounds 5]
     python -m benchmarks.scaling --no-virtual           on the machine's accelerators
 
-Strong scaling: the same batch on more devices. Weak scaling: a batch that grows with them. Virtual
-devices share the processor's cores, so that more of them can't be faster: there the ideal is the
-time in which one device does the same work, and what is above it is the cost of sharing out. On
+Strong scaling: the same batch on more devices. Weak scaling: a batch that grows with them. Devices
+belong to one process, or to several of one device each. Virtual devices, and processes on one
+processor, share its cores, so that more of them can't be faster: there the ideal is the time in
+which one device does the same work, and what is above it is the cost of sharing out. On
 accelerators the ideal is that n devices do n times the work of one.
 
-All settings take turns, each in a process of its own; a round is one epoch. One setting saves its
-whole state every so many steps while it trains.
+All settings take turns, each in processes of its own; a round is one epoch. A process is stopped
+while it isn't its turn; several that train as one only wait, because they have to hear each other.
+One setting saves its whole state every so many steps while it trains.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ class Options:
     """Numbers of devices, besides 1."""
     axes: tuple[str, ...] = ("data", "fsdp")
     """Axes of the layouts."""
+    processes: tuple[int, ...] = (2, 4)
+    """Numbers of processes of one device each, besides 1; they share out the batch."""
     batch_size: int = 64
     """Examples a step in strong scaling; in weak scaling each device has as many as here each of
     the most devices."""
@@ -79,23 +83,27 @@ class Setting:
     Attributes:
         kind: `"strong"`, `"weak"`, or `"saving"`.
         axis: of the layout; empty for one device.
-        devices: along it.
+        devices: along it, of all processes together.
         batch_size: examples a step, all devices together.
+        processes: how many the devices belong to: 1, or each its own.
     """
 
     kind: str
     axis: str
     devices: int
     batch_size: int
+    processes: int = 1
 
     @property
     def name(self) -> str:
+        if self.processes > 1:
+            return f"{self.kind} {self.processes} processes"
         return f"{self.kind} {self.axis}={self.devices}" if self.axis else f"{self.kind} 1 device"
 
     @property
     def family(self) -> str:
         """What colours its bar."""
-        return self.axis or "1 device"
+        return "processes" if self.processes > 1 else self.axis or "1 device"
 
     def contender(self, options: Options, folder: Path) -> Contender:
         """How to run it, with its checkpoints in `folder`."""
@@ -106,9 +114,9 @@ class Setting:
             chosen |= {"save_steps": str(options.save_steps), "folder": str(folder)}
         environment = {}
         if options.virtual:
-            chosen["virtual"] = str(self.devices)
+            chosen["virtual"] = str(self.devices // self.processes)
             environment["JAX_PLATFORMS"] = "cpu"
-        return Contender(self.name, "jaxnet", MODULE, chosen, environment, ("jax",))
+        return Contender(self.name, "jaxnet", MODULE, chosen, environment, ("jax",), self.processes)
 
 
 @dataclass(frozen=True)
@@ -126,8 +134,8 @@ class Outcome:
 
 
 def settings(options: Options) -> list[Setting]:
-    """One device, each axis in strong and in weak scaling, and one that saves."""
-    each = options.batch_size // max(options.devices)
+    """One device, each axis in strong and in weak scaling, processes, and one that saves."""
+    each = options.batch_size // max(*options.devices, *options.processes, 1)
     found = [
         Setting("strong", "", 1, options.batch_size),
         Setting("weak", "", 1, each),
@@ -137,6 +145,9 @@ def settings(options: Options) -> list[Setting]:
         for devices in options.devices:
             found.append(Setting("strong", axis, devices, options.batch_size))
             found.append(Setting("weak", axis, devices, each * devices))
+    for number in options.processes:
+        found.append(Setting("strong", "data", number, options.batch_size, number))
+        found.append(Setting("weak", "data", number, each * number, number))
     return found
 
 

@@ -1,7 +1,8 @@
 """jaxnet: `Trainer.fit`, a new run of one epoch a round on one Trainer; nothing compiles again.
 
 Options, for `benchmarks.scaling`: `axis` and `devices`, a layout of one axis; `virtual`, so many
-devices of the processor; `batch_size`; `folder` and `save_steps`, where and how often to save.
+devices of the processor; `batch_size`; `folder` and `save_steps`, where and how often to save. In
+one of several processes, all of them train as one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from jaxnet.layers import (
     Stack,
     TransformerBlock,
 )
-from jaxnet.parallel import Layout
+from jaxnet.parallel import Layout, launch
 from jaxnet.training import Checkpoints, FitResult, Supervised, Trainer
 from jaxnet.training.task import identity
 from models.cnn import CNN
@@ -70,6 +71,7 @@ class TextClassifier(nn.Module):
 
 
 def setup(workload: Workload, data: Data, options: Mapping[str, str]) -> Contestant:
+    launch.initialize()
     layout = _layout(options)
     batch_size = int(options.get("batch_size", workload.batch_size))
     examples = data.shaped(workload, scale=False)

@@ -221,7 +221,15 @@ class CheckpointStore:
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_inventory),
         )
-        return ocp.CheckpointManager(self.folder, options=options)
+
+        class Manager(ocp.CheckpointManager):
+            def reached_preemption(self, step: int) -> bool:
+                # It would ask JAX's service, with the step as the number of the question. The loop
+                # asks too, with numbers of its own, and by the last number that it heard the
+                # service chooses where all processes stop: a SIGTERM after a save would be lost.
+                return False
+
+        return Manager(self.folder, options=options)
 
     def _read(self, step: int, like: PyTree) -> Restored:
         import orbax.checkpoint as ocp

@@ -13,6 +13,7 @@ from benchmarks import race
 from benchmarks.peers import contenders
 from benchmarks.race import ROOT, Contender
 from benchmarks.workloads import WORKLOADS, Workload
+from jaxnet.parallel.cluster import detect
 
 TOY = """
     import threading, time
@@ -76,6 +77,23 @@ def test_a_round_lasts_as_long_as_the_contender_says(toy):
 def test_an_idle_contender_uses_no_processor(toy):
     spinner, _ = run(toy("A", spins="yes"), toy("B", sleeps="0.5")).entries
     assert max(lap.loss for lap in spinner.laps) < 0.1
+
+
+def test_the_processes_of_a_job_train_together(toy, tmp_path):
+    together = replace(toy("A", sleeps="0.1"), processes=2)
+    result = run(together, toy("B"), rounds=2)
+    assert (tmp_path / "journal").read_text() == "AAB" * 3
+    assert [len(entry.laps) for entry in result.entries] == [2, 2]
+    assert min(result.entries[0].seconds) >= 0.1
+
+
+def test_the_processes_of_a_job_find_each_other():
+    assert race.job_variables(1) == [{}]
+    first, second = (detect(variables) for variables in race.job_variables(2))
+    assert first and second
+    assert first.coordinator == second.coordinator
+    assert (first.process, second.process, second.processes) == (0, 1, 2)
+    assert second.local_devices == (1,)
 
 
 def test_a_contender_that_fails_ends_the_race_with_its_words(toy):

@@ -9,7 +9,7 @@ from benchmarks import scaling
 from benchmarks.race import Contender, Entry, Lap
 from benchmarks.scaling import Options, Setting, outcomes, saving_seconds, settings
 
-OPTIONS = Options(devices=(2, 4), axes=("data",), batch_size=32, steps=10)
+OPTIONS = Options(devices=(2, 4), axes=("data",), processes=(2,), batch_size=32, steps=10)
 
 
 def entries(**laps: float) -> dict[Setting, Entry]:
@@ -21,7 +21,9 @@ def entries(**laps: float) -> dict[Setting, Entry]:
 
 
 def test_settings_share_out_the_same_work():
-    batches = {(s.kind, s.axis, s.devices): s.batch_size for s in settings(OPTIONS)}
+    batches = {
+        (s.kind, s.axis, s.devices): s.batch_size for s in settings(OPTIONS) if s.processes == 1
+    }
     assert batches == {
         ("strong", "", 1): 32,
         ("weak", "", 1): 8,
@@ -35,10 +37,15 @@ def test_settings_share_out_the_same_work():
     assert len(set(names)) == len(names)
 
 
-def test_each_setting_gets_its_devices(tmp_path):
-    (many,) = [s for s in settings(OPTIONS) if (s.kind, s.devices) == ("weak", 4)]
+def test_processes_have_a_device_each(tmp_path):
+    strong, weak = [setting for setting in settings(OPTIONS) if setting.processes > 1]
+    assert (strong.devices, strong.batch_size) == (2, 32)
+    assert (weak.devices, weak.batch_size) == (2, 16)
+    assert strong.contender(OPTIONS, tmp_path).processes == 2
+    assert strong.contender(OPTIONS, tmp_path).options["virtual"] == "1"
+    (many,) = [s for s in settings(OPTIONS) if (s.kind, s.devices, s.processes) == ("weak", 4, 1)]
+    assert many.contender(OPTIONS, tmp_path).processes == 1
     assert many.contender(OPTIONS, tmp_path).options["virtual"] == "4"
-    assert "virtual" not in many.contender(replace(OPTIONS, virtual=False), tmp_path).options
 
 
 @pytest.mark.parametrize("virtual", [True, False])
@@ -65,6 +72,7 @@ def test_a_small_race(tmp_path, capsys):
     options = Options(
         devices=(2,),
         axes=("fsdp",),
+        processes=(),
         batch_size=4,
         steps=2,
         save_steps=1,

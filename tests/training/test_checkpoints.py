@@ -165,6 +165,15 @@ def test_a_step_is_saved_once(store):
     assert bits(store.restore("last", _state()).state) == bits(_state(1))
 
 
+def test_saving_asks_nobody_whether_to_stop(store, monkeypatch):
+    # JAX's service takes the number of each question for how far a process is: the loop's alone.
+    asked = []
+    service = "jax.experimental.multihost_utils.reached_preemption_sync_point"
+    monkeypatch.setattr(service, lambda number: asked.append(number))
+    _fill(store, 1)
+    assert asked == []
+
+
 def test_newer_ones_can_be_dropped_and_saved_again(store):
     _fill(store, 1, 2)
     store.drop_after(1)

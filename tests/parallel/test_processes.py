@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 # A run that lasts long enough to be disturbed, and saves often. Until a SIGTERM has come to all
 # processes, seconds pass.
-LONG: dict[str, Any] = {"epochs": 56, "every_steps": 2, "sleep": 0.15}
+LONG: dict[str, Any] = {"epochs": 40, "every_steps": 2, "sleep": 0.15}
 TIMEOUT = {"JAXNET_PEER_TIMEOUT": "4"}
 
 

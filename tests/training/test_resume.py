@@ -414,7 +414,7 @@ def test_killed_at_random_moments(tmp_path):
 
 @pytest.mark.slow
 def test_killed_while_it_saves_at_every_step(tmp_path):
-    _survives_kills(tmp_path, kills=12, seed=1, epochs=30, every_steps=1)
+    _survives_kills(tmp_path, kills=10, seed=1, epochs=30, every_steps=1)
 
 
 def test_one_kill(tmp_path):

@@ -10,9 +10,8 @@ import time
 import pytest
 
 from benchmarks import faults
-from benchmarks.disturbed import Job, Step, job_variables
+from benchmarks.disturbed import Job, Step
 from benchmarks.faults import FAULTS, LAUNCHER, End, Options, Restart, Row, cells
-from jaxnet.parallel.cluster import detect
 
 
 @pytest.fixture
@@ -79,13 +78,6 @@ def test_steps_that_are_taken_again(job):
     again = faults.restarted(job, disturb)
     assert again.lost == 3  # 5, 6 and 7
     assert again.seconds == pytest.approx(2, abs=1)
-
-
-def test_the_processes_of_a_job_find_each_other():
-    first, second = (detect(variables) for variables in job_variables(2))
-    assert first and second
-    assert first.coordinator == second.coordinator
-    assert (first.process, second.process, second.processes) == (0, 1, 2)
 
 
 def test_a_row_has_medians_and_ranges():

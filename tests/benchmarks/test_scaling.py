@@ -37,7 +37,7 @@ def test_settings_share_out_the_same_work():
     assert len(set(names)) == len(names)
 
 
-def test_processes_have_a_device_each(tmp_path):
+def test_each_setting_gets_its_devices_and_processes(tmp_path):
     strong, weak = [setting for setting in settings(OPTIONS) if setting.processes > 1]
     assert (strong.devices, strong.batch_size) == (2, 32)
     assert (weak.devices, weak.batch_size) == (2, 16)
@@ -46,6 +46,7 @@ def test_processes_have_a_device_each(tmp_path):
     (many,) = [s for s in settings(OPTIONS) if (s.kind, s.devices, s.processes) == ("weak", 4, 1)]
     assert many.contender(OPTIONS, tmp_path).processes == 1
     assert many.contender(OPTIONS, tmp_path).options["virtual"] == "4"
+    assert "virtual" not in many.contender(replace(OPTIONS, virtual=False), tmp_path).options
 
 
 @pytest.mark.parametrize("virtual", [True, False])

@@ -13,7 +13,7 @@ import pytest
 
 from jaxnet import losses, trees
 from jaxnet.errors import InputError, UsageError
-from jaxnet.training import Supervised, with_auxiliary
+from jaxnet.training import Supervised
 from models import VGG, AlexNet, CIFARResNet, GoogLeNet, ResNet, ViT
 from models.vit import SIZES
 from tests.models.helpers import drawn
@@ -93,7 +93,7 @@ def test_there_is_no_such_depth(model, words):
         shapes(model, 1, 32, 32, 3)
 
 
-# GoogLeNet isn't here, because it takes a minute to compile: tests/train/test_classify.py trains it.
+# Without GoogLeNet, which takes a minute to compile: tests/train/test_classify.py trains it.
 TINY = {
     "alexnet": (AlexNet(3, dense=(16,), dropout=0.0), 63),
     "vgg": (VGG(11, True, 3, width=4, dense=(16,), dropout=0.0), 32),
@@ -122,7 +122,7 @@ def test_a_step_lowers_the_loss_and_update_the_running_statistics(name):
     # So small a step that it goes down the gradient's own way: these are wild landscapes, with
     # batches of 6 normalised at a single pixel.
     optimizer = optax.sgd(3e-5)
-    task = with_auxiliary(Supervised(model, losses.cross_entropy, optimizer))
+    task = Supervised(model, losses.cross_entropy, optimizer)
     variables = drawn(model, batch["inputs"])
     params = variables.pop("params")
     shapes = jax.eval_shape(task.init, jax.random.key(0), batch)

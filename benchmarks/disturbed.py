@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.race import ROOT
+from benchmarks.race import ROOT, job_variables
 from benchmarks.two_hosts import ADDRESSES, PATH, Hosts
 
 # What doesn't happen within so many seconds never does.
@@ -162,21 +161,6 @@ def launched(folder: Path, processes: int, bound: float, options: Sequence[float
     own = [sys.executable, "-m", "jaxnet.launch", *words, "--logs", str(folder / "workers"), "--"]
     launcher = _start([*own, *_command(folder, options)], folder / "launcher.log", {})
     return Job(folder, processes, [launcher])
-
-
-def job_variables(processes: int) -> list[dict[str, str]]:
-    """What tells each process of a job on this machine where the others are."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    return [
-        {
-            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-            "JAX_NUM_PROCESSES": str(processes),
-            "JAX_PROCESS_ID": str(number),
-            "JAX_LOCAL_DEVICE_IDS": str(number),
-        }
-        for number in range(processes)
-    ]
 
 
 def _command(folder: Path, options: Sequence[float]) -> list[str]:

@@ -116,6 +116,9 @@ class Setting:
         if options.virtual:
             chosen["virtual"] = str(self.devices // self.processes)
             environment["JAX_PLATFORMS"] = "cpu"
+        if self.processes > 1:
+            # To wait long while others have their turn is no fault.
+            environment["JAXNET_PEER_TIMEOUT"] = "600"
         return Contender(self.name, "jaxnet", MODULE, chosen, environment, ("jax",), self.processes)
 
 

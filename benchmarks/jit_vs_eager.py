@@ -2,6 +2,8 @@
 
     python -m benchmarks.jit_vs_eager [--only Dense MLP ...] [--rounds 7]
 
+With `--only` the report keeps what was measured of the others on the same machine.
+
 Eager is the same function called without `jax.jit`: every operation is dispatched by itself, as in
 a notebook. (`jax.disable_jit` would also take apart what JAX compiles of its own accord, which
 nobody runs. It does compile the loop of a recurrent layer, anew at every eager call.)
@@ -13,8 +15,9 @@ its outputs, by its parameters.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -302,33 +305,49 @@ def main(options: Options) -> None:
     names = options.only or tuple(cases)
     chosen = {name: lookup(name, cases, "layer or model") for name in names}
     head = report.header("jit_vs_eager", "eager time / jit time")
-    results = [
-        result for name, case in chosen.items() for result in measure(name, case, options.rounds)
-    ]
+    head["device"] = jax.devices()[0].device_kind
+    results: list[Result] = []
+    for number, (name, case) in enumerate(chosen.items(), start=1):
+        results += measure(name, case, options.rounds)
+        print(f"jit_vs_eager: {name} done, {number} of {len(chosen)}", flush=True)
     show(results)
     print(report.caption(head))
-    panels: dict[str, dict[str, report.Bar]] = {}
-    for result in results:
-        bar = report.Bar(
-            median(result.speedups), min(result.speedups), max(result.speedups), result.kind
-        )
-        panels.setdefault(result.what, {})[result.name] = bar
     rows = [
-        {
-            "name": result.name,
-            "kind": result.kind,
-            "what": result.what,
-            "jit_seconds": result.jit,
-            "eager_seconds": result.eager,
-            "ratios": result.speedups,
-            "ratio": median(result.speedups),
-            "max_abs_difference": result.difference,
-        }
-        for result in results
+        *(row for row in earlier(head, options.out) if row["name"] not in chosen),
+        *map(_row, results),
     ]
-    report.write(
-        {**head, "device": jax.devices()[0].device_kind, "results": rows}, panels, options.out
-    )
+    rows.sort(key=lambda row: list(cases).index(row["name"]))
+    panels: dict[str, dict[str, report.Bar]] = {}
+    for row in rows:
+        bar = report.Bar(row["ratio"], min(row["ratios"]), max(row["ratios"]), row["kind"])
+        panels.setdefault(row["what"], {})[row["name"]] = bar
+    report.write({**head, "results": rows}, panels, options.out)
+
+
+def earlier(head: Mapping[str, Any], out: Path) -> list[dict[str, Any]]:
+    """The rows of an earlier report, if machine, device and versions were the same.
+
+    Each row is a race of its own, so that a part may be measured at another time.
+    """
+    file = out / "jit_vs_eager.json"
+    if not file.exists():
+        return []
+    found = json.loads(file.read_text())
+    same = all(found[key] == head[key] for key in ("machine", "device", "versions"))
+    return [row for row in found["results"] if same and row["name"] in LAYERS | MODELS]
+
+
+def _row(result: Result) -> dict[str, Any]:
+    return {
+        "name": result.name,
+        "kind": result.kind,
+        "what": result.what,
+        "jit_seconds": result.jit,
+        "eager_seconds": result.eager,
+        "ratios": result.speedups,
+        "ratio": median(result.speedups),
+        "max_abs_difference": result.difference,
+    }
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from benchmarks import jit_vs_eager
-from benchmarks.jit_vs_eager import LAYERS, MODELS, measure
+from benchmarks.jit_vs_eager import LAYERS, MODELS, Options, measure
 
 
 @pytest.mark.slow
@@ -25,3 +27,20 @@ def test_jit_and_eager_give_the_same_numbers(name, monkeypatch):
 def test_the_difference_is_the_largest_of_all_results():
     first = {"a": [1.0, 2.0], "b": 3.0}
     assert jit_vs_eager._difference(first, {"a": [1.0, 2.5], "b": 3.25}) == 0.5
+
+
+def test_a_part_keeps_the_others_of_the_same_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(jit_vs_eager, "SECONDS", 0.0)
+
+    def measured(name: str) -> list[str]:
+        jit_vs_eager.main(Options(only=(name,), rounds=1, out=tmp_path))
+        report = json.loads((tmp_path / "jit_vs_eager.json").read_text())
+        return [row["name"] for row in report["results"]]
+
+    assert measured("Dropout") == 2 * ["Dropout"]
+    assert measured("Dense") == [*2 * ["Dense"], *2 * ["Dropout"]]
+    assert measured("Dense") == [*2 * ["Dense"], *2 * ["Dropout"]]
+    file = tmp_path / "jit_vs_eager.json"
+    report = json.loads(file.read_text())
+    file.write_text(json.dumps({**report, "versions": {"jax": "0.1"}}))
+    assert measured("Dense") == 2 * ["Dense"]

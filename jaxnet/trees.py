@@ -32,6 +32,16 @@ def paths(tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda keys, _: _path(keys), tree)
 
 
+def named(tree: Any) -> dict[str, Any]:
+    """The leaves by their paths.
+
+    Example:
+        >>> named({"Dense_0": {"bias": 0.0, "kernel": 1.0}})
+        {'Dense_0/bias': 0.0, 'Dense_0/kernel': 1.0}
+    """
+    return {_path(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def matches(pattern: str, path: str) -> bool:
     """Whether `pattern` matches the whole of `path`.
 
@@ -146,9 +156,9 @@ def _shape_dtype(leaf: Any) -> tuple[tuple[int, ...], Any]:
 
 def _described(tree: Any) -> dict[str, str]:
     described = {}
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    for path, leaf in named(tree).items():
         shape, dtype = _shape_dtype(leaf)
-        described[_path(keys)] = f"{dtype}[{','.join(map(str, shape))}]"
+        described[path] = f"{dtype}[{','.join(map(str, shape))}]"
     return described
 
 

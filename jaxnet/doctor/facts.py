@@ -366,5 +366,12 @@ def _chosen(environ: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str
 
 
 def _existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that exists."""
-    return next(each for each in (path, *path.parents) if each.exists())
+    """The path, or the nearest folder above it that exists and may be looked at."""
+
+    def there(each: Path) -> bool:
+        try:
+            return each.exists()
+        except OSError:
+            return False
+
+    return next(each for each in (path, *path.parents) if there(each))

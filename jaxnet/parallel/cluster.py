@@ -60,10 +60,12 @@ class Cluster:
                 f"{self.launcher}: expected a process from 0 to {self.processes - 1}, as there are "
                 f"{self.processes}, got {self.process}"
             )
-        if min(self.hosts or 1, self.processes) > 1 and is_loopback(self.coordinator[0]):
+        # A launcher that doesn't count the hosts may still say that not all processes are on one.
+        several = (self.hosts or 1) > 1 or (self.local_processes or self.processes) < self.processes
+        if several and self.processes > 1 and is_loopback(self.coordinator[0]):
             raise UsageError(
                 f"{self.launcher}: the coordinator's address is {self.coordinator[0]}, which on "
-                f"each of the {self.hosts} hosts means the host itself. Set "
+                f"each of the {self.hosts or 'several'} hosts means the host itself. Set "
                 "JAX_COORDINATOR_ADDRESS=HOST:PORT to an address of process 0's host that all "
                 "others reach"
             )
@@ -168,8 +170,9 @@ def _slurm(environ: Environ) -> Cluster | None:
         job = f"{environ.get('SLURM_JOB_ID', '')}.{environ['SLURM_STEP_ID']}"
         return "127.0.0.1" if hosts == 1 else first_node(nodes), _port(job)
 
-    tasks = re.match(r"\d+", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
-    local = processes if hosts == 1 else tasks and int(tasks[0])
+    tasks = _tasks_per_node(environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    node = maybe_number(environ, "SLURM_NODEID") or 0
+    local = processes if hosts == 1 else tasks[node] if node < len(tasks) else None
     return _started(
         environ,
         "srun",
@@ -256,6 +259,12 @@ def _own_devices(
     if share < 1:
         return None
     return tuple(range(int(local_process * share), int((local_process + 1) * share)))
+
+
+def _tasks_per_node(text: str) -> list[int]:
+    """SLURM's "2(x3),1" as [2, 2, 2, 1]."""
+    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
+    return [int(tasks) for tasks, nodes in found for _ in range(int(nodes or 1))]
 
 
 def first_node(nodes: str) -> str:

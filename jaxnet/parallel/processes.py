@@ -54,6 +54,21 @@ def from_first(look: Callable[[], JSON]) -> JSON:
     return json.loads(np.asarray(heard)[:length].tobytes())
 
 
+def where(here: bool) -> list[int]:
+    """The processes in which something is so; all processes have to call this.
+
+    Example:
+        >>> where(True), where(False)
+        ([0], [])
+    """
+    if not several():
+        return [0] if here else []
+    from jax.experimental import multihost_utils
+
+    said = np.asarray(multihost_utils.process_allgather(np.int32(here)))
+    return np.flatnonzero(said).tolist()
+
+
 def on_host(arrays: PyTree) -> PyTree:
     """All of each array as numpy arrays, wherever its parts lie; all processes have to call this.
 

@@ -24,6 +24,7 @@ from jaxnet.errors import PeerError
 MOST_BYTES = 1 << 16
 # How often to try to reach process 0, which may start later.
 RETRY_SECONDS = 0.1
+CONNECT_SECONDS = 1.0
 # From here on, process 0 says for whom it is waiting.
 PATIENT_SECONDS = 10.0
 
@@ -176,7 +177,13 @@ def _answer(
     where = f"{address[0]}:{address[1]}"
     # Process 0 waits as long as this one, and knows better who is missing.
     while time.monotonic() < deadline + PATIENT_SECONDS:
-        messages = line.receive()
+        try:
+            messages = line.receive()
+        except ValueError:
+            raise PeerError(
+                f"{me}: what answers at {where} isn't process 0 of this job. Another program "
+                "listens there: choose another port, with JAX_COORDINATOR_ADDRESS=HOST:PORT"
+            ) from None
         if messages is None:
             raise PeerError(f"{me}: process 0 at {where} ended before all processes had come")
         for message in messages:
@@ -193,7 +200,7 @@ def _connect(
 ) -> socket.socket:
     while True:
         try:
-            return socket.create_connection(address, timeout=max(1.0, RETRY_SECONDS))
+            return socket.create_connection(address, timeout=CONNECT_SECONDS)
         except OSError as error:
             if time.monotonic() > deadline:
                 host, port = address

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,9 +154,9 @@ class RunWriter(Callback):
         self._history.write_csv(self.folder / "history.csv")
 
 
-def _line(row: Row) -> str:
+def _line(row: Mapping[str, float | None]) -> str:
     # JSON has no NaN: a diverged metric is null, which every reader takes.
-    values = {k: v if math.isfinite(v) else None for k, v in row.items()}
+    values = {k: v if v is not None and math.isfinite(v) else None for k, v in row.items()}
     return json.dumps(values) + "\n"
 
 

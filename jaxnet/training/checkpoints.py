@@ -13,6 +13,7 @@ import logging
 import sys
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -49,7 +50,7 @@ class Checkpoints:
 
     Attributes:
         folder: a folder of its own for one run's checkpoints, a sub-folder for each step.
-        keep: how many of the newest steps to keep, besides the best one.
+        keep: how many of the newest steps to keep, and with each the one that was the best by then.
         every_steps: save this often within an epoch too.
         min_seconds: the end of an epoch is saved unless the last save is younger than this, so that
             short epochs don't spend their time on the disk; the end of the run always is, and so is
@@ -100,11 +101,9 @@ class CheckpointStore:
     folder: Path
     keep: int
     _saving: int | None = field(default=None, init=False)
-    _best: int = field(default=-1, init=False)
 
-    @property
     def steps(self) -> list[int]:
-        """The steps that are saved, oldest first, as process 0 finds them."""
+        """The steps that are saved, oldest first, as process 0 finds them; all must call this."""
         return processes.from_first(self._listed)
 
     def _listed(self) -> list[int]:
@@ -120,7 +119,7 @@ class CheckpointStore:
                 a step's state is determined by the run.
             state: on the host when this returns, so that the caller may donate it.
             progress: what else to keep, as JSON values.
-            best_step: the step that must stay, or -1.
+            best_step: the step that must stay as long as this one does, or -1.
 
         Raises:
             CheckpointError: this or the previous checkpoint can't be written.
@@ -128,15 +127,13 @@ class CheckpointStore:
         import orbax.checkpoint as ocp
 
         self.finish()
-        self._best = best_step
-        if step in self.steps:
-            self._drop_old()
+        if step in self.steps():
             return
         plain = _plain(state)
         self._saving = step
-        described = {"tree": _describe(plain), "progress": progress}
+        noted = _Noted(_describe(plain), progress, best_step)
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(plain), progress=ocp.args.JsonSave(described)
+            state=ocp.args.StandardSave(plain), progress=ocp.args.JsonSave(noted._asdict())
         )
         try:
             self._manager.save(step, args=items, force=True)
@@ -171,10 +168,9 @@ class CheckpointStore:
         Raises:
             CheckpointError: the checkpoint is of another model, or none can be read.
         """
-        steps = self.steps
         if slot == "best":
             last = self.restore("last", like)
-            best = -1 if last is None else int(last.progress["stopping"]["best_step"])
+            best = -1 if last is None else processes.from_first(lambda: self._best_at(last.step))
             return last if last is None or best in (-1, last.step) else self.restore(best, like)
         if slot != "last":
             try:
@@ -182,7 +178,7 @@ class CheckpointStore:
             except _Unreadable as error:
                 raise CheckpointError(f"{error}. {_START_AGAIN}") from error
         problems: list[str] = []
-        for step in reversed(steps):
+        for step in reversed(self.steps()):
             try:
                 restored = self._read(step, like)
             except _Unreadable as error:
@@ -199,12 +195,15 @@ class CheckpointStore:
 
     def drop_after(self, step: int) -> None:
         """Forget the checkpoints newer than `step`, which could not be read or aren't wanted."""
-        for newer in [s for s in self.steps if s > step]:
+        for newer in [s for s in self.steps() if s > step]:
             self._manager.delete(newer)
 
     def close(self) -> None:
-        """Finish what is under way and let Orbax's threads go."""
-        self.finish()
+        """Wait for what is under way and let Orbax's threads go.
+
+        Unlike `finish` it asks nothing of other processes, which after an error in this one may be
+        at anything.
+        """
         if "_manager" in self.__dict__:
             self._manager.close()
             del self.__dict__["_manager"]
@@ -235,15 +234,11 @@ class CheckpointStore:
         import orbax.checkpoint as ocp
 
         folder = self.folder / str(step)
-        # What one process can't read, none restores.
         if problem := processes.from_first(lambda: _damage(folder)):
             raise _Unreadable(problem)
-        try:
-            progress = json.loads((folder / "progress" / "metadata").read_text())
-            saved = _from_description(progress["tree"])
-        except (OSError, ValueError, KeyError) as error:
-            raise _Unreadable(f"{folder / 'progress' / 'metadata'}: {error}") from error
-        target = _abstract(like)
+        with _read_by_all(folder):
+            noted = _noted(folder)
+        target, saved = _abstract(like), _from_description(noted.tree)
         differences = trees.differences(_from_description(_describe(target)), saved)
         if differences:
             raise CheckpointError(
@@ -252,12 +247,13 @@ class CheckpointStore:
                 + "\nUse the configuration that it was made with, another folder, or --no-resume "
                 "(resume=False)."
             )
-        try:
-            items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-            state = self._manager.restore(step, args=items)["state"]
-        except Exception as error:
-            raise _Unreadable(f"{_file_in(str(error), folder)}: {_brief(error)}") from error
-        return Restored(step, _typed(state, like), progress["progress"])
+        with _read_by_all(folder):
+            try:
+                items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+                state = self._manager.restore(step, args=items)["state"]
+            except Exception as error:
+                raise _Unreadable(f"{_file_in(str(error), folder)}: {_brief(error)}") from error
+        return Restored(step, _typed(state, like), noted.progress)
 
     def _write_inventory(self) -> None:
         """Note length and checksum of each file, so that damage is found and named.
@@ -273,11 +269,22 @@ class CheckpointStore:
         write_json(folder / _INVENTORY, inventory)
 
     def _drop_old(self) -> None:
-        """Keep the newest few and the best."""
-        steps = self.steps
-        for step in steps[: -self.keep]:
-            if step != self._best:
-                self._manager.delete(step)
+        """Keep the newest few, and what was the best one at each: each is enough to go on from."""
+        for step in processes.from_first(self._superfluous):
+            self._manager.delete(step)
+
+    def _superfluous(self) -> list[int]:
+        steps = self._listed()
+        kept = steps[-self.keep :]
+        best = {self._best_at(step) for step in kept}
+        return [step for step in steps[: -self.keep] if step not in best]
+
+    def _best_at(self, step: int) -> int:
+        """The best step when this one was saved; -1 where that isn't known."""
+        try:
+            return _noted(self.folder / str(step)).best_step
+        except _Unreadable:
+            return -1
 
     def _cant_write(self, step: int, error: Exception) -> CheckpointError:
         good = [s for s in self._listed() if s != step]
@@ -300,8 +307,7 @@ def read_arrays(folder: Path, step: int) -> dict[str, np.ndarray]:
 
     with ocp.StandardCheckpointer() as checkpointer:
         tree = checkpointer.restore(Path(folder).absolute() / str(step) / "state")
-    named = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(x) for p, x in named}
+    return {path: np.asarray(leaf) for path, leaf in trees.named(tree).items()}
 
 
 @cache
@@ -324,6 +330,37 @@ def _ignore_echoes() -> None:
 
 class _Unreadable(CheckpointError):
     """A checkpoint that is damaged; the message names the file."""
+
+
+@contextmanager
+def _read_by_all(folder: Path) -> Iterator[None]:
+    """What one process can't read, none restores."""
+    problem = None
+    try:
+        yield
+    except _Unreadable as error:
+        problem = error
+    failed = processes.where(problem is not None)
+    if problem is None and failed:
+        problem = _Unreadable(f"{folder}: process {failed[0]} can't read it")
+    if problem is not None:
+        raise problem
+
+
+class _Noted(NamedTuple):
+    """What a checkpoint says of itself besides the state."""
+
+    tree: Mapping[str, list[Any]]
+    progress: Mapping[str, Any]
+    best_step: int
+
+
+def _noted(folder: Path) -> _Noted:
+    file = folder / "progress" / "metadata"
+    try:
+        return _Noted(**json.loads(file.read_text()))
+    except (OSError, TypeError, ValueError) as error:
+        raise _Unreadable(f"{file}: {error}") from error
 
 
 def _damage(folder: Path) -> str | None:
@@ -390,11 +427,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _describe(tree: PyTree) -> dict[str, list[Any]]:
-    named = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): [leaf.dtype.name, list(leaf.shape)]
-        for path, leaf in named
-    }
+    return {path: [leaf.dtype.name, list(leaf.shape)] for path, leaf in trees.named(tree).items()}
 
 
 def _from_description(described: Mapping[str, list[Any]]) -> dict[str, jax.ShapeDtypeStruct]:

@@ -21,7 +21,7 @@ from jaxnet.data.pipeline import (
 )
 from jaxnet.data.sources import InputsOnly, Source
 from jaxnet.errors import InputError
-from jaxnet.training.history import add_steps, computed
+from jaxnet.training.history import add_steps, as_metrics, computed
 from jaxnet.training.programs import Programs
 
 PyTree = Any
@@ -113,13 +113,11 @@ class Evaluator:
         self, state: PyTree, stretches: Iterable[Stretch], prefix: str = ""
     ) -> dict[str, Any]:
         """The metrics over all stretches, their names with `prefix` before them."""
-        total, structure = None, None
+        total, sums = None, None
         for feed, count in stretches:
-            sums = self.programs.evaluate(state, feed, count)
-            structure = jax.tree.structure(sums)
-            leaves = jax.device_get(jax.tree.leaves(sums))
-            total = add_steps(total, [leaf[None] for leaf in leaves])
-        return {} if total is None else computed(jax.tree.unflatten(structure, total), prefix)
+            sums = jax.device_get(self.programs.evaluate(state, feed, count))
+            total = add_steps(total, jax.tree.map(lambda leaf: leaf[None], sums))
+        return {} if total is None else computed(as_metrics(total, sums), prefix)
 
     def predict(self, state: PyTree, inputs: Any) -> PyTree:
         """The outputs for `inputs`, (n, ...) or a dataset of n, as numpy arrays with n rows."""

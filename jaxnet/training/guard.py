@@ -20,6 +20,8 @@ from jaxnet.training.state import PyTree, select
 from jaxnet.training.task import HALT, Batch, GradientTask, Metrics, Task
 
 NonfinitePolicy = Literal["stop", "skip", "raise"]
+# Why training ends, by policy.
+NONFINITE = {"stop": "nonfinite", "raise": "nonfinite_error"}
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def guard_nonfinite(task: Task[Any], policy: NonfinitePolicy) -> Task[Any]:
         )
     if policy == "skip":
         return _SkipNonfinite(task)
-    return _HaltOnNonfinite(task, HALT + ("nonfinite" if policy == "stop" else "nonfinite_error"))
+    return _HaltOnNonfinite(task, HALT + NONFINITE[policy])
 
 
 def _still_finite(new: PyTree, old: PyTree) -> jax.Array:

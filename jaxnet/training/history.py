@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
+from jaxnet import trees
 from jaxnet.files import write_atomically
 
 PyTree = Any
@@ -63,24 +65,30 @@ class History:
         plot_curves(self, path, best_step)
 
 
-Leaves = Sequence[np.ndarray]
+Sums = Mapping[str, np.ndarray]
 
 
-def add_steps(total: Leaves | None, steps: Leaves) -> Leaves:
+def add_steps(total: Sums | None, steps: PyTree) -> Sums:
     """Add what each of some steps measured to running sums, in float64.
 
     The sums are taken strictly step by step, so that they don't depend on where stretches end.
 
     Args:
-        total: the sums so far, one array for each leaf of the metrics; None is zero.
-        steps: the same leaves with the step as leading axis.
+        total: the sums so far, by the paths of the metrics' leaves; None is zero.
+        steps: metrics on the host, with the step as leading axis.
     """
-    leaves = [np.asarray(leaf, np.float64) for leaf in steps]
-    total = [np.zeros(leaf.shape[1:]) for leaf in leaves] if total is None else total
-    return [
-        np.add.accumulate(np.concatenate([sum_[None], leaf]), axis=0)[-1]
-        for sum_, leaf in zip(total, leaves, strict=True)
-    ]
+    leaves = {path: np.asarray(leaf, np.float64) for path, leaf in trees.named(steps).items()}
+    if total is None:
+        total = {path: np.zeros(leaf.shape[1:]) for path, leaf in leaves.items()}
+    return {
+        path: np.add.accumulate(np.concatenate([total[path][None], leaf]), axis=0)[-1]
+        for path, leaf in leaves.items()
+    }
+
+
+def as_metrics(sums: Sums, like: PyTree) -> PyTree:
+    """Sums by path as the metrics that they are of."""
+    return jax.tree.map(sums.__getitem__, trees.paths(like))
 
 
 def computed(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,7 +27,7 @@ from jaxnet.parallel import processes
 from jaxnet.training.callbacks import Callback, Plan
 from jaxnet.training.checkpoints import CheckpointStore
 from jaxnet.training.early_stopping import EarlyStopping
-from jaxnet.training.history import add_steps, computed, scalars
+from jaxnet.training.history import add_steps, as_metrics, computed, scalars
 from jaxnet.training.pace import Pace, pace
 from jaxnet.training.preemption import Preemption
 from jaxnet.training.programs import Log, Programs, halt_names, halt_reason, without_halts
@@ -41,7 +42,8 @@ class Halt:
 
     Attributes:
         reason: the metric `halt/REASON` that the step reported.
-        step: the number of good steps before it; the state is the one after them.
+        step: the number of steps before it. With a task that has `sound` the state is the one after
+            these, and otherwise the one that this step gave.
         batch: the batch that the step was given.
     """
 
@@ -173,16 +175,14 @@ class Loop:
         self.pace = pace(lambda: self.clock.pace, progress.step)
         epochs = -(-self.steps // self.train.steps)
         plan = Plan(epochs, self.train.steps, self.steps, progress.step, progress.history)
-        for callback in self._told:
-            callback.on_start(plan)
         reason = "error"
-        try:
-            with self.preemption:
-                state, progress, reason = self._epochs(state, progress)
-        finally:
-            self.pace.close()
+        with ExitStack() as ends:
             for callback in self._told:
-                callback.on_stop(reason)
+                callback.on_start(plan)
+                ends.callback(lambda told=callback: told.on_stop(reason))
+            ends.callback(self.pace.close)
+            ends.enter_context(self.preemption)
+            state, progress, reason = self._epochs(state, progress)
         return state, progress, reason
 
     def _epochs(self, state: PyTree, progress: Progress) -> tuple[PyTree, Progress, str]:
@@ -243,14 +243,14 @@ class Loop:
         """Wait for what a stretch measured, and count its steps (or the first `steps`) as done."""
         if log is None:
             return progress
-        leaves = [leaf[:steps] for leaf in jax.tree.leaves(log.fetch())]
-        taken = len(leaves[0])
+        measured = jax.tree.map(lambda leaf: leaf[:steps], log.fetch())
+        taken = len(jax.tree.leaves(measured)[0])
         self.clock.done(taken)
         progress = replace(
             progress,
             position=progress.position + taken,
             step=progress.step + taken,
-            sums=add_steps(progress.sums, leaves),
+            sums=add_steps(progress.sums, without_halts(measured)),
         )
         for callback in self._told:
             callback.on_stretch(progress.step, self._measured(progress).get("loss"))
@@ -259,10 +259,10 @@ class Loop:
     def _halted(
         self, before: PyTree, state: PyTree, feed: Any, log: Log, progress: Progress
     ) -> tuple[PyTree, Progress] | None:
-        """State and progress before the step that ended training, if one of the stretch did."""
+        """State and progress to end with, if a step of the stretch ended training."""
         metrics = log.fetch()
         reason = halt_reason(metrics)
-        good = len(jax.tree.leaves(metrics)[0]) - (reason is not None)
+        taken = kept = len(jax.tree.leaves(metrics)[0])
         sound = self.programs.sound
         if sound and (reason or not sound(before, state)):
             reason = reason or halt_names(self.metrics)[0]
@@ -271,11 +271,12 @@ class Loop:
                 start = self.programs.copy(before)
                 return self.programs.train(progress.form, start, feed, steps)[0]
 
-            state, good = _rewound(before, again, sound, good)
+            state, kept = _rewound(before, again, sound, taken - (halt_reason(metrics) is not None))
         if reason is None:
             return None
-        self.halt = Halt(reason, progress.step + good, processes.on_host(feed.batch(good)))
-        return state, self._collect(log, progress, good)
+        halting = min(kept, taken - 1)
+        self.halt = Halt(reason, progress.step + halting, processes.on_host(feed.batch(halting)))
+        return state, self._collect(log, progress, kept)
 
     def _judge(self, state: PyTree, progress: Progress) -> tuple[PyTree, Progress]:
         """The end of an epoch: evaluate, and let the task and early stopping judge."""
@@ -337,11 +338,12 @@ class Loop:
         """The means over the epoch so far."""
         if progress.sums is None:
             return {}
-        metrics = jax.tree.unflatten(jax.tree.structure(self.metrics), progress.sums)
-        return scalars(computed(without_halts(metrics)))
+        return scalars(computed(as_metrics(progress.sums, without_halts(self.metrics))))
 
     def _due(self) -> bool:
         """Whether the end of an epoch has to be saved."""
+        if self.store is None:
+            return False
         waited = time.perf_counter() - self._saved_at
         return processes.from_first(lambda: waited >= self.save_seconds)
 

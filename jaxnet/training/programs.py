@@ -82,7 +82,6 @@ class Programs:
     layout: Layout = Layout()
     compiles: Compiles = field(default_factory=Compiles)
     _forms: dict[str, Form] = field(default_factory=dict, init=False, repr=False)
-    _made: dict[str, Callable[..., Any]] = field(default_factory=dict, init=False, repr=False)
     _used: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -122,21 +121,21 @@ class Programs:
 
     def init(self, key: jax.Array, batch: PyTree) -> PyTree:
         """A new state, each part of it made on its device; of the batch only shapes matter."""
-        if "init" not in self._made:
-            options: dict[str, Any] = {}
-            if self.on_mesh:
-                options["out_shardings"] = self.on_mesh.state(self.state(key, batch))
-            self._made["init"] = self._init_program(**options)
-        with self._ambient():
-            return self._made["init"](key, batch)
+        return self._initialise(key, batch)
 
-    def _init_program(self, **options: Any) -> Callable[[jax.Array, PyTree], PyTree]:
+    @cached_property
+    def _initialise(self) -> Callable[[jax.Array, PyTree], PyTree]:
         def init(key: jax.Array, batch: PyTree) -> PyTree:
             self.compiles.record("initialisation", batch)
             return self._init(key, batch)
 
-        options["compiler_options"] = _INIT_OPTIONS.get(jax.default_backend())
-        return jax.jit(init, **options)
+        def options(key: jax.Array, batch: PyTree) -> dict[str, Any]:
+            chosen: dict[str, Any] = {"compiler_options": _INIT_OPTIONS.get(jax.default_backend())}
+            if self.on_mesh:
+                chosen["out_shardings"] = self.on_mesh.state(self.state(key, batch))
+            return chosen
+
+        return self._jitted_later(init, options)
 
     def state(self, key: jax.Array, batch: PyTree) -> PyTree:
         """The state that `init` gives, as shapes, on many devices with how they lie.
@@ -207,7 +206,7 @@ class Programs:
     def train(self, form: Form, state: PyTree, feed: Any, count: int) -> tuple[PyTree, Log]:
         """Take `count` steps from `feed`. The state is donated: go on with the returned one.
 
-        A step that halts training is the last one taken, and doesn't change the state.
+        A step that halts training is the last one taken.
         """
         if self.on_mesh:
             feed = self.on_mesh.feed(feed)
@@ -361,13 +360,23 @@ class Programs:
         if on_mesh is None:
             return jax.jit(function, **options)
 
-        def run(state: PyTree, *arguments: PyTree) -> Any:
-            if function.__name__ not in self._made:
-                same = jax.tree.map(lambda leaf: leaf.sharding, state)
-                lies = gives(same, on_mesh.everywhere)
-                self._made[function.__name__] = jax.jit(function, out_shardings=lies, **options)
+        def placed(state: PyTree, *_: PyTree) -> dict[str, Any]:
+            same = jax.tree.map(lambda leaf: leaf.sharding, state)
+            return {"out_shardings": gives(same, on_mesh.everywhere), **options}
+
+        return self._jitted_later(function, placed)
+
+    def _jitted_later(
+        self, function: Callable[..., Any], options: Callable[..., dict[str, Any]]
+    ) -> Callable[..., Any]:
+        """A program whose options, of `jax.jit`, come from the arguments of its first call."""
+        program = None
+
+        def run(*arguments: PyTree) -> Any:
+            nonlocal program
+            program = program or jax.jit(function, **options(*arguments))
             with self._ambient():
-                return self._made[function.__name__](state, *arguments)
+                return program(*arguments)
 
         return run
 

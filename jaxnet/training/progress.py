@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from jaxnet.training.early_stopping import Stopping
-from jaxnet.training.history import History
+from jaxnet.training.history import History, Sums
 from jaxnet.training.programs import Form
 
 
@@ -25,7 +25,7 @@ class Progress:
         epoch: whole epochs done.
         position: steps done in the epoch under way.
         step: steps done in all.
-        sums: the sums of the metrics over the epoch under way, a nested list a leaf.
+        sums: the sums of the metrics over the epoch under way, by the paths of their leaves.
         history: the epochs so far.
         stopping: what early stopping remembers.
         seconds: the time spent, over all resumes.
@@ -38,14 +38,14 @@ class Progress:
     epoch: int = 0
     position: int = 0
     step: int = 0
-    sums: Sequence[Any] | None = None
+    sums: Sums | None = None
     history: History = History()
     stopping: Stopping = Stopping()
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """The values as JSON can hold them; floats survive exactly."""
-        sums = None if self.sums is None else [np.asarray(s).tolist() for s in self.sums]
+        sums = self.sums and {path: np.asarray(s).tolist() for path, s in self.sums.items()}
         plain = {"sums": sums, "history": [dict(row) for row in self.history.rows]}
         return {**self.__dict__, **plain, "stopping": asdict(self.stopping)}
 
@@ -56,7 +56,7 @@ class Progress:
         return Progress(
             **{
                 **values,
-                "sums": None if sums is None else [np.asarray(s, np.float64) for s in sums],
+                "sums": sums and {path: np.asarray(s, np.float64) for path, s in sums.items()},
                 "history": History(tuple(values["history"])),
                 "stopping": Stopping(**values["stopping"]),
             }

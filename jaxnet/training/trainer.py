@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import jax
 import numpy as np
 
+from jaxnet import trees
 from jaxnet.data.arrays import Arrays
 from jaxnet.data.pipeline import ArrayPipeline, Pipeline, Placement, pipeline
 from jaxnet.errors import NonFiniteError, UsageError
@@ -24,8 +25,9 @@ from jaxnet.training.callbacks import Callback, ProgressBar
 from jaxnet.training.checkpoints import Checkpoints, CheckpointStore
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.evaluation import Data, Evaluator
+from jaxnet.training.guard import NONFINITE
 from jaxnet.training.history import History, computed, scalars
-from jaxnet.training.loop import Halt, Loop
+from jaxnet.training.loop import Clock, Halt, Loop
 from jaxnet.training.norms import layer_order
 from jaxnet.training.programs import Programs, StepsPerDispatch, without_halts
 from jaxnet.training.progress import Progress
@@ -83,7 +85,7 @@ class FitResult:
         seconds: the time spent, over all resumes.
         samples_per_second: training examples a second in this process, without compiling.
         data_wait_share: the share of the training time spent waiting for data, from 0 to 1.
-        seconds_to_first_step: from the call of `fit` to the end of the first step.
+        seconds_to_first_step: from the call of `fit` to the end of the first stretch of steps.
     """
 
     state: PyTree
@@ -178,8 +180,10 @@ class Trainer:
             UsageError: an impossible number, or a metric to watch that isn't measured.
             NonFiniteError: a step wasn't finite, under `guard_nonfinite(task, "raise")`.
         """
+        clock, told = Clock(), set(self.programs.compiles.repeated())
         _check_whole(1, epochs=epochs, steps=steps, batch_size=batch_size)
         _check_whole(0, seed=seed)
+        seed, batch_size = int(seed), int(batch_size)  # NumPy's numbers are none that JSON holds
         _check_processes(self.layout)
         train = self._pipeline(train, batch_size)
         wanted, end = _planned_steps(train, epochs, steps)
@@ -193,7 +197,7 @@ class Trainer:
         start, forms = Progress(seed, batch_size, train.examples, form="loop"), self.programs.forms
         store = self.checkpoints.open() if self.checkpoints else None
         try:
-            first = _resumed(store, forms.plain_shapes(shapes), start, resume)
+            first = _resumed(store, forms.plain_shapes(shapes), start, metrics, resume)
             if first is not None:
                 first = forms.put(first[0]), first[1]
             else:
@@ -212,6 +216,7 @@ class Trainer:
                 callbacks=self._watchers(),
                 steps=wanted,
                 end=end,
+                clock=clock,
             )
             state, progress, reason = loop.run(*first)
             state = forms.to_plain(state)
@@ -221,8 +226,9 @@ class Trainer:
         finally:
             if store:
                 store.close()
-        for line in self.programs.compiles.repeated():
-            log.warning("%s. Each compile costs seconds: keep shapes and types the same.", line)
+        for line in dict.fromkeys(self.programs.compiles.repeated()):
+            if line not in told:
+                log.warning("%s. Each compile costs seconds: keep shapes and types the same.", line)
         return self._result(loop, state, progress, reason)
 
     def evaluate(self, state: PyTree, data: Data) -> dict[str, Any]:
@@ -306,16 +312,16 @@ class Trainer:
     def _explain(self, halt: Halt, state: PyTree) -> None:
         """Say what went wrong in the step that ended training, and keep its batch."""
         diagnose = getattr(self.task, "diagnose", None)
-        message = f"training ended before step {halt.step + 1}: {halt.reason}"
-        if diagnose:
+        message = f"step {halt.step + 1} ended training: {halt.reason}"
+        if diagnose and halt.reason in NONFINITE.values():
             message += f", {diagnose(state, halt.batch)}"
         if self.checkpoints:
             file = Path(self.checkpoints.folder).parent / f"halted_step_{halt.step + 1}.npz"
             if processes.is_first():
                 with write_atomically(file, "wb") as opened:
                     np.savez(opened, **halt.batch)
-            message += f". The batch is kept in {file}, the state before it in the last checkpoint"
-        if halt.reason == "nonfinite_error":
+            message += f". Its batch is kept in {file}, the state in the last checkpoint"
+        if halt.reason == NONFINITE["raise"]:
             raise NonFiniteError(message)
         log.warning("%s.", message)
 
@@ -377,7 +383,7 @@ def _columns(metrics: PyTree, prefix: str = "") -> list[str]:
 
 
 def _resumed(
-    store: CheckpointStore | None, shapes: PyTree, start: Progress, resume: bool
+    store: CheckpointStore | None, shapes: PyTree, start: Progress, metrics: PyTree, resume: bool
 ) -> tuple[PyTree, Progress] | None:
     """State and progress of the newest good checkpoint, if there is one to go on from."""
     if store is None:
@@ -394,6 +400,13 @@ def _resumed(
                 f"{store.folder}: this run was begun with {name} {before}, and now it is {now}. "
                 "Exact resume needs the same; take another folder, or resume=False (--no-resume)."
             )
+    measured = trees.named(without_halts(metrics)).keys()
+    if progress.sums is not None and (others := measured ^ progress.sums.keys()):
+        raise UsageError(
+            f"{store.folder}: this run was saved within an epoch, and by then it did not measure "
+            f"the same as now: {', '.join(sorted(others))} were measured only before or only now. "
+            "Take the same metrics, another folder, or resume=False (--no-resume)."
+        )
     log.info("going on from step %d", progress.step)
     return restored.state, progress
 

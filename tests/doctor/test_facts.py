@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -111,6 +112,17 @@ def test_the_disk_is_left_as_it_was(tmp_path, monkeypatch):
     full = shutil.disk_usage(tmp_path)._replace(free=2**20)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
     assert Disk.gather(tmp_path).speed is None
+
+
+def test_a_folder_that_may_not_be_looked_into(tmp_path, monkeypatch):
+    def refuse(path):
+        if path.name == "mine":
+            raise PermissionError(13, "Permission denied", str(path))
+        return os.path.exists(path)
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    monkeypatch.setattr(facts, "PROBE_BYTES", 2**20)
+    assert Disk.gather(tmp_path / "mine").error is None
 
 
 def test_launchers():

@@ -83,6 +83,17 @@ def test_slurm():
     assert found({**SLURM, "SLURM_STEP_ID": "1"}).coordinator != cluster.coordinator
 
 
+@pytest.mark.parametrize(
+    ("tasks", "node", "local"),
+    [("2,4", 0, 2), ("2,4", 1, 4), ("2(x3),1", 2, 2), ("2(x3),1", 3, 1)],
+)
+def test_slurm_may_start_more_on_one_node(tasks, node, local):
+    environ = {**SLURM, "SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_NODEID": str(node)}
+    assert found(environ).local_processes == local
+    shared = {**environ, "SLURM_LOCALID": str(local - 1), "CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+    assert (found(shared).local_devices or (3,))[-1] == 3
+
+
 def test_slurm_without_a_step_is_alone():
     """The script of sbatch has the job's variables too, and is one process."""
     batch = {name: value for name, value in SLURM.items() if "STEP" not in name}
@@ -171,6 +182,12 @@ def test_a_loopback_coordinator_of_several_hosts_is_refused(host):
     with pytest.raises(UsageError, match=r"each of the 2 hosts means the host itself"):
         detect({**TORCHRUN, "MASTER_ADDR": host})
     assert found({**TORCHRUN, "MASTER_ADDR": host, "LOCAL_WORLD_SIZE": "8"}).hosts == 1
+    # mpirun doesn't count the hosts; but not all processes are on this one.
+    address = {"JAX_COORDINATOR_ADDRESS": f"[{host}]:1234"}
+    with pytest.raises(UsageError, match=r"each of the several hosts means the host itself"):
+        detect({**OPEN_MPI, **address})
+    one_host = {**OPEN_MPI, **address, "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
+    assert found(one_host).coordinator == (host, 1234)
 
 
 @pytest.mark.parametrize(

@@ -237,6 +237,20 @@ def test_a_stranger_does_no_harm():
         job.met()
 
 
+def test_a_stranger_in_the_place_of_process_0_is_no_peer():
+    with socket.create_server(("127.0.0.1", 0)) as stranger, Job(2, 1) as job:
+        job.port = stranger.getsockname()[1]
+        job.running[1].kill()
+        job.running[1].communicate()
+        job.running[1] = job.start(1)
+        connection, _ = stranger.accept()
+        with connection:
+            connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+            code, errors = job.ends(1)
+        assert code == 1
+        assert f"what answers at 127.0.0.1:{job.port} isn't process 0 of this job" in errors
+
+
 def _ready(port: int) -> int:
     """The port, as soon as somebody listens there."""
     deadline = time.monotonic() + 60

@@ -25,6 +25,7 @@ def train(
     axis: str = "data",
     optimizer: str = "adam",
     width: int = 8,
+    fails_at: int | None = None,
 ) -> int:
     """Train a small classifier on all devices of all processes."""
     import jax
@@ -40,6 +41,8 @@ def train(
         def on_stretch(self, step: int, loss: float | None) -> None:
             print(step, flush=True)
             time.sleep(sleep)
+            if fails_at is not None and step >= fails_at:
+                raise OSError(28, "No space left on device", "a callback's file")
 
     task = classifier(MLP(hidden=width), optimizers.by_name(optimizer, 0.01))
     trainer = Trainer(

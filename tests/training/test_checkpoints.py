@@ -104,7 +104,7 @@ def test_a_state_may_be_donated_once_save_returns(store):
 def test_a_new_store_finds_what_another_saved(store, tmp_path):
     _fill(store, 1, 2)
     other = Checkpoints(tmp_path / "checkpoints").open()
-    assert other.steps == [1, 2]
+    assert other.steps() == [1, 2]
     assert bits(other.restore("last", _state()).state) == bits(_state(2))
     other.close()
 
@@ -133,9 +133,20 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     for step, best_step in best.items():
         store.save(step, _state(step), _progress(best_step), best_step)
         store.finish()
-        kept[step] = store.steps
-    assert kept == {1: [1], 2: [1, 2], 3: [2, 3], 4: [2, 3, 4], 5: [4, 5], 6: [5, 6]}
+        kept[step] = store.steps()
+    assert kept == {1: [1], 2: [1, 2], 3: [2, 3], 4: [2, 3, 4], 5: [2, 4, 5], 6: [5, 6]}
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["5", "6"]
+    store.close()
+
+
+def test_a_damaged_one_leaves_the_best_of_the_one_before_it(tmp_path):
+    store = Checkpoints(tmp_path, keep=2).open()
+    for step, best_step in {1: 1, 2: 1, 3: 1, 4: 4}.items():
+        store.save(step, _state(step), _progress(best_step), best_step)
+    store.finish()
+    _cut(_data_file(tmp_path / "4"))
+    assert store.restore("last", _state()).step == 3
+    assert store.restore("best", _state()).step == 1
     store.close()
 
 
@@ -143,7 +154,7 @@ def test_slots_are_the_newest_and_the_best(store):
     for step in (1, 2, 3):
         store.save(step, _state(step), _progress(1), 1)
     store.finish()
-    assert store.steps == [1, 2, 3]
+    assert store.steps() == [1, 2, 3]
     for slot, step in (("last", 3), ("best", 1), (2, 2)):
         restored = store.restore(slot, _state())
         assert restored.step == step
@@ -177,7 +188,7 @@ def test_saving_asks_nobody_whether_to_stop(store, monkeypatch):
 def test_newer_ones_can_be_dropped_and_saved_again(store):
     _fill(store, 1, 2)
     store.drop_after(1)
-    assert store.steps == [1]
+    assert store.steps() == [1]
     store.save(2, _state(9), _progress(-1), -1)
     store.finish()
     assert bits(store.restore("last", _state()).state) == bits(_state(9))
@@ -217,7 +228,7 @@ def test_another_model_is_not_taken_for_damage(store, caplog):
     _fill(store, 1, 2)
     with pytest.raises(CheckpointError, match="of another model"):
         store.restore("last", _state(hidden=5))
-    assert store.steps == [1, 2]
+    assert store.steps() == [1, 2]
     assert not caplog.records
 
 
@@ -330,7 +341,7 @@ def test_what_a_kill_left_of_a_save_is_ignored_and_cleared_away(good, tmp_path, 
     assert store.restore("last", _state()).step == 3
     assert not caplog.records
     store.save(4, _state(4), _progress(-1), -1)
-    store.close()
+    store.finish()
     assert bits(store.restore("last", _state()).state) == bits(_state(4))
     store.close()
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["3", "4"]
@@ -374,11 +385,11 @@ except CheckpointError as error:
 else:
     raise SystemExit("the large state was saved")
 store.close()
-assert store.steps == [1], store.steps
+assert store.steps() == [1], store.steps()
 assert (store.restore("last", small).state["kernel"] == small["kernel"]).all()
 store.save(2, small, progress, -1)  # once there is room
 store.close()
-assert store.steps == [1, 2], store.steps
+assert store.steps() == [1, 2], store.steps()
 """
 
 

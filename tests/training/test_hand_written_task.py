@@ -180,6 +180,31 @@ def test_the_guard_watches_over_it(policy):
         assert int(result.state.step) == 5
 
 
+@dataclass(frozen=True)
+class Patient(Game):
+    """Has seen enough after five steps."""
+
+    def train_step(self, state, batch):
+        state, metrics = super().train_step(state, batch)
+        return state, {**metrics, "halt/enough": (state.step >= 5).astype(jnp.int32)}
+
+
+def test_a_step_that_ends_training_counts(tmp_path, caplog):
+    def trainer(task: Any) -> Trainer:
+        return Trainer(task, EarlyStopping("critic_loss"), Checkpoints(tmp_path / "saved"))
+
+    result = trainer(Patient()).fit(numbers(100), epochs=3, batch_size=10)
+    assert (result.stop_reason, result.last_step, int(result.state.step)) == ("enough", 5, 5)
+    assert result.halt is not None
+    assert result.halt.step == 4
+    assert "step 5 ended training: enough. Its batch is kept in" in caplog.text
+    # Taken up without the halt, it comes to what a run that never halted does.
+    resumed = trainer(Game()).fit(numbers(100), epochs=1, batch_size=10)
+    whole = Trainer(Game(), EarlyStopping("critic_loss")).fit(numbers(100), epochs=1, batch_size=10)
+    assert bits(resumed.state) == bits(whole.state)
+    assert resumed.history.rows == whole.history.rows
+
+
 def test_what_acts_on_one_gradient_is_refused_with_the_reason():
     with pytest.raises(UsageError, match=r"accumulate needs a task that.*Game has a step of its"):
         accumulate(Game(), 2)  # pyright: ignore[reportArgumentType]

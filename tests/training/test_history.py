@@ -20,20 +20,20 @@ ROWS = (
 def test_sums_do_not_depend_on_where_stretches_end():
     # float32 values of very different sizes, so that another order of adding shows.
     steps = (10.0 ** np.random.default_rng(0).uniform(-8, 8, (50, 3))).astype(np.float32)
-    whole = add_steps(None, [steps])
+    whole = add_steps(None, {"loss": steps})["loss"]
     for cuts in ([1] * 50, [7] * 7 + [1], [30, 0, 20]):
         total = None
         for piece in np.split(steps, np.cumsum(cuts)[:-1]):
-            total = add_steps(total, [piece])
+            total = add_steps(total, {"loss": piece})
         assert total is not None
-        assert total[0].tobytes() == whole[0].tobytes()
+        assert total["loss"].tobytes() == whole.tobytes()
     exact = [math.fsum(column) for column in steps.T.astype(np.float64)]
-    np.testing.assert_allclose(whole[0], exact, rtol=1e-14)
+    np.testing.assert_allclose(whole, exact, rtol=1e-14)
 
 
 def test_sums_are_taken_in_float64():
     ones = np.ones(10, np.float32)
-    assert add_steps([np.array(2.0**24)], [ones])[0] == 2**24 + 10
+    assert add_steps({"loss": np.array(2.0**24)}, {"loss": ones})["loss"] == 2**24 + 10
 
 
 def test_a_column_has_nan_where_a_row_lacks_it():

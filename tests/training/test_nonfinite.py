@@ -94,7 +94,7 @@ def test_stop_ends_training_before_the_bad_step(case, steps_per_dispatch, caplog
     assert result.halt is not None
     assert (result.halt.reason, result.halt.step) == ("nonfinite", step)
     assert bits(result.halt.batch) == bits(batch)
-    assert f"training ended before step {step + 1}: nonfinite, {message}" in caplog.text
+    assert f"step {step + 1} ended training: nonfinite, {message}" in caplog.text
 
     cut = trainer.fit(data, steps=step, batch_size=BATCH)
     assert (cut.stop_reason, cut.last_step) == ("steps", step)
@@ -129,7 +129,8 @@ def test_raise_names_step_and_layer_and_keeps_the_batch(tmp_path):
     task = guard_nonfinite(classifier(Exponential()), "raise")
     trainer = Trainer(task, checkpoints=Checkpoints(tmp_path / "checkpoints"))
     message = (
-        rf"before step {step + 1}: nonfinite_error, first in the input of Dense_1: .* infinite"
+        rf"step {step + 1} ended training: nonfinite_error, "
+        r"first in the input of Dense_1: .* infinite"
     )
     with pytest.raises(NonFiniteError, match=message) as error:
         trainer.fit(data, epochs=1, batch_size=BATCH)

@@ -126,6 +126,9 @@ def test_nothing_is_compiled_twice_until_a_shape_changes(caplog):
         f".order was int32[{AUTO_STEPS}, 8], is int32[{AUTO_STEPS}, 16]"
     )
     assert all(line in caplog.text for line in said)
+    caplog.clear()
+    trainer.fit(table(100), epochs=1, batch_size=16)
+    assert "compiled again" not in caplog.text
 
 
 def test_a_second_run_of_one_trainer_is_the_first_one_again():

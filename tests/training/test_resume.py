@@ -23,11 +23,13 @@ import pytest
 
 from jaxnet import optimizers
 from jaxnet.data import augmentation
-from jaxnet.errors import CheckpointError
+from jaxnet.errors import CheckpointError, UsageError
+from jaxnet.metrics import Mean
 from jaxnet.training import (
     Callback,
     Checkpoints,
     EarlyStopping,
+    RunWriter,
     Trainer,
     accumulate,
     augment,
@@ -198,6 +200,34 @@ def test_an_epoch_is_saved_before_callbacks_hear_of_it(tmp_path):
     with pytest.raises(Interrupted):
         case.fit(case.trainer(tmp_path, interrupts))
     assert [entry.name for entry in tmp_path.iterdir()] == [str(STEPS)]
+
+
+def test_a_metric_that_was_nan_keeps_nobody_from_going_on(tmp_path):
+    def nan(outputs, labels, weights):
+        return Mean(weights.sum() * np.nan, weights.sum())
+
+    def trainer() -> Trainer:
+        return Trainer(
+            classifier(metrics={"odd": nan}),
+            checkpoints=Checkpoints(tmp_path / "checkpoints"),
+            callbacks=[RunWriter(tmp_path)],
+        )
+
+    trainer().fit(table(20), epochs=1)
+    trainer().fit(table(20), epochs=2)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["odd"] for line in lines] == [None, None]
+
+
+def test_other_metrics_cant_go_on_within_an_epoch(tmp_path):
+    def trainer(**options: Any) -> Trainer:
+        return Trainer(classifier(**options), checkpoints=Checkpoints(tmp_path, every_steps=2))
+
+    run = trainer().fit(table(30), steps=3, batch_size=5)
+    assert run.last_step == 3
+    with pytest.raises(UsageError, match="accuracy/count, accuracy/total were measured only"):
+        trainer(metrics={}).fit(table(30), epochs=1, batch_size=5)
+    assert trainer().fit(table(30), epochs=1, batch_size=5).last_step == 6
 
 
 def test_saving_changes_nothing(tmp_path):

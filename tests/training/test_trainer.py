@@ -14,7 +14,7 @@ import pytest
 from jaxnet import losses, metrics, optimizers
 from jaxnet.data import Arrays
 from jaxnet.data.order import epoch_order
-from jaxnet.training import Callback, EarlyStopping, Supervised, Trainer
+from jaxnet.training import Callback, Checkpoints, EarlyStopping, Supervised, Trainer
 from tests.training.helpers import MLP, bits, classifier, table
 
 
@@ -191,6 +191,39 @@ def test_what_the_result_says_of_speed_is_possible(trained):
     assert result.seconds_to_first_step > 0
     assert result.samples_per_second >= 0
     assert result.data_wait_share >= 0
+
+
+def test_numbers_of_numpy_do_for_seed_and_batch_size(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    trainer = Trainer(classifier(), checkpoints=checkpoints)
+    first = trainer.fit(table(20), epochs=1, batch_size=np.int64(5), seed=np.int64(3))
+    plain = Trainer(classifier()).fit(table(20), epochs=1, batch_size=5, seed=3)
+    assert bits(first.state) == bits(plain.state)
+
+
+def test_callbacks_that_started_are_told_of_the_end_whatever_fails():
+    told = []
+
+    class Watcher(Callback):
+        def __init__(self, name: str, fails: str = "") -> None:
+            self.name, self.fails = name, fails
+
+        def on_start(self, plan: Any) -> None:
+            if self.fails == "start":
+                raise OSError(self.name)
+
+        def on_stop(self, reason: str) -> None:
+            told.append((self.name, reason))
+            if self.fails == "stop":
+                raise OSError(self.name)
+
+    watchers = [Watcher("a"), Watcher("b", "stop"), Watcher("c", "start")]
+    for last in (2, 3):
+        told.clear()
+        with pytest.raises(OSError, match="b"):
+            Trainer(classifier(), callbacks=watchers[:last]).fit(table(20), epochs=1)
+        reason = "epochs" if last == 2 else "error"
+        assert told == [("b", reason), ("a", reason)]
 
 
 def test_the_state_can_be_used_after_other_runs_of_the_trainer(trained):

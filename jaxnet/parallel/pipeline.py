@@ -68,8 +68,17 @@ def micro_batches_of(
     """
     sizes = free_axes(mesh)
     own = rows // math.prod(sizes[share] for share in _shares(sizes))
-    most = most or MICRO_BATCHES * sizes[axis]
-    return next((n for n in range(min(most, own), 1, -1) if own % n == 0), 1)
+    return cuts(own, most or MICRO_BATCHES * sizes[axis])
+
+
+def cuts(rows: int, most: int) -> int:
+    """The largest number up to `most` that divides `rows`.
+
+    Example:
+        >>> cuts(12, 8), cuts(7, 4)
+        (6, 1)
+    """
+    return next((n for n in range(min(most, rows), 1, -1) if rows % n == 0), 1)
 
 
 def gpipe(

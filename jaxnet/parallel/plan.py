@@ -13,7 +13,7 @@ from jaxnet.parallel.collectives import Collective
 from jaxnet.parallel.describe import local_bytes
 from jaxnet.parallel.exchanges import Placed, exchanges
 from jaxnet.parallel.layout import Layout
-from jaxnet.parallel.pipeline import MICRO_BATCHES
+from jaxnet.parallel.pipeline import MICRO_BATCHES, cuts
 from jaxnet.parallel.roofline import Machine, Time, step_time
 from jaxnet.parallel.tracing import Traced, by_path
 
@@ -53,18 +53,16 @@ class Plan:
         return step_time(machine, work, self.traffic, self.collectives, precision)
 
 
-def plan(traced: Traced, layout: Layout, micro_batches: int | None = None) -> Plan:
+def plan(traced: Traced, layout: Layout) -> Plan:
     """What a layout makes of a network.
 
     Args:
         traced: the network with a whole batch, from `jaxnet.parallel.tracing.trace`.
         layout: the layout, without -1.
-        micro_batches: the parts of a batch in a pipeline; by default those of the layout, or four
-            for each stage.
 
     Raises:
         UsageError: the layout doesn't fit the network, see `Layout.specs`, or the batch; or there
-            are stages and no stack of blocks that they could share out.
+            are stages, and no stack of blocks that they could share out evenly.
 
     Example:
         >>> import flax.linen as nn, optax
@@ -75,8 +73,7 @@ def plan(traced: Traced, layout: Layout, micro_batches: int | None = None) -> Pl
         >>> [(each.kind, each.size) for each in planned.collectives]
         [('all-reduce', 160)]
     """
-    micro_batches = micro_batches or layout.micro_batches or MICRO_BATCHES * layout.stage
-    _check(traced, layout)
+    micro_batches = _checked(traced, layout)
     placed = Placed.of(traced, layout)
     held = _held(placed, layout)
     # The parameters that are read are whole along fsdp.
@@ -97,9 +94,10 @@ def plan(traced: Traced, layout: Layout, micro_batches: int | None = None) -> Pl
     )
 
 
-def _check(traced: Traced, layout: Layout) -> None:
+def _checked(traced: Traced, layout: Layout) -> int:
+    """Into how many parts a pipeline cuts a batch of a layout that training would take."""
     shares = layout.data * layout.fsdp * layout.expert
-    batch = traced.layers[""].inputs[0]
+    batch, *others = traced.layers[""].inputs
     if batch % shares:
         raise UsageError(
             f"a batch of {batch} examples can't be shared out evenly among {shares} devices (data "
@@ -110,6 +108,24 @@ def _check(traced: Traced, layout: Layout) -> None:
             f"layout: {layout.stage} stages share out the blocks of a jaxnet.layers.Stack, and "
             f"this network has {traced.blocks}"
         )
+    if layout.stage > 1 and traced.blocks % layout.stage:
+        raise UsageError(
+            f"layout: {traced.blocks} blocks can't be shared out evenly over stage={layout.stage}: "
+            f"choose a number of blocks that {layout.stage} divides"
+        )
+    if len(others) == 1 and others[0] % layout.sequence:
+        raise UsageError(
+            f"layout: {others[0]} tokens can't be shared out evenly over "
+            f"sequence={layout.sequence}: choose a length that {layout.sequence} divides"
+        )
+    own = batch // shares
+    found = cuts(own, layout.micro_batches or MICRO_BATCHES * layout.stage)
+    if layout.stage > 1 and layout.micro_batches not in (None, found):
+        raise UsageError(
+            f"layout: the {own} examples of a device can't be cut into micro_batches="
+            f"{layout.micro_batches}: choose a number that divides them, such as {found}"
+        )
+    return found
 
 
 def _held(placed: Placed, layout: Layout) -> Memory:

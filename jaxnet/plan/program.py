@@ -125,7 +125,7 @@ def main() -> None:
     layout = from_mapping(Layout, job["layout"], "the job").build(model)
     try:
         said = asdict(compile_step(task, batch, layout))
-    except UsageError as error:
+    except InputError as error:
         said = {"refused": str(error)}
     print(json.dumps(said))
 

@@ -151,7 +151,7 @@ def test_sequence(gpt):
 
 
 def test_stage(gpt):
-    planned, whole = plan(gpt, Layout(stage=2), micro_batches=8), plan(gpt, Layout())
+    planned, whole = plan(gpt, Layout(stage=2, micro_batches=8)), plan(gpt, Layout())
     permutes = [c for c in planned.collectives if c.kind == "collective-permute"]
     assert [(c.size, c.count) for c in permutes] == [(TOKENS // 8, 2 * (8 + 2 - 1))]
     assert sent(planned)["all-reduce", 2] == (TOKENS, 2)
@@ -163,7 +163,7 @@ def test_stage(gpt):
 
 
 def test_the_time_of_a_step(gpt):
-    planned = plan(gpt, Layout(data=8, stage=2), micro_batches=4)
+    planned = plan(gpt, Layout(data=8, stage=2, micro_batches=4))
     time = planned.time(MACHINES["h100"], "bf16")
     assert time.compute == pytest.approx(planned.flops * 5 / 4 / 989.4e12)
     assert time.memory == pytest.approx(planned.traffic / 3.35e12)
@@ -195,5 +195,11 @@ def test_layouts_that_do_not_fit(two_layers, gpt):
         plan(two_layers, Layout(stage=2))
     with pytest.raises(UsageError, match="this network has 4"):
         plan(gpt, Layout(stage=8))
+    with pytest.raises(UsageError, match="4 blocks can't be shared out evenly over stage=3"):
+        plan(gpt, Layout(stage=3))
+    with pytest.raises(UsageError, match=f"{TIME} tokens can't be shared out evenly over sequence"):
+        plan(gpt, Layout(sequence=TIME - 1))
+    with pytest.raises(UsageError, match="can't be cut into micro_batches=7"):
+        plan(gpt, Layout(stage=2, micro_batches=7))
     with pytest.raises(UsageError, match="isn't divisible by tensor=3"):
         plan(two_layers, Layout(tensor=3, rules=RULES))

@@ -284,18 +284,25 @@ class Layout:
         Where several processes train together and nothing is chosen, they share out each batch.
 
         Raises:
-            UsageError: an impossible size.
+            UsageError: an impossible size, or `tensor` and no rules.
         """
         from jaxnet.parallel import processes
         from jaxnet.parallel.axes import AXES
-        from jaxnet.parallel.families import family_rules
+        from jaxnet.parallel.families import family_rules, model_files
         from jaxnet.parallel.layout import Layout
 
         options = asdict(self)
         if processes.several() and Layout(**{axis: options[axis] for axis in AXES}).one_device:
             options["data"] = -1
-        rules: tuple[Any, ...] = tuple((pattern, ()) for pattern in options.pop("whole"))
-        return Layout(**options, rules=(*rules, *family_rules(task)))
+        whole: tuple[Any, ...] = tuple((pattern, ()) for pattern in options.pop("whole"))
+        rules = family_rules(task)
+        if self.tensor != 1 and not rules:
+            raise UsageError(
+                f"layout: tensor={self.tensor} cuts what rules say, and "
+                f"{' and '.join(model_files(task)) or 'this network'} ends without any: leave out "
+                "the axis (--layout.tensor 1), or give the file SHARDING = ((pattern, axes), ...)"
+            )
+        return Layout(**options, rules=(*whole, *rules))
 
 
 @dataclass(frozen=True)

@@ -27,15 +27,25 @@ def family_rules(task: Any) -> tuple[Rule, ...]:
         >>> family_rules(nn.Dense(3))
         ()
     """
+    return tuple(
+        (place + pattern, *rest)
+        for file, place in model_files(task).items()
+        for pattern, *rest in getattr(sys.modules[file], SHARDING, ())
+    )
+
+
+def model_files(task: Any) -> dict[str, str]:
+    """Where the models in a task come from, as Python modules, and where their parameters are.
+
+    Example:
+        >>> model_files(nn.Dense(3))
+        {'flax.linen.linear': ''}
+    """
     # Of several modules of a file the outermost is the one that its rules were written for.
     places: dict[str, str] = {}
     for place, module in _modules(task, ""):
         places.setdefault(type(module).__module__, place)
-    return tuple(
-        (place + pattern, *rest)
-        for file, place in places.items()
-        for pattern, *rest in getattr(sys.modules[file], SHARDING, ())
-    )
+    return places
 
 
 def _modules(value: Any, place: str) -> Iterator[tuple[str, nn.Module]]:

@@ -165,24 +165,13 @@ def _cases(config: Config, model: nn.Module, chosen: Sequence[Layout]) -> list[C
     cases = []
     for sizes in chosen:
         try:
-            layout = complete(_built(sizes, model), task, plain=True)
+            layout = complete(sizes.build(model), task, plain=True)
             check_used(layout, used)
             planned = plan(traced, layout)
             cases.append(Case(layout.sizes, planned, *_program(config, sizes, layout)))
         except UsageError as error:
             cases.append(Case(_numbers(sizes), note=str(error)))
     return cases
-
-
-def _built(sizes: Layout, model: nn.Module) -> parallel.Layout:
-    from jaxnet.parallel.families import family_rules
-
-    if sizes.tensor > 1 and not family_rules(model):
-        raise UsageError(
-            f"tensor={sizes.tensor} cuts what rules say, and {type(model).__module__} ends "
-            "without any: give it SHARDING = ((pattern, axes), ...), or leave out the axis"
-        )
-    return sizes.build(model)
 
 
 def _program(config: Config, sizes: Layout, layout: parallel.Layout) -> tuple[Program | None, str]:

@@ -317,9 +317,8 @@ class Trainer:
             message += f", {diagnose(state, halt.batch)}"
         if self.checkpoints:
             file = Path(self.checkpoints.folder).parent / f"halted_step_{halt.step + 1}.npz"
-            if processes.is_first():
-                with write_atomically(file, "wb") as opened:
-                    np.savez(opened, **halt.batch)
+            with write_atomically(file, "wb") as opened:
+                np.savez(opened, **halt.batch)
             message += f". Its batch is kept in {file}, the state in the last checkpoint"
         if halt.reason == NONFINITE["raise"]:
             raise NonFiniteError(message)

@@ -140,6 +140,26 @@ def test_one_that_never_comes_is_named(tmp_path):
         assert "process 1 of 3 did not come within 3 s" in errors
 
 
+def test_the_first_one_writes(tmp_path):
+    command = [
+        sys.executable,
+        "-c",
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from jaxnet import cli\n"
+        "from jaxnet.files import write_json\n"
+        "def work():\n"
+        "    import jax\n"
+        "    write_json(Path(sys.argv[1]) / f'{jax.process_index()}.json', {})\n"
+        "    return 0\n"
+        "sys.exit(cli.run(work))\n",
+        str(tmp_path),
+    ]
+    with Job(command, 2) as job:
+        assert [code for code, _ in job.ends().values()] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["0.json"]
+
+
 def test_an_error_in_one_process_ends_all(tmp_path):
     command = [
         sys.executable,

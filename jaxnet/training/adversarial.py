@@ -134,6 +134,10 @@ class Adversarial:
         """The discriminator as pure functions."""
         return as_network(self.discriminator)
 
+    def map_network(self, change: Callable[[Network], Network]) -> Adversarial:
+        """The same game with `change(network)` in place of each player's network."""
+        return replace(self, generator=change(self.generates), discriminator=change(self.scores))
+
     @property
     def prediction_inputs(self) -> jax.ShapeDtypeStruct:
         """Shape and type of one example's inputs in prediction: noise."""

@@ -17,7 +17,7 @@ from jaxnet.errors import UsageError
 from jaxnet.training.network import Network
 from jaxnet.training.nonfinite import all_finite
 from jaxnet.training.state import PyTree, select
-from jaxnet.training.task import HALT, Batch, GradientTask, Metrics, Task
+from jaxnet.training.task import HALT, Batch, Metrics, Task
 
 NonfinitePolicy = Literal["stop", "skip", "raise"]
 # Why training ends, by policy.
@@ -55,13 +55,14 @@ class WholeStep:
 
 
 def with_network(task: Task[Any], change: Callable[[Network], Network]) -> Task[Any]:
-    """The task with `change(network)` in place of its network, within what guards its steps.
+    """The task with `change(network)` in place of its networks, within what guards its steps.
 
-    A task with a step of its own, of whose networks nothing is known, stays as it is.
+    A task without `map_network`, of whose networks nothing is known, stays as it is.
     """
     if isinstance(task, WholeStep):
         return replace(task, task=with_network(task.task, change))
-    return task.map_network(change) if isinstance(task, GradientTask) else task
+    changed = getattr(task, "map_network", None)
+    return changed(change) if changed else task
 
 
 @dataclass(frozen=True)

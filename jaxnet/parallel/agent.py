@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -224,7 +224,10 @@ class Agent:
 
 
 def run(job: Job) -> int:
-    """Run a job. Returns its exit code: 0, 2, 75, 76 for a lost worker, or that of the first death.
+    """Run a job. Returns its exit code.
+
+    That is 0, 2, 75, 76 for a lost worker, or that of the first death; where a signal was passed on
+    and killed a worker, 128 and the signal's number.
 
     The folder with the workers' output stays where the job failed.
     """
@@ -232,7 +235,7 @@ def run(job: Job) -> int:
         job.logs.mkdir(parents=True, exist_ok=True)
         return Agent(job, job.logs).run()
     folder = Path(tempfile.mkdtemp(prefix="jaxnet-launch-"))
-    code = Agent(replace(job, logs=folder), folder).run()
+    code = Agent(job, folder).run()
     if code == 0:
         for file in folder.iterdir():
             file.unlink()

@@ -16,5 +16,18 @@ from __future__ import annotations
 # talks most, `tensor`, needs that.
 AXES = ("data", "fsdp", "expert", "stage", "sequence", "tensor")
 
+# What an array's axis is cut along: nothing, an axis of the mesh, or several.
+Axis = str | tuple[str, ...] | None
+
 # The axes among which the examples of a batch are shared out.
 BATCH_AXES = ("data", "fsdp", "expert")
+
+
+def names(axis: Axis) -> tuple[str, ...]:
+    """The axes that an entry of a `PartitionSpec` names.
+
+    Example:
+        >>> names(None), names("data"), names(("data", "fsdp"))
+        ((), ('data',), ('data', 'fsdp'))
+    """
+    return () if axis is None else (axis,) if isinstance(axis, str) else tuple(axis)

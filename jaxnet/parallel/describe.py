@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxnet import trees
+from jaxnet.parallel.axes import names
 
 PyTree = Any
 
@@ -30,8 +31,8 @@ def local_bytes(leaf: Any, spec: PartitionSpec, sizes: Mapping[str, int]) -> int
         >>> local_bytes(np.zeros((3, 8), np.float32), spec, {"fsdp": 2, "tensor": 2})
         24
     """
-    names = [n for axis in spec for n in ((axis,) if isinstance(axis, str) else axis or ())]
-    return trees.size_bytes(leaf) // math.prod(sizes[name] for name in names)
+    cuts = [name for axis in spec for name in names(axis)]
+    return trees.size_bytes(leaf) // math.prod(sizes[name] for name in cuts)
 
 
 def table(tree: PyTree, lies: PyTree, sizes: Mapping[str, int], said: str) -> str:

@@ -30,7 +30,7 @@ from typing import Any
 
 from jax.sharding import PartitionSpec
 
-from jaxnet.parallel.axes import BATCH_AXES
+from jaxnet.parallel.axes import BATCH_AXES, names
 from jaxnet.parallel.collectives import Collective, Kind, group, merged
 from jaxnet.parallel.describe import local_bytes
 from jaxnet.parallel.layout import Layout
@@ -72,7 +72,7 @@ class Placed:
         for path, spec in specs.items():
             layer, _, name = path.rpartition("/")
             last = len(params[path].shape) - 1
-            cut = [axis for axis, names in enumerate(spec) if "tensor" in named(names)]
+            cut = [axis for axis, along in enumerate(spec) if "tensor" in names(along)]
             if name in ("kernel", "embedding") and cut and layout.tensor > 1:
                 cuts[layer] = {last: "outputs", last - 1: "inputs"}.get(cut[0], "")
         return cls(traced, params, specs, layout.sizes, cuts)
@@ -143,7 +143,7 @@ def gradient_exchange(placed: Placed) -> Iterator[Collective]:
         if not placed.here(path):
             continue
         spec = placed.specs[path]
-        used = {name for names in spec for name in named(names)}
+        used = {name for axis in spec for name in names(axis)}
         own = local_bytes(leaf, spec, placed.sizes)
         axes = tuple(n for n in PARTIAL_AXES if placed.sizes[n] > 1 and n not in used)
         added[axes] = added.get(axes, 0) + own
@@ -236,11 +236,6 @@ def expert_exchange(placed: Placed) -> Iterator[Collective]:
             slots = math.prod(layer.methods["transform"]) // placed.shares
             size = placed.traced.itemsize * slots
             yield _along(placed, "all-to-all", size, ["expert"], 4)
-
-
-def named(names: Any) -> tuple[str, ...]:
-    """The axes that an entry of a `PartitionSpec` names."""
-    return () if names is None else (names,) if isinstance(names, str) else tuple(names)
 
 
 def _along(

@@ -9,6 +9,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxnet.parallel.axes import names
 from jaxnet.parallel.placing import OnMesh
 
 PyTree = Any
@@ -68,10 +69,7 @@ def _cut(lies: NamedSharding) -> bool:
 
 
 def _without_fsdp(lies: NamedSharding) -> NamedSharding:
-    axes = [
-        tuple(name for name in ((axis,) if isinstance(axis, str) else axis or ()) if name != "fsdp")
-        for axis in lies.spec
-    ]
+    axes = [tuple(name for name in names(axis) if name != "fsdp") for axis in lies.spec]
     while axes and not axes[-1]:
         axes.pop()
     return NamedSharding(lies.mesh, PartitionSpec(*(axis or None for axis in axes)))

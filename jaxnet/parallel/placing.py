@@ -124,19 +124,11 @@ class OnMesh:
 
     def shapes(self, state: PyTree) -> PyTree:
         """The state's shapes, each with how it lies."""
-        return jax.tree.map(
-            lambda leaf, lies: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=lies),
-            state,
-            self.state(state),
-        )
+        return _laid_out(state, self.state(state))
 
     def batch(self, batch: PyTree) -> PyTree:
         """A batch's shapes, each with how it lies."""
-        return jax.tree.map(
-            lambda leaf, lies: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=lies),
-            batch,
-            self.layout.batch(batch, self.mesh),
-        )
+        return _laid_out(batch, self.layout.batch(batch, self.mesh))
 
     def put(self, state: PyTree) -> PyTree:
         """A state from anywhere, laid out; one that is already stays as it is."""
@@ -163,3 +155,9 @@ class OnMesh:
 
 def _mesh(leaf: Any) -> Mesh | None:
     return getattr(getattr(leaf, "sharding", None), "mesh", None)
+
+
+def _laid_out(tree: PyTree, lies: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda leaf, lies: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=lies), tree, lies
+    )

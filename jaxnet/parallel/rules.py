@@ -12,10 +12,9 @@ from jax.sharding import PartitionSpec
 
 from jaxnet import trees
 from jaxnet.errors import UsageError
-from jaxnet.parallel.axes import AXES
+from jaxnet.parallel.axes import AXES, Axis, names
 
 PyTree = Any
-Axis = str | tuple[str, ...] | None
 Axes = tuple[Axis, ...]
 Rule = tuple[str, Axes] | tuple[str, Axes, str]
 
@@ -48,7 +47,7 @@ def check_rules(rules: Sequence[Any]) -> None:
                 f"layout: expected a rule (pattern, axes), such as ('**/up/kernel', (None, "
                 f"'tensor')), perhaps with 'optional' as third entry, got {rule!r}"
             )
-        used = [name for axis in rule[1] for name in _names(axis)]
+        used = [name for axis in rule[1] for name in names(axis)]
         for name in used:
             if name not in AXES:
                 raise UsageError(
@@ -87,7 +86,7 @@ def specs(
         >>> specs(tree, [("up/kernel", (None, "tensor"))], {"tensor": 2, "fsdp": 2}, 16)
         {'params': {'up': {'kernel': P('fsdp', 'tensor')}}, 'step': P()}
     """
-    if sizes.get("tensor", 1) > 1 and not any("tensor" in _names(a) for r in rules for a in r[1]):
+    if sizes.get("tensor", 1) > 1 and not any("tensor" in names(a) for r in rules for a in r[1]):
         raise UsageError(
             f"layout: tensor={sizes['tensor']} cuts nothing, because no rule names it: give the "
             "rules of the model's file, such as rules=models.gpt2.SHARDING, or rules of your own"
@@ -155,9 +154,9 @@ def _check_fits(name: str, shape: tuple[int, ...], axes: Axes, sizes: Mapping[st
             f"{shape}: give it at most {len(shape)}"
         )
     for dimension, axis in enumerate(axes):
-        parts = math.prod(sizes.get(part, 1) for part in _names(axis))
+        parts = math.prod(sizes.get(part, 1) for part in names(axis))
         if shape[dimension] % parts:
-            said = " x ".join(f"{part}={sizes.get(part, 1)}" for part in _names(axis))
+            said = " x ".join(f"{part}={sizes.get(part, 1)}" for part in names(axis))
             raise UsageError(
                 f"layout: {name} of shape {shape} can't be cut along its dimension {dimension}: "
                 f"{shape[dimension]} isn't divisible by {said}. Choose another size for the axis "
@@ -170,10 +169,10 @@ def _spec(
     shape: tuple[int, ...], axes: Axes, sizes: Mapping[str, int], fsdp_min_size: int
 ) -> PartitionSpec:
     """What a rule says, without axes of one device, and with the fsdp axis on top."""
-    chosen = [tuple(n for n in _names(axis) if sizes.get(n, 1) > 1) for axis in axes]
+    chosen = [tuple(n for n in names(axis) if sizes.get(n, 1) > 1) for axis in axes]
     chosen += [()] * (len(shape) - len(chosen))
     fsdp = sizes.get("fsdp", 1)
-    said = any("fsdp" in _names(axis) for axis in axes)
+    said = any("fsdp" in names(axis) for axis in axes)
     if fsdp > 1 and not said and math.prod(shape) >= fsdp_min_size:
         free = [d for d, names in enumerate(chosen) if not names and shape[d] % fsdp == 0]
         if free:
@@ -195,7 +194,3 @@ def _like_its_parameter(
             # Where two networks have such a parameter, it is the one with the same owner.
             return max(same, key=lambda p: path[: len(p.owner)] == p.owner).spec
     return PartitionSpec()
-
-
-def _names(axis: Axis) -> tuple[str, ...]:
-    return () if axis is None else (axis,) if isinstance(axis, str) else axis

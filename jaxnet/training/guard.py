@@ -28,7 +28,7 @@ NONFINITE = {"stop": "nonfinite", "raise": "nonfinite_error"}
 class WholeStep:
     """A task around any task, which hands on all that it doesn't change."""
 
-    technique: ClassVar[str] = "guard_nonfinite"
+    technique: ClassVar[str]
     task: Task[Any]
 
     def init(self, key: jax.Array, batch: Batch) -> Any:
@@ -67,6 +67,8 @@ def with_network(task: Task[Any], change: Callable[[Network], Network]) -> Task[
 
 @dataclass(frozen=True)
 class _SkipNonfinite(WholeStep):
+    technique: ClassVar[str] = "guard_nonfinite"
+
     def train_step(self, state, batch):
         new, metrics = self.task.train_step(state, batch)
         finite = all_finite(metrics) & _still_finite(new, state)
@@ -79,6 +81,7 @@ class _SkipNonfinite(WholeStep):
 class _HaltOnNonfinite(WholeStep):
     """Looks at the metrics of each step, which is free, and leaves the state to `sound`."""
 
+    technique: ClassVar[str] = "guard_nonfinite"
     reason: str
 
     def train_step(self, state, batch):

@@ -151,7 +151,7 @@ class Programs:
         if self.forms.plain:
             check_plain(state, self.shapes(self.task.init, key, batch))
         state = self.on_mesh.shapes(state)
-        self.metrics(state, batch)
+        self.metrics(state, batch)  # the trace notes in `_used` which axes had anything to do
         check_used(self.on_mesh.layout, self._used)
         return state
 
@@ -297,7 +297,7 @@ class Programs:
                     jnp.add, total, self._on_devices.eval_step(state, self._batch(feed, i))
                 )
 
-            shapes = jax.eval_shape(self._on_devices.eval_step, state, feed.batch(0))
+            shapes = jax.eval_shape(self._on_devices.eval_step, state, self._batch(feed, 0))
             zeros = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), shapes)
             return jax.lax.fori_loop(0, count, step, zeros)
 

@@ -196,7 +196,8 @@ def test_what_the_result_says_of_speed_is_possible(trained):
 def test_numbers_of_numpy_do_for_seed_and_batch_size(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     trainer = Trainer(classifier(), checkpoints=checkpoints)
-    first = trainer.fit(table(20), epochs=1, batch_size=np.int64(5), seed=np.int64(3))
+    numbers: Any = {"batch_size": np.int64(5), "seed": np.int64(3)}
+    first = trainer.fit(table(20), epochs=1, **numbers)
     plain = Trainer(classifier()).fit(table(20), epochs=1, batch_size=5, seed=3)
     assert bits(first.state) == bits(plain.state)
 

@@ -4,7 +4,8 @@
     jaxnet plan         what a network would take on machines that aren't at hand
     jaxnet COMMAND --help
 
-Training is `python -m train.classify` and its like, generation `python -m jaxnet.generate`.
+Training is `python -m train.classify` and its like, generation `python -m jaxnet.generate` and
+`python -m jaxnet.translate`.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from jaxnet.config import from_command_line
 from jaxnet.errors import InputError, UsageError
 
 PROGRAM = "python -m jaxnet.generate"
+NEW_TOKENS = 300
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Config:
     """the folder of a run, or a bundle"""
     prompt: tuple[str, ...] = ("The ",)
     """what to go on with; several are written at once"""
-    new_tokens: int = 300
-    """how many tokens to add"""
+    new_tokens: int | None = None
+    """how many tokens to add; by default 300, or as many as the model has positions for"""
     temperature: float = 0.8
     """below 1 the text is more probable, above 1 more surprising; 0 always takes the likeliest"""
     top_k: int | None = None
@@ -52,12 +53,19 @@ def write(config: Config) -> int:
     folder = config.run_dir
     bundle = Bundle.load(folder / "bundle" if (folder / "bundle").is_dir() else folder)
     if not isinstance(bundle.encoder, TextEncoder) or not hasattr(bundle.model, "init_cache"):
-        raise InputError(
-            f"{folder} holds no language model; train one with python -m train.language"
-        )
+        writes = "a translator: python -m jaxnet.translate lets it write"
+        train = "no language model; train one with python -m train.language"
+        raise InputError(f"{folder} holds {writes if hasattr(bundle.model, 'start') else train}")
     tokenizer = bundle.encoder.tokenizer
-    prompts = [tokenizer.encode(prompt) for prompt in config.prompt]
-    arguments = (bundle.model, bundle.variables, prompts, config.new_tokens)
+    prompts, room = generation.checked_prompts(bundle.model, tokenizer, config.prompt, "--prompt")
+    wanted = NEW_TOKENS if config.new_tokens is None else config.new_tokens
+    new_tokens = generation.with_room(wanted, room)
+    if config.new_tokens is not None and new_tokens < config.new_tokens:
+        raise InputError(
+            f"--new-tokens {config.new_tokens}: after the longest prompt the network has positions "
+            f"for {room} more tokens: take at most so many"
+        )
+    arguments = (bundle.model, bundle.variables, prompts, new_tokens)
     if config.beams is not None:
         made = generation.beam_search(*arguments, beams=config.beams)
     else:

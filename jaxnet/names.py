@@ -56,6 +56,23 @@ def check_number(name: str, value: Any) -> None:
         raise UsageError(f"{name} must be in [0, 1); got {value!r}")
 
 
+def check_least(least: int, **numbers: int | None) -> None:
+    """Refuse numbers below `least`; None, which is not given, is let through.
+
+    Raises:
+        UsageError: a number is too small; the message has its name.
+
+    Example:
+        >>> check_least(1, num_layers=None, num_heads=0)
+        Traceback (most recent call last):
+        ...
+        jaxnet.errors.UsageError: expected num_heads of at least 1, got 0
+    """
+    for name, value in numbers.items():
+        if value is not None and value < least:
+            raise UsageError(f"expected {name} of at least {least}, got {value}")
+
+
 def checked_options(
     owner: str, make: Callable[..., Any], options: Mapping[str, Any], given: tuple[str, ...]
 ) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jaxnet.errors import UsageError
+from jaxnet.names import check_least
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.plateau import ReduceOnPlateau
 
@@ -373,7 +374,7 @@ class Run:
     layout: Layout = Layout()
 
     def __post_init__(self) -> None:
-        _check_least(1, epochs=self.epochs, batch_size=self.batch_size)
+        check_least(1, epochs=self.epochs, batch_size=self.batch_size)
         if self.layout.stage != 1 and self.optimizer.name == "lamb":
             raise UsageError(
                 "lamb scales the step of each parameter by its norm, and in stages those of all "
@@ -436,7 +437,7 @@ class CrossValidated(Run):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.folds is not None:
-            _check_least(2, folds=self.folds)
+            check_least(2, folds=self.folds)
 
 
 @dataclass(frozen=True)
@@ -448,11 +449,5 @@ class Tabular(CrossValidated):
     table: Tables = Tables()
 
 
-def _check_least(least: int, **numbers: int) -> None:
-    for name, value in numbers.items():
-        if value < least:
-            raise UsageError(f"expected {name} of at least {least}, got {value}")
-
-
-# Fields of a `Run` that don't decide what is learnt.
-FREE = ("run_dir", "resume", "progress", "layout")
+# Fields of a `Run`, and of its kinds, that don't decide what is learnt.
+FREE = ("run_dir", "resume", "progress", "layout", "writing")

@@ -22,6 +22,7 @@ from jaxnet.layers import (
 from jaxnet.layers.activations import gelu
 from jaxnet.layers.tokens import check_tokens
 from jaxnet.layers.transformer import SHARDING as BLOCK_SHARDING
+from jaxnet.names import check_least
 
 # Section 3 of the paper: `BERT(**SIZES["large"])`. With the pooler they have 109,482,240 and
 # 335,141,888 parameters. The small ones are of Turc et al. 2019, table 1.
@@ -35,8 +36,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def _norm() -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=1e-12)
+_norm = partial(nn.LayerNorm, epsilon=1e-12)
 
 
 class BERT(nn.Module):
@@ -61,6 +61,7 @@ class BERT(nn.Module):
 
     Raises:
         InputError: a sequence is longer than `length`.
+        UsageError: a size is below 1.
 
     Example:
         >>> tokens = jnp.zeros((1, 8), jnp.int32)
@@ -88,6 +89,7 @@ class BERT(nn.Module):
 
     def setup(self) -> None:
         """The layers."""
+        check_least(1, features=self.features, num_layers=self.num_layers)
         block = partial(
             TransformerBlock,
             attention=partial(
@@ -182,7 +184,7 @@ class BERTMaskedLM(_Head):
         states = self.encoder(tokens, mask, segments, train)
         features, vocab_size = self.encoder.features, self.encoder.vocab_size
         x = gelu(Dense(features, kernel_init=self.encoder.kernel_init, name="transform")(states))
-        x = nn.LayerNorm(epsilon=1e-12, name="norm")(x)
+        x = _norm(name="norm")(x)
         bias = self.param("bias", nn.initializers.zeros_init(), (vocab_size,))
         return self.encoder.embed.attend(x) + bias.astype(x.dtype)[None, None]
 

@@ -28,6 +28,7 @@ from jaxnet.layers.activations import ACTIVATIONS
 from jaxnet.layers.kv_cache import Cache
 from jaxnet.layers.tokens import check_tokens
 from jaxnet.layers.transformer import SHARDING as BLOCK_SHARDING
+from jaxnet.names import check_least
 
 # Table 2 of the paper: `GPT2(**SIZES["medium"])`. The paper counts the parameters wrongly, as its
 # authors say; these have 124,439,808, 354,823,168, 774,030,080 and 1,557,611,200.
@@ -61,6 +62,7 @@ class GPT2(nn.Module):
 
     Raises:
         InputError: a sequence is longer than `length`.
+        UsageError: a size is below 1.
 
     Example:
         >>> tokens = jnp.zeros((1, 8), jnp.int32)
@@ -79,6 +81,7 @@ class GPT2(nn.Module):
 
     def setup(self) -> None:
         """The layers."""
+        check_least(1, features=self.features, num_layers=self.num_layers)
         normal = nn.initializers.normal
         init = {
             "kernel_init": normal(0.02),

@@ -25,6 +25,7 @@ from jaxnet.layers import (
 from jaxnet.layers.kv_cache import Cache
 from jaxnet.layers.tokens import check_tokens
 from jaxnet.layers.transformer import SHARDING as BLOCK_SHARDING
+from jaxnet.names import check_least
 
 # `Llama(**SIZES["2-7B"])`: Touvron et al. 2023b, table 1, and "The Llama 3 herd of models" 2024,
 # table 3. They have 6,738,415,616, 13,015,864,320 and 8,030,261,248 parameters.
@@ -64,6 +65,9 @@ class Llama(nn.Module):
         dropout: the rate at which outputs of layers are dropped in training.
         tie: whether the last layer is the embedding table.
 
+    Raises:
+        UsageError: a size is below 1.
+
     Example:
         >>> tokens = jnp.zeros((1, 8), jnp.int32)
         >>> variables = jax.eval_shape(Llama(**SIZES["3-8B"]).init, jax.random.key(0), tokens)
@@ -84,6 +88,7 @@ class Llama(nn.Module):
 
     def setup(self) -> None:
         """The layers."""
+        check_least(1, features=self.features, num_layers=self.num_layers)
         options = {"use_bias": False, "kernel_init": nn.initializers.normal(0.02)}
         norm = partial(nn.RMSNorm, epsilon=self.epsilon)
         block = partial(
@@ -126,7 +131,8 @@ class Llama(nn.Module):
 
     def init_cache(self, batch_size: int, length: int) -> Cache:
         """The cache before the first token, with room for `length` tokens; see `kv_cache`."""
-        heads, width = self.num_kv_heads or self.num_heads, self.features // self.num_heads
+        heads = self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+        width = self.features // self.num_heads
         room = KeyValues.empty(batch_size, heads, length, width)
         return {"seen": jnp.zeros(batch_size, jnp.int32), "layers": (room,) * self.num_layers}
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxnet.errors import InputError
+from jaxnet.errors import InputError, UsageError
 from jaxnet.layers import (
     DecoderBlock,
     Embed,
@@ -25,6 +25,7 @@ from jaxnet.layers import (
 from jaxnet.layers.kv_cache import Cache
 from jaxnet.layers.tokens import check_tokens
 from jaxnet.layers.transformer import SHARDING as BLOCK_SHARDING
+from jaxnet.names import check_least
 
 # Table 3 of the paper: `Transformer(**SIZES["big"])`.
 SIZES: dict[str, dict[str, Any]] = {
@@ -56,6 +57,7 @@ class Transformer(nn.Module):
 
     Raises:
         InputError: there aren't as many texts of the one kind as of the other.
+        UsageError: a size is below 1, or there is no target where logits are asked for.
 
     Example:
         >>> source, target = jnp.zeros((2, 9), jnp.int32), jnp.zeros((2, 7), jnp.int32)
@@ -76,6 +78,7 @@ class Transformer(nn.Module):
 
     def setup(self) -> None:
         """The layers."""
+        check_least(1, features=self.features, num_layers=self.num_layers)
         parts = {
             "attention": partial(
                 MultiHeadAttention, self.features, self.num_heads, dropout=self.dropout
@@ -105,12 +108,24 @@ class Transformer(nn.Module):
         Args:
             source: `(batch, source)` int32, the text to read.
             target: `(batch, time)` int32, the text to write, a start token first. Padding after it
-                does no harm: no token sees those that come later. None for `source` itself.
+                does no harm: no token sees those that come later. None stands for `source`, where
+                only shapes and costs matter: to make parameters, in a summary, in training steps
+                that are measured.
             source_mask: bool `(batch, source)`, False where `source` is padding; None for
                 `source != pad`.
             train: whether dropout acts; it draws from the random stream `"dropout"`.
         """
-        target = source if target is None else target
+        if target is None:
+            # Parameters are mutable while they are made and in a summary; what is left is whoever
+            # wants an answer, to which these logits would be none.
+            if not train and not self.is_mutable_collection("params"):
+                raise UsageError(
+                    "a Transformer predicts the next token of a target, and was given a source "
+                    "alone. To have it write take jaxnet.generation.translate(model, variables, "
+                    "tokenizer, texts), or python -m jaxnet.translate --run-dir RUN; for logits "
+                    "call it with source and target: model.apply(variables, source, target)"
+                )
+            target = source
         if len(source) != len(target):
             raise InputError(
                 f"expected as many target texts as source texts, got {len(source)} and "

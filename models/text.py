@@ -92,8 +92,8 @@ class RecurrentClassifier(nn.Module):
 
 def _max(x: jax.Array, mask: jax.Array) -> jax.Array:
     # A text without a token has no maximum: it gets zeros, as its states are.
-    lowest = jnp.where(mask, x, -jnp.inf).max(axis=1)
-    return jnp.where(mask.any(axis=1), lowest, 0)
+    largest = jnp.where(mask, x, -jnp.inf).max(axis=1)
+    return jnp.where(mask.any(axis=1), largest, 0)
 
 
 def _mean(x: jax.Array, mask: jax.Array) -> jax.Array:

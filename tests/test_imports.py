@@ -21,7 +21,7 @@ FLOORS = [
     {"training", "module_json"},
     {"bundle", "recipe", "generation", "retrieval"},
     {"cli", "run_folder"},
-    {"prove_resume", "cross_validation", "generate", "doctor", "plan", "launch"},
+    {"prove_resume", "cross_validation", "generate", "translate", "doctor", "plan", "launch"},
     {"__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

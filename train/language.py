@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
 from jaxnet.errors import UsageError
-from jaxnet.names import lookup
+from jaxnet.names import check_least, lookup
 from jaxnet.recipe import ProseRun, Techniques
 
 if TYPE_CHECKING:
@@ -66,8 +66,20 @@ class Network:
     """the share of units left out in training"""
     tie: bool = False
     """lstm, gru, rnn: the last layer is the embedding table"""
+    num_kv_heads: int | None = None
+    """llama: the heads of keys and values, which those of queries share; by default as many"""
     experts: int = 0
     """gpt: mixtures of so many experts in the place of feed-forward networks"""
+
+    def __post_init__(self) -> None:
+        numbers = {
+            "--network.embedding": self.embedding,
+            "--network.features": self.features,
+            "--network.num-layers": self.num_layers,
+            "--network.num-heads": self.num_heads,
+            "--network.num-kv-heads": self.num_kv_heads,
+        }
+        check_least(1, **numbers)
 
 
 @dataclass(frozen=True)
@@ -77,13 +89,16 @@ class Writing:
     prompt: str = "The "
     """what to go on with"""
     new_tokens: int = 300
-    """how many tokens to add"""
+    """how many tokens to add, at most"""
     temperature: float = 0.8
     """below 1 the text is more probable, above 1 more surprising"""
     top_k: int | None = None
     """draw from the so many likeliest tokens"""
     top_p: float | None = None
     """draw from the fewest tokens that have this probability together, such as 0.9"""
+
+    def __post_init__(self) -> None:
+        check_least(1, **{"--writing.new-tokens": self.new_tokens})
 
 
 @dataclass(frozen=True)
@@ -109,7 +124,7 @@ def _recurrent(config: Config, vocab_size: int) -> nn.Module:
         str(config.model),
         network.embedding,
         network.features,
-        network.num_layers or 1,
+        1 if network.num_layers is None else network.num_layers,
         network.dropout,
         network.tie,
     )
@@ -123,7 +138,7 @@ def _gpt(config: Config, vocab_size: int) -> nn.Module:
         vocab_size,
         config.tokens.length,
         network.features,
-        network.num_layers or 4,
+        4 if network.num_layers is None else network.num_layers,
         network.num_heads,
         network.dropout,
         network.experts,
@@ -137,9 +152,10 @@ def _llama(config: Config, vocab_size: int) -> nn.Module:
     return Llama(
         vocab_size,
         network.features,
-        network.num_layers or 4,
+        4 if network.num_layers is None else network.num_layers,
         network.num_heads,
         hidden=8 * network.features // 3,
+        num_kv_heads=network.num_kv_heads,
         dropout=network.dropout,
         tie=True,
     )
@@ -158,14 +174,17 @@ def train(config: Config) -> int:
     """Train as configured, and write the run folder."""
     config = replace(config, model=config.model or "lstm")
     build = lookup(str(config.model), MODELS, "model")
-    if config.network.experts and config.model != "gpt":
-        raise UsageError(f"--network.experts is for --model gpt, and this is {config.model}")
+    own = {"experts": ("gpt", 0), "num_kv_heads": ("llama", None)}
+    for name, (owner, absent) in own.items():
+        if getattr(config.network, name) != absent and config.model != owner:
+            option = f"--network.{name.replace('_', '-')}"
+            raise UsageError(f"{option} is for --model {owner}, and this is {config.model}")
     folder = config.run_dir or Path("runs") / f"{config.data}-{config.model}-seed{config.seed}"
     config = replace(config, run_dir=folder)
 
     from jaxnet import losses
     from jaxnet.data import TextEncoder
-    from jaxnet.generation import Samples, chosen
+    from jaxnet.generation import Samples, checked_prompts, chosen
     from jaxnet.training import Supervised
 
     tokenizer, (train, valid, test), per_character = _parts(config)
@@ -173,7 +192,11 @@ def train(config: Config) -> int:
     task = Supervised(model, losses.cross_entropy, config.optimizer_for(len(train)))
     writing = config.writing
     filters = chosen(writing.temperature, writing.top_k, writing.top_p)
-    samples = Samples(folder, model, tokenizer, writing.prompt, writing.new_tokens, filters)
+    checked_prompts(model, tokenizer, [writing.prompt], "--writing.prompt")
+    # The weights that are evaluated write, a moving average say: the task with all techniques
+    # knows which these are.
+    applied = config.techniques.apply(config.optimizer.apply(task))
+    samples = Samples(folder, applied, tokenizer, writing.prompt, writing.new_tokens, filters)
     result = run_folder.fit(folder, config, task, train, valid, callbacks=[samples])
     if result is None:
         return cli.PREEMPTED

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
-from jaxnet.names import lookup
+from jaxnet.names import check_least, lookup
 from jaxnet.recipe import Optimizer, ProseRun, Techniques
 from jaxnet.training.early_stopping import EarlyStopping
 
@@ -69,6 +69,14 @@ class Network:
     """the heads of attention"""
     dropout: float = 0.0
     """the share of units left out in training; what is hidden anew each time varies enough"""
+
+    def __post_init__(self) -> None:
+        numbers = {
+            "--network.num-layers": self.num_layers,
+            "--network.features": self.features,
+            "--network.num-heads": self.num_heads,
+        }
+        check_least(1, **numbers)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,10 @@
     python -m train.translate --data folder --data-dir DIR      train.en, train.de, val.*, test*.*
     python -m train.translate --data files --texts.source A --texts.target B    line by line
     python -m train.translate --help                            all options
+    python -m jaxnet.translate --run-dir RUN --text "..."       what a trained one writes
+
+The lines of two files may be anything that is to be made of something else, such as texts and their
+summaries: --texts.length says how long texts may be, in tokens, for both.
 
 Without data of your own it learns to write dates, amounts of money and of time, and countries in
 German: what the package babel makes of the Unicode Common Locale Data Repository (Unicode License
@@ -19,18 +23,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
 from jaxnet.errors import UsageError
-from jaxnet.names import lookup
+from jaxnet.names import check_least, lookup
 from jaxnet.recipe import Optimizer, Run, Techniques
 
 if TYPE_CHECKING:
     import flax.linen as nn
 
     from jaxnet.data import Arrays, ParallelTexts, Tokenizer
+    from jaxnet.training import Trained
 
     Parts = tuple[ParallelTexts, ParallelTexts, ParallelTexts]
 
@@ -71,6 +76,15 @@ class Network:
     """the share of units left out in training, P_drop"""
     pre_norm: bool = True
     """normalise before each part and not after it"""
+
+    def __post_init__(self) -> None:
+        numbers = {
+            "--network.features": self.features,
+            "--network.num-layers": self.num_layers,
+            "--network.num-heads": self.num_heads,
+            "--network.hidden": self.hidden,
+        }
+        check_least(1, **numbers)
 
 
 @dataclass(frozen=True)
@@ -137,9 +151,10 @@ def train(config: Config) -> int:
     config = replace(config, run_dir=folder)
 
     from jaxnet import losses, metrics
-    from jaxnet.data import fit_tokenizer
+    from jaxnet.data import TextEncoder, fit_tokenizer
     from jaxnet.data.tokens import START
     from jaxnet.generation import Translations
+    from jaxnet.generation.translation import NEW_TOKENS
     from jaxnet.training import TeacherForcing
 
     train, valid, test = read(config)
@@ -157,14 +172,19 @@ def train(config: Config) -> int:
         start=tokenizer.id_of(START),
     )
     shown = valid.source[:SAMPLES], valid.target[:SAMPLES]
-    samples = Translations(folder, model, tokenizer, *shown)
+    # The weights that are evaluated write, a moving average say: the task with all techniques
+    # knows which these are.
+    applied = config.techniques.apply(config.optimizer.apply(task))
+    width = learnt.inputs.shape[1]
+    new_tokens = max(NEW_TOKENS, width)
+    samples = Translations(folder, applied, tokenizer, *shown, new_tokens)
     result = run_folder.fit(folder, config, task, learnt, watched, callbacks=[samples])
     if result is None:
         return cli.PREEMPTED
-    variables = {"params": result.state.params, **result.state.collections}
-    bleu = _report(config, folder, model, variables, tokenizer, test)
+    bleu = _report(config, folder, result.model, tokenizer, test, new_tokens)
     tokenizer.save(folder / "tokenizer.json")
-    run_folder.finish(folder, result, {"bleu": bleu})
+    encoder = TextEncoder(tokenizer, width, end=True)
+    run_folder.finish(folder, result, {"bleu": bleu}, encoder=encoder)
     return cli.DONE
 
 
@@ -218,10 +238,10 @@ def _arrays(
 def _report(
     config: Config,
     folder: Path,
-    model: nn.Module,
-    variables: Any,
+    trained: Trained,
     tokenizer: Tokenizer,
     test: ParallelTexts,
+    new_tokens: int,
 ) -> float:
     """Translate the test texts, write them and a picture of attention; their BLEU, 0 to 100."""
     from jaxnet import metrics
@@ -229,7 +249,9 @@ def _report(
     from jaxnet.generation import translate, translation_attention
     from jaxnet.training.plots import plot_attention
 
-    made = translate(model, variables, tokenizer, test.source, beams=config.beams)
+    network, _, variables = trained.trainer.task.inference(trained.state)  # pyright: ignore[reportAttributeAccessIssue]
+    model = network.module
+    made = translate(model, variables, tokenizer, test.source, new_tokens, beams=config.beams)
     with write_atomically(folder / "translations.tsv") as file:
         for row in zip(test.source, made, test.target, strict=True):
             file.write("\t".join(row) + "\n")

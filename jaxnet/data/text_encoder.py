@@ -23,11 +23,13 @@ class TextEncoder:
         length: the tokens of a text: longer ones are cut off, shorter ones padded with 0.
         start: whether each begins with the token `[START]`, which stands for the whole text in an
             encoder such as BERT.
+        end: whether each ends with the token `[END]`, as an encoder-decoder reads them.
     """
 
     tokenizer: Tokenizer
     length: int
     start: bool = False
+    end: bool = False
 
     @property
     def shape(self) -> tuple[int]:
@@ -42,7 +44,7 @@ class TextEncoder:
         """
         if isinstance(texts, np.ndarray):
             texts = texts.tolist()
-        return self.tokenizer.encode_batch(texts, self.length, start=self.start)
+        return self.tokenizer.encode_batch(texts, self.length, start=self.start, end=self.end)
 
     def arrays(self, texts: Texts) -> Arrays:
         """The tokens and classes of labelled texts."""
@@ -54,6 +56,7 @@ class TextEncoder:
             "tokenizer": self.tokenizer.to_json(),
             "length": self.length,
             "start": self.start,
+            "end": self.end,
         }
 
     @classmethod
@@ -65,7 +68,9 @@ class TextEncoder:
         """
         try:
             tokenizer = Tokenizer.from_json(values["tokenizer"])
-            return cls(tokenizer, int(values["length"]), bool(values["start"]))
+            # Earlier bundles say nothing of an end.
+            edges = bool(values["start"]), bool(values.get("end", False))
+            return cls(tokenizer, int(values["length"]), *edges)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"these values describe no TextEncoder: {error}") from error
 

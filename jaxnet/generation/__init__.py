@@ -16,7 +16,9 @@ from jaxnet.generation.samplers import temperature as temperature
 from jaxnet.generation.samplers import top_k as top_k
 from jaxnet.generation.samplers import top_p as top_p
 from jaxnet.generation.texts import Samples as Samples
+from jaxnet.generation.texts import checked_prompts as checked_prompts
 from jaxnet.generation.texts import generate_texts as generate_texts
+from jaxnet.generation.texts import with_room as with_room
 from jaxnet.generation.translation import Translations as Translations
 from jaxnet.generation.translation import translate as translate
 from jaxnet.generation.translation import translation_attention as translation_attention

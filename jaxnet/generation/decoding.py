@@ -116,7 +116,7 @@ def generate(
     """
     tokens, mask = padded_prompts(model, prompts, new_tokens, cache, pad)
     program = _program(as_step(model), init_of(model, cache), new_tokens, tuple(filters), end, pad)
-    made, _ = program(variables, tokens, mask, cache, jax.random.key(seed))
+    made = program(variables, tokens, mask, cache, jax.random.key(seed))
     return generated(np.asarray(made), end)
 
 
@@ -128,17 +128,19 @@ def _program(
     filters: tuple[Filter, ...],
     end: int | None,
     pad: int,
-) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """`(variables, prompts, mask, cache, key) -> (tokens, how many steps it took)`."""
+) -> Callable[..., jax.Array]:
+    """`(variables, prompts, mask, cache, key) -> tokens`."""
 
     def run(
         variables: PyTree, prompts: jax.Array, mask: jax.Array | None, cache: PyTree, key: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> jax.Array:
         batch, length = prompts.shape
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
 
-        def choose(i: jax.Array, logits: jax.Array, made: jax.Array, done: jax.Array) -> Any:
-            """The token at place `i`, and whether the row has ended with it."""
+        def choose(
+            i: jax.Array, logits: jax.Array, made: jax.Array, done: jax.Array
+        ) -> tuple[jax.Array, jax.Array, jax.Array]:
+            """The token at place `i`, all that were made, and whether each row has ended."""
             now = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
             token = jnp.where(done, pad, draw(logits[:, -1], filters, now))
             done = done if end is None else done | (token == end)
@@ -158,8 +160,8 @@ def _program(
         made = jnp.full((batch, new_tokens), pad, jnp.int32)
         first = choose(jnp.zeros((), jnp.int32), logits, made, jnp.zeros(batch, bool))
         start = (jnp.ones((), jnp.int32), *first, cache)
-        steps, _, made, _, _ = jax.lax.while_loop(go_on, body, start)
-        return made, steps
+        _, _, made, _, _ = jax.lax.while_loop(go_on, body, start)
+        return made
 
     return compiled(run)
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -16,13 +15,15 @@ import numpy as np
 from jaxnet.data.tokens import END, START, Tokenizer
 from jaxnet.generation.beam import beam_search
 from jaxnet.generation.decoding import ModuleStep
+from jaxnet.generation.texts import EpochTexts
 from jaxnet.layers import attention_maps
-from jaxnet.training.callbacks import Callback, Plan
 from jaxnet.training.programs import compiled
 
 # Texts that are read at a time, and to a multiple of how many tokens they are padded: so that few
 # programs are compiled for texts of all lengths.
 _BATCH, _MULTIPLE = 64, 16
+# How many tokens a translation has at most, where nobody says.
+NEW_TOKENS = 64
 
 
 def translate(
@@ -30,7 +31,7 @@ def translate(
     variables: Any,
     tokenizer: Tokenizer,
     texts: Sequence[str],
-    new_tokens: int = 64,
+    new_tokens: int = NEW_TOKENS,
     *,
     beams: int = 4,
     length_penalty: float = 1.0,
@@ -53,25 +54,29 @@ def translate(
     width = -(-source.shape[1] // _MULTIPLE) * _MULTIPLE
     start = _start(model, new_tokens + 1)
     written: list[str] = [""] * len(texts)
+    # A few texts take as many rows as the next power of two, and not a whole batch.
+    size = min(_BATCH, 1 << (len(texts) - 1).bit_length())
     # Texts of like length go together: a batch takes as many steps as its longest one.
     order = np.argsort((source > 0).sum(axis=1), kind="stable")
-    for first in range(0, len(order), _BATCH):
-        chosen = order[first : first + _BATCH]
-        rows = np.zeros((_BATCH, width), np.int32)
-        # Where there are fewer texts, the last one fills the batch: all batches have one shape.
-        rows[:, : source.shape[1]] = source[np.resize(chosen, _BATCH)]
+    for first in range(0, len(order), size):
+        chosen = order[first : first + size]
+        rows = np.zeros((size, width), np.int32)
+        # Fewer texts are repeated until they fill the batch: all batches have one shape.
+        rows[:, : source.shape[1]] = source[np.resize(chosen, size)]
         made = beam_search(
             ModuleStep(model, "decode"),
             variables,
-            np.full((_BATCH, 1), tokenizer.id_of(START), np.int32),
+            np.full((size, 1), tokenizer.id_of(START), np.int32),
             new_tokens,
             beams=beams,
             length_penalty=length_penalty,
             end=tokenizer.id_of(END),
             cache=start(variables, rows),
         )
-        for index, tokens in zip(chosen, made.texts(), strict=False):
-            written[index] = tokenizer.decode(tokens).strip()
+        # What follows the end is padding, which is no text.
+        made_texts = tokenizer.decode_batch(made.tokens[: len(chosen)])
+        for index, text in zip(chosen, made_texts, strict=True):
+            written[index] = text.strip()
     return written
 
 
@@ -115,44 +120,28 @@ def _shown(tokenizer: Tokenizer, token: int) -> str:
 
 
 @dataclass
-class Translations(Callback):
+class Translations(EpochTexts):
     """Prints a few translations after each epoch, and adds them to `samples.txt`.
 
     Attributes:
         folder: the run folder.
-        model: see `translate`.
+        task: see `EpochTexts`; its model is as in `translate`.
         tokenizer: see `translate`.
         texts: what to translate.
         references: what a human wrote for them.
         new_tokens: how many tokens a translation has at most.
     """
 
-    folder: Path
-    model: nn.Module
-    tokenizer: Tokenizer
+    heading: ClassVar[str] = "--- epoch {epoch} ---"
+
     texts: Sequence[str]
     references: Sequence[str]
-    new_tokens: int = 64
-    _file: Path = field(init=False)
+    new_tokens: int = NEW_TOKENS
 
-    def __post_init__(self) -> None:
-        self._file = self.folder / "samples.txt"
-
-    def on_start(self, plan: Plan) -> None:
-        """Begin the file anew, unless a run goes on."""
-        if not len(plan.history):
-            self._file.unlink(missing_ok=True)
-
-    def on_epoch(self, row: Any, state: Any) -> None:
-        """Translate."""
-        variables = {"params": state.params, **state.collections}
-        options = {"new_tokens": self.new_tokens, "beams": 1}
-        made = translate(self.model, variables, self.tokenizer, self.texts, **options)
-        lines = [
+    def text(self, model: Any, variables: Any) -> str:
+        """Each text, its translation, and the reference."""
+        made = translate(model, variables, self.tokenizer, self.texts, self.new_tokens, beams=1)
+        return "\n".join(
             f"{text}\n  -> {translation}\n  == {reference}"
             for text, translation, reference in zip(self.texts, made, self.references, strict=True)
-        ]
-        shown = "\n".join([f"--- epoch {int(row['epoch'])} ---", *lines, ""])
-        print(shown)
-        with open(self._file, "a", encoding="utf-8") as file:
-            file.write(f"{shown}\n")
+        )

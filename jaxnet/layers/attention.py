@@ -16,6 +16,7 @@ from jaxnet.errors import InputError, UsageError
 from jaxnet.layers.dense import Dense
 from jaxnet.layers.kv_cache import KeyValues
 from jaxnet.layers.positions import rotary
+from jaxnet.names import check_least
 
 Mask = Bool[Array, "#batch #heads #time source"]
 
@@ -172,14 +173,21 @@ class MultiHeadAttention(nn.Module):
 
     def setup(self) -> None:
         """The dense layers."""
+        check_least(
+            1,
+            features=self.features,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+        )
         kv_heads = self.num_heads if self.num_kv_heads is None else self.num_kv_heads
-        width = self.head_dim or self.features // self.num_heads
+        width = self._width
         if self.head_dim is None and self.features % self.num_heads:
             raise UsageError(
                 f"expected features that num_heads={self.num_heads} divides, got {self.features}; "
                 "or say the head_dim"
             )
-        if kv_heads < 1 or self.num_heads % kv_heads:
+        if self.num_heads % kv_heads:
             raise UsageError(
                 f"expected num_kv_heads to divide num_heads={self.num_heads}, got {kv_heads}"
             )
@@ -214,20 +222,31 @@ class MultiHeadAttention(nn.Module):
             positions: those of the tokens of `x`; None for 0, 1, 2, ... They matter for `rotary`
                 and for a cache.
             cache: the keys and values of the tokens before `x`. Those of `x` are put in at
-                `positions`, -1 for padding, and each token sees what stands up to its own.
+                `positions`, -1 for padding, and each token sees what stands up to its own. Tokens
+                at positions that the cache has no room for leave nothing in it: how many went in
+                before isn't known while a program is compiled, so whoever makes the cache sees to
+                its length.
             train: whether dropout acts; it draws from the random stream `"dropout"`.
 
         Returns:
             `(batch, time, features)` or, with a cache, a pair of that and the new cache.
 
         Raises:
-            InputError: the mask has another shape, or the cache has no room.
-            UsageError: there is a cache, but the attention isn't causal, or no positions.
+            InputError: the mask has another shape, or `x` alone has more tokens than the cache has
+                room for.
+            UsageError: there is a cache, but the attention isn't causal, or there are no positions;
+                or a mask or a context besides, which have no say there.
         """
         query = self._turned(self._split(self.query(x)), positions)
         if cache is not None:
             if positions is None or not self.causal:
                 raise UsageError("a cache needs causal=True, and the positions of the tokens")
+            if mask is not None or context is not None:
+                raise UsageError(
+                    f"{'/'.join(self.path) or 'attention'}: with a cache, what is attended to is "
+                    "in there: leave out the context, and give padding the position -1 in the "
+                    "place of a mask"
+                )
             cache = cache.insert(self.keys_values(x, positions), positions)
             slots = jnp.arange(cache.key.shape[2])[None, None, None]
             visible = slots <= positions[:, None, :, None]
@@ -274,10 +293,14 @@ class MultiHeadAttention(nn.Module):
         key = self._turned(self._split(self.key(context)), positions)
         return KeyValues(key, self._split(self.value(context)))
 
+    @property
+    def _width(self) -> int:
+        """The width of a head."""
+        return self.features // self.num_heads if self.head_dim is None else self.head_dim
+
     def _split(self, x: jax.Array) -> jax.Array:
         """(batch, time, heads * width) as (batch, heads, time, width)."""
-        width = self.head_dim or self.features // self.num_heads
-        return x.reshape(*x.shape[:2], -1, width).swapaxes(1, 2)
+        return x.reshape(*x.shape[:2], -1, self._width).swapaxes(1, 2)
 
     def _turned(self, x: jax.Array, positions: jax.Array | None) -> jax.Array:
         if self.rotary_base is None:

@@ -48,7 +48,14 @@ class KeyValues(NamedTuple):
         return KeyValues(zeros, zeros)
 
     def insert(self, new: KeyValues, positions: Int[Array, "batch time"]) -> KeyValues:
-        """These with new tokens at their positions; those at -1 (padding) are left out."""
+        """These with new tokens at their positions; those at -1 (padding) are left out.
+
+        So are those beyond the end. Positions are known only when a compiled program runs, and
+        there nothing can be raised: make the cache as long as all tokens that are going to come.
+
+        Raises:
+            InputError: there are more new tokens than the whole cache has room for.
+        """
         length = self.key.shape[2]
         if positions.shape[1] > length:
             raise InputError(

@@ -14,6 +14,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxnet.errors import UsageError
 from jaxnet.layers.activations import Activation, gelu
 from jaxnet.layers.dense import Dense
 from jaxnet.layers.kv_cache import KeyValues
@@ -153,7 +154,7 @@ class TransformerBlock(nn.Module):
 
         Args:
             x: the tokens.
-            mask: False where a token is padding, which no token attends to.
+            mask: False where a token is padding, which no token attends to; None with a cache.
             positions: see `MultiHeadAttention`, and so for `cache`.
             cache: the keys and values of the tokens before `x`.
             train: whether dropout acts; it draws from the random stream `"dropout"`.
@@ -266,13 +267,21 @@ class DecoderBlock(TransformerBlock):
 
         Args:
             x: the tokens written so far.
-            memory: the encoder's outputs; with a cache they are in there.
-            mask: False where a token of `x` is padding.
+            memory: the encoder's outputs; with a cache, which has them, None.
+            mask: False where a token of `x` is padding; None with a cache.
             memory_mask: False where `memory` is of padding.
             positions: see `MultiHeadAttention`.
             cache: what `start` or an earlier call returned.
             train: whether dropout acts; it draws from the random stream `"dropout"`.
+
+        Raises:
+            UsageError: there is neither `memory` nor `cache`, or both.
         """
+        if (memory is None) == (cache is None):
+            raise UsageError(
+                f"{'/'.join(self.path) or 'decoder'}: expected an encoder's outputs to attend to, "
+                f"as memory or in a cache, got {'neither' if cache is None else 'both'}"
+            )
         own, context = (None, memory) if cache is None else (cache.own, cache.memory)
         h = self._before(self.self_attention_norm, x)
         y = self.self_attention(h, mask=mask, positions=positions, cache=own, train=train)

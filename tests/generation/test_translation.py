@@ -9,7 +9,14 @@ import pytest
 
 from jaxnet.data import fit_tokenizer
 from jaxnet.data.tokens import END, START
-from jaxnet.generation import ModuleStep, beam_search, translate, translation_attention
+from jaxnet.generation import (
+    Generated,
+    ModuleStep,
+    beam_search,
+    translate,
+    translation_attention,
+)
+from jaxnet.generation import translation as its_module
 from jaxnet.training.plots import plot_attention
 from models import Transformer
 
@@ -42,6 +49,25 @@ def test_each_text_is_translated_as_if_it_were_alone(made):
             cache=cache,
         )
         assert translation == TOKENIZER.decode(want.texts()[0]).strip()
+
+
+@pytest.mark.parametrize(
+    ("count", "batches"), [(1, [1]), (3, [4]), (4, [4]), (64, [64]), (70, [64, 64])]
+)
+def test_a_few_texts_take_few_rows(count, batches, monkeypatch):
+    seen = []
+
+    def first_tokens(model, variables, prompts, new_tokens, *, end, cache, **options):
+        seen.append(len(prompts))
+        assert cache.any(axis=1).all()  # no row without a text
+        tokens = np.stack([cache[:, 0], np.full(len(cache), end)], axis=1)
+        return Generated(tokens, np.full(len(cache), 2))
+
+    monkeypatch.setattr(its_module, "beam_search", first_tokens)
+    monkeypatch.setattr(its_module, "_start", lambda *_: lambda variables, rows: rows)
+    texts = [f"{chr(97 + number % 26)} {'hat ' * (number // 26)}" for number in range(count)]
+    assert translate(None, None, TOKENIZER, texts) == [text[0] for text in texts]  # type: ignore[arg-type]
+    assert seen == batches
 
 
 def test_what_the_decoder_looks_at_is_drawn(made, tmp_path):

@@ -203,6 +203,10 @@ def test_scores_and_softmax_are_float32():
     [
         ({"features": 10}, "features that num_heads=4 divides, got 10"),
         ({"num_kv_heads": 3}, "num_kv_heads to divide num_heads=4, got 3"),
+        ({"num_heads": 0}, "num_heads of at least 1, got 0"),
+        ({"num_kv_heads": 0}, "num_kv_heads of at least 1, got 0"),
+        ({"head_dim": 0}, "head_dim of at least 1, got 0"),
+        ({"features": 0}, "features of at least 1, got 0"),
     ],
 )
 def test_wrong_options_are_refused(options, words):
@@ -221,6 +225,10 @@ def test_wrong_calls_are_refused():
         layer.apply(variables, x, cache=cache, positions=positions)
     with pytest.raises(UsageError, match="causal=True, and the positions"):
         layer.apply(variables, x, cache=cache)
+    some = {"cache": KeyValues.empty(2, 4, 3, 3), "positions": positions}
+    for besides in ({"mask": jnp.ones((2, 3), bool)}, {"context": x}):
+        with pytest.raises(UsageError, match=r"leave out the context, .* position -1"):
+            layer.apply(variables, x, **some, **besides)
     with pytest.raises(InputError, match=r"4 heads of queries.*3 heads"):
         attention(jnp.zeros((1, 4, 2, 2)), jnp.zeros((1, 3, 2, 2)), jnp.zeros((1, 3, 2, 2)))
     assert causal_mask(3).sum() == 6

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from jaxnet.errors import UsageError
 from jaxnet.layers import (
     DecoderBlock,
     FeedForward,
@@ -130,6 +131,16 @@ def test_a_decoder_block_with_a_cache_is_the_same_token_by_token():
         )
         pieces.append(y)
     close(jnp.concatenate(pieces, axis=1), whole)
+
+
+def test_a_decoder_block_needs_one_memory():
+    block, x, memory = DecoderBlock(**PARTS), draw(2, 4, WIDTH), draw(2, 6, WIDTH, seed=1)
+    with pytest.raises(UsageError, match="as memory or in a cache, got neither"):
+        block.init(jax.random.key(0), x)
+    variables = jax.eval_shape(block.init, jax.random.key(0), x, memory)
+    cache = jax.eval_shape(lambda v: block.apply(v, memory, 4, method="start"), variables)
+    with pytest.raises(UsageError, match="in a cache, got both"):
+        jax.eval_shape(lambda v, c: block.apply(v, x, memory, cache=c), variables, cache)
 
 
 def test_dropout_acts_in_training_only():

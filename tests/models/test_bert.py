@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnet import module_json
-from jaxnet.errors import InputError
+from jaxnet.errors import InputError, UsageError
 from models import BERT, BERTClassifier, BERTMaskedLM, bert
 
 from .parity import close
@@ -53,6 +53,10 @@ def test_what_cannot_be_is_refused():
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 9), jnp.int32))
     with pytest.raises(InputError, match=r"tokens from 0 to 18.*got -1 in row 0, position 0"):
         model.check_inputs(np.array([[-1, 1]]))
+    for sizes in ({"features": 0}, {"num_layers": 0}, {"num_heads": 0}):
+        (name,) = sizes
+        with pytest.raises(UsageError, match=f"{name} of at least 1, got 0"):
+            jax.eval_shape(ENCODER.clone(**sizes).init, jax.random.key(0), TOKENS)
 
 
 def test_it_can_be_written_down():

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import module_json
-from jaxnet.errors import InputError
+from jaxnet import Bundle, module_json
+from jaxnet.compute import training_shapes
+from jaxnet.errors import InputError, UsageError
 from jaxnet.generation import ModuleStep, beam_search, generate
+from jaxnet.summary import summary
 from models import Transformer
 
 from .parity import close
@@ -91,6 +93,23 @@ def test_what_cannot_be_is_refused():
         jax.eval_shape(model.init, jax.random.key(0), SOURCE, jnp.zeros((3, 5), jnp.int32))
     with pytest.raises(InputError, match=r"tokens from 0 to 18.*got 19"):
         model.check_inputs(np.array([[1, 19]]))
+    for sizes in ({"features": 0}, {"num_layers": 0}, {"num_heads": 0}):
+        (name,) = sizes
+        with pytest.raises(UsageError, match=f"{name} of at least 1, got 0"):
+            jax.eval_shape(model.clone(**sizes).init, jax.random.key(0), SOURCE, TARGET)
+
+
+def test_a_source_alone_gets_no_answer():
+    model = Transformer(VOCAB, 16, 1, 2, 24)
+    variables = jax.jit(model.init)(jax.random.key(0), SOURCE)
+    bundle = Bundle(model, variables, jax.ShapeDtypeStruct((7,), np.int32))
+    with pytest.raises(
+        UsageError, match=r"jaxnet\.generation\.translate.* jaxnet\.translate --run-dir"
+    ):
+        bundle.predict(np.asarray(SOURCE))
+    # Where only shapes and costs matter, it stands for the target.
+    assert summary(model, SOURCE).parameters == summary(model, SOURCE, TARGET).parameters
+    assert training_shapes(model, SOURCE)[1]
 
 
 def test_it_can_be_written_down():

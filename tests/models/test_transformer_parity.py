@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnet.layers import sinusoidal
-from models import BERT, GPT2, BERTClassifier, BERTMaskedLM, Llama, Transformer
+from models import BERT, GPT2, BERTClassifier, BERTMaskedLM, BERTTagger, Llama, Transformer
 
 from . import parity
 from .parity import close
@@ -103,6 +103,31 @@ def test_bert_classifier_equals_transformers(bert):
         parity.variables(params), jnp.asarray(TOKENS, jnp.int32)
     )
     close(got, theirs(torch.tensor(TOKENS)).logits.detach().numpy())
+
+
+@pytest.mark.slow
+def test_bert_tagger_equals_transformers_with_its_gradient(bert):
+    import torch
+
+    library, config, encoder = bert
+    config.num_labels = 5
+    theirs = parity.randomized(library.BertForTokenClassification(config))
+    weights = parity.arrays(theirs)
+    params = {
+        "encoder": parity.bert(weights, LAYERS, "bert."),
+        "head": parity.dense(weights, "classifier"),
+    }
+    variables, ours = parity.variables(params), BERTTagger(encoder, 5)
+    tokens = np.where(MASK, TOKENS, 0)
+    given = jnp.asarray(tokens, jnp.int32)
+    got = jax.jit(ours.apply)(variables, given)
+    want = theirs(torch.tensor(tokens), attention_mask=torch.tensor(MASK)).logits
+    assert got.shape == (BATCH, TIME, 5)
+    close(got[MASK], want.detach().numpy()[MASK])
+    ids = {"input_ids": torch.tensor(TOKENS[:1])}
+    table = theirs.bert.embeddings.word_embeddings.weight
+    got, want = embedding_gradients(ours, variables, theirs, table, ids, tokens=given[:1])
+    close(got["encoder"]["embed"]["embedding"], want)
 
 
 def gpt2(library):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jaxnet import Bundle, cli
+from jaxnet import Bundle, cli, run_folder
 from jaxnet import generate as command
 from jaxnet.config import from_command_line
 from jaxnet.data import token_windows
-from train.language import PROGRAM, Config, train
+from jaxnet.errors import UsageError
+from jaxnet.recipe import FREE
+from train.language import MODELS, PROGRAM, Config, Network, Writing, train
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 60
 SMALL = ["--network.features", "16", "--network.embedding", "8", "--tokens.length", "20"]
@@ -69,15 +72,67 @@ def test_a_text_of_ones_own(own, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["gpt", "llama"])
-def test_byte_pairs_and_transformers(model, own, tmp_path):
+def test_byte_pairs_and_transformers(model, own, tmp_path, capsys):
     run = tmp_path / "run"
     small = ["--model", model, "--network.num-layers", "1", "--tokens.level", "bpe"]
+    if model == "llama":
+        small += ["--network.num-kv-heads", "2"]
     assert language(*own, *small, "--tokens.vocab-size", "300", "--run-dir", run) == cli.DONE
     summary = json.loads((run / "summary.json").read_text())
     # A token is several characters, so it costs more.
     assert summary["test_nats_per_character"] < 0.7 * summary["test_loss"]
     too_long = ["--run-dir", run, "--prompt", "the ", "--new-tokens", "500"]
+    capsys.readouterr()
     assert generation(*too_long) == (cli.FAILED if model == "gpt" else cli.DONE)
+    if model == "gpt":
+        # Two byte pairs of twenty; without the option it fills what is left.
+        assert re.search(r"--new-tokens 500: .* for 1\d more tokens", capsys.readouterr().err)
+        assert generation("--run-dir", run) == cli.DONE
+        longer = capsys.readouterr().out
+        assert generation("--run-dir", run, "--new-tokens", "5") == cli.DONE
+        assert longer.startswith("The ") and len(longer) > len(capsys.readouterr().out)
+        assert generation("--run-dir", run, "--prompt", TEXT) == cli.FAILED
+        assert "--prompt: " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_replicas_and_an_average_write_too(own, tmp_path):
+    run = tmp_path / "run"
+    techniques = ["--techniques.local-sgd-replicas", "2", "--techniques.ema", "0.9"]
+    assert language(*own, *techniques, "--epochs", "1", "--run-dir", run) == cli.DONE
+    assert (run / "samples.txt").read_text().startswith("===== epoch 1 =====\nthe ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--writing.prompt", ""], "--writing.prompt: expected a text to go on with, got ''"),
+        (["--writing.prompt", " ", "--tokens.level", "word"], "--writing.prompt: .* no token"),
+        (["--writing.prompt", "the " * 5, "--model", "gpt"], "--writing.prompt: 20 tokens leave"),
+    ],
+)
+def test_a_prompt_that_cannot_be_is_refused_before_training(
+    arguments, message, own, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    assert language(*own, *arguments, "--run-dir", run) == cli.FAILED
+    assert re.search(message, capsys.readouterr().err)
+    # What was wrong can be put right in the same folder.
+    assert not run.exists()
+
+
+def test_what_is_written_may_change_when_a_run_goes_on(tmp_path):
+    before, after = Config(), Config(writing=Writing(prompt="A "))
+    run_folder.prepare(tmp_path, before, resume=True, may_change=FREE)
+    run_folder.prepare(tmp_path, after, resume=True, may_change=FREE)
+    with pytest.raises(UsageError, match=r"network\.features"):
+        changed = Config(network=Network(features=8))
+        run_folder.prepare(tmp_path, changed, resume=True, may_change=FREE)
+
+
+def test_llama_shares_keys_and_values():
+    config = Config(model="llama", network=Network(features=16, num_kv_heads=2))
+    assert MODELS["llama"](config, 20).num_kv_heads == 2
 
 
 def test_a_resumed_run_repeats_no_sample(own, tmp_path):
@@ -99,11 +154,34 @@ def test_a_resumed_run_repeats_no_sample(own, tmp_path):
         (["--data", "text"], cli.WRONG_USAGE, "--data text needs --data-dir"),
         (["--data", "text", "--data-dir", "absent"], cli.FAILED, "absent"),
         (["--model", "gtp"], cli.WRONG_USAGE, "did you mean 'gpt'"),
+        (
+            ["--network.num-kv-heads", "2"],
+            cli.WRONG_USAGE,
+            "for --model llama, and this is lstm",
+        ),
+        (["--network.experts", "2"], cli.WRONG_USAGE, "for --model gpt, and this is lstm"),
     ],
 )
 def test_what_is_refused(arguments, code, message, capsys):
     assert language(*arguments) == code
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--network.embedding",
+        "--network.features",
+        "--network.num-layers",
+        "--network.num-heads",
+        "--network.num-kv-heads",
+        "--writing.new-tokens",
+    ],
+)
+def test_sizes_of_nothing_are_refused(option, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        language(option, "0")
+    assert f"expected {option} of at least 1, got 0" in capsys.readouterr().err
 
 
 def test_what_the_writer_refuses(tmp_path, capsys):

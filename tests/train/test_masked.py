@@ -88,6 +88,13 @@ def test_wrong_use(arguments, message, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["features", "num-heads", "num-layers"])
+def test_sizes_of_nothing_are_refused(name, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        pretrain(f"--network.{name}", "0")
+    assert f"expected --network.{name} of at least 1, got 0" in capsys.readouterr().err
+
+
 def test_a_text_that_is_too_short(tmp_path, capsys):
     (tmp_path / "short.txt").write_text("To be or not to be.")
     own = ["--data", "text", "--data-dir", tmp_path / "short.txt"]

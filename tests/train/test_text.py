@@ -96,3 +96,10 @@ def test_the_encoder(lines, tmp_path):
 def test_what_is_refused(arguments, code, message, capsys):
     assert text(*arguments) == code
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["embedding", "features", "num-layers", "num-heads"])
+def test_sizes_of_nothing_are_refused(name, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        text(f"--network.{name}", "0")
+    assert f"expected --network.{name} of at least 1, got 0" in capsys.readouterr().err

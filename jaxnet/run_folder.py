@@ -63,12 +63,13 @@ def prepare(folder: Path, config: Any, *, resume: bool, may_change: tuple[str, .
 
     Raises:
         InputError: the folder can't be written.
-        UsageError: it holds a run with another configuration.
+        UsageError: it holds a run with another configuration, which has begun to train.
     """
     from jaxnet.parallel import processes
 
     file = folder / "config.toml"
-    if resume and file.exists():
+    # A run that ended before it learnt anything, over a wrong option say, binds nobody.
+    if resume and file.exists() and next(folder.rglob("metrics.jsonl"), None):
         _check_same(file, config, may_change)
     if not processes.is_first():
         return

@@ -65,9 +65,9 @@ def _has_rows(output: Any, examples: int) -> bool:
 class _LogNorms(Technique):
     def gradients(self, objective, state, batch):
         grads, aux = self.task.gradients(objective, state, batch)
-        network, preprocess, variables = self.task.inference(state)
+        network, _, variables = self.task.inference(state)
         key = stream(state.key, "objective", state.step)
-        layers = network.layers(variables, preprocess(batch["inputs"]), key)
+        layers = network.layers(variables, self.task.network_inputs(batch), key)
         weights = example_weights(batch)
         norms = {
             GRADIENT + path: Mean(total=norm, count=jnp.ones(()))

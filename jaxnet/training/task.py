@@ -172,6 +172,10 @@ class GradientTask:
         """What `predict_step` predicts with."""
         raise NotImplementedError
 
+    def network_inputs(self, batch: Batch) -> Any:
+        """What the network is called with; a tuple for a module that takes several arrays."""
+        raise NotImplementedError
+
     def map_optimizer(self, change: Callable[[Optimizer], Optimizer]) -> GradientTask:
         """The same task with `change(optimizer)` in place of its optimizer."""
         raise NotImplementedError

@@ -87,6 +87,10 @@ class Technique(GradientTask):
         """See `GradientTask`."""
         return self.task.inference(state)
 
+    def network_inputs(self, batch: Batch) -> Any:
+        """See `GradientTask`."""
+        return self.task.network_inputs(batch)
+
     def map_optimizer(self, change: Callable[[Optimizer], Optimizer]) -> GradientTask:
         """See `GradientTask`."""
         return replace(self, task=self.task.map_optimizer(change))

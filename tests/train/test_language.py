@@ -125,9 +125,16 @@ def test_what_is_written_may_change_when_a_run_goes_on(tmp_path):
     before, after = Config(), Config(writing=Writing(prompt="A "))
     run_folder.prepare(tmp_path, before, resume=True, may_change=FREE)
     run_folder.prepare(tmp_path, after, resume=True, may_change=FREE)
+    (tmp_path / "metrics.jsonl").touch()  # it has begun to train
     with pytest.raises(UsageError, match=r"network\.features"):
         changed = Config(network=Network(features=8))
         run_folder.prepare(tmp_path, changed, resume=True, may_change=FREE)
+
+
+def test_a_run_that_learnt_nothing_binds_nobody(tmp_path):
+    run_folder.prepare(tmp_path, Config(network=Network(features=7)), resume=True)
+    run_folder.prepare(tmp_path, Config(), resume=True)
+    assert "features = 256" in (tmp_path / "config.toml").read_text()
 
 
 def test_llama_shares_keys_and_values():

@@ -12,10 +12,12 @@ import numpy as np
 import optax
 import pytest
 
+from jaxnet import losses
 from jaxnet.errors import UsageError
 from jaxnet.training import (
     History,
     RunWriter,
+    TeacherForcing,
     Trainer,
     accumulate,
     clip,
@@ -27,6 +29,7 @@ from jaxnet.training import (
 from jaxnet.training.network import as_network
 from jaxnet.training.norms import layer_order
 from jaxnet.training.plots import plot_curves, plot_norms
+from models import Transformer
 from tests.training.helpers import assert_close, classifier, make_batch, table
 from tests.training.test_plots import is_a_picture
 
@@ -127,6 +130,25 @@ class Sign(nn.Module):
 class Total(nn.Module):
     def __call__(self, inputs):
         return inputs.sum()[None, None]
+
+
+def test_a_decoder_is_measured_on_what_it_reads():
+    model = Transformer(9, 8, 1, 2, 16, 0.0)
+    task = TeacherForcing(model, losses.masked(losses.cross_entropy, ignored=0), optax.sgd(0.1))
+    tokens = np.random.default_rng(0).integers(4, 9, (2, 3, 5)).astype(np.int32)
+    source, target = map(jnp.asarray, tokens)
+    batch = {"inputs": source, "labels": target, "mask": jnp.ones(3, bool)}
+    state = jax.jit(task.init)(jax.random.key(0), batch)
+    seen: Any = model.apply(
+        {"params": state.params},
+        *task.network_inputs(batch),
+        capture_intermediates=True,
+        mutable=["intermediates"],
+    )
+    outputs = seen[1]["intermediates"]["decoder_0"]["mlp"]["__call__"][0]
+    expected = np.sqrt(np.square(np.asarray(outputs, np.float64)).mean(axis=(1, 2))).mean()
+    measured = norms(log_norms(task), batch)
+    assert measured["act_norm/decoder_0/mlp"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_has_no_row_for_each_example_is_left_out():

@@ -101,6 +101,16 @@ class Config(ImageRun):
     optimizer: Optimizer = Optimizer(schedule="constant", b1=0.5)
     early_stopping: EarlyStopping = LAST_STEP
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("features", "stages"):
+            number = getattr(self.network, name)
+            if number is not None and number < 1:
+                raise UsageError(f"--network.{name}: expected at least 1, got {number}")
+        rate = self.rules.discriminator_rate
+        if rate is not None and not 0 < rate < float("inf"):
+            raise UsageError(f"--rules.discriminator-rate: expected a number above 0, got {rate}")
+
 
 def _dense(config: Config, shape: tuple[int, ...]) -> Players:
     from models import DenseDiscriminator, DenseGenerator
@@ -116,7 +126,9 @@ def _dcgan(config: Config, shape: tuple[int, ...], batch_norm: bool = True) -> P
     from models import DCGANDiscriminator, DCGANGenerator
 
     stages = config.network.stages
-    features = config.network.features or (32 if shape[-1] == 1 else 64)
+    features = config.network.features
+    if features is None:
+        features = 32 if shape[-1] == 1 else 64
     return (
         DCGANGenerator(shape, features, stages),
         DCGANDiscriminator(features, stages, batch_norm),
@@ -192,18 +204,19 @@ def _task(config: Config, model: Model, train: Arrays | ImageFolder, scale: Any)
     from jaxnet.losses.adversarial import GAMES
     from jaxnet.training.adversarial import Adversarial
 
-    rules = config.rules
-    faster = replace(config, learning_rate=rules.discriminator_rate or config.learning_rate)
+    rules: Any = config.rules  # complete, by `Model.rules`
+    rate = rules.discriminator_rate
+    critic = config if rate is None else replace(config, learning_rate=rate)
     generator, discriminator = model.build(config, train.inputs.shape[1:])
     return Adversarial(
         generator,
         discriminator,
         config.optimizer_for(len(train)),
-        faster.optimizer_for(len(train)),
-        game=lookup(rules.game or model.game, GAMES, "game"),
+        critic.optimizer_for(len(train)),
+        game=lookup(rules.game, GAMES, "game"),
         latent=config.network.latent,
-        critic_steps=rules.critic_steps or 1,
-        gradient_penalty=rules.gradient_penalty or 0.0,
+        critic_steps=rules.critic_steps,
+        gradient_penalty=rules.gradient_penalty,
         ema=rules.ema,
         preprocess=scale,
     )

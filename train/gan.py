@@ -276,15 +276,22 @@ def _judge(config: Config, folder: Path, parts: ImageParts) -> Bundle | None:
 
 def _train_judge(config: Config, home: Path, examples: int) -> int:
     """Train the classifier, unless that is done. The exit code."""
+    from jaxnet.parallel import processes
     from train import classify
 
-    if (home / "bundle" / "bundle.json").exists():
+    if processes.from_first((home / "bundle" / "bundle.json").exists):
         return cli.DONE
     # Few epochs are enough where there are many images.
     epochs = 3 if examples > 10_000 else 30
-    keys = ("data", "data_dir", "image_size", "seed", "resume", "progress")
+    # About 64 examples a step, which the devices can share out as they do those of the game.
+    batch_size = config.batch_size * max(1, round(64 / config.batch_size))
+    keys = ("data", "data_dir", "image_size", "seed", "resume", "progress", "layout")
     same = {key: getattr(config, key) for key in keys}
-    return classify.train(classify.Config(**same, epochs=epochs, batch_size=64, run_dir=home))
+    code = classify.train(
+        classify.Config(**same, epochs=epochs, batch_size=batch_size, run_dir=home)
+    )
+    # The first process writes the bundle: the others wait until it is there.
+    return processes.from_first(lambda: code)
 
 
 def _read(

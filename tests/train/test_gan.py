@@ -93,7 +93,7 @@ def test_a_judge_is_trained_and_reads_what_was_generated(tmp_path):
         (["--rules.ema", "2"], cli.WRONG_USAGE, "ema in [0, 1), got 2.0"),
         (["--network.latent", "0"], cli.WRONG_USAGE, "latent of at least 1"),
         (["--rules.critic-steps", "0"], cli.WRONG_USAGE, "critic_steps of at least 1, got 0"),
-        (["--rules.discriminator-rate", "0"], cli.WRONG_USAGE, "expected a number above 0, got 0"),
+        (["--rules.discriminator-rate", "0"], cli.WRONG_USAGE, "above 0, got 0"),
         (["--network.features", "0"], cli.WRONG_USAGE, "--network.features: expected at least 1"),
         (["--network.stages", "4"], cli.FAILED, "only if 16 divides both"),
         (["--techniques.accumulate", "2"], cli.WRONG_USAGE, "accumulate needs a task that"),

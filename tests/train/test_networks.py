@@ -61,12 +61,12 @@ def test_options_reach_the_networks():
 
 @pytest.mark.parametrize("name", ["lenet5", "resnet18", "resnet20"])
 def test_dropout_is_refused_where_there_is_none(name):
-    with pytest.raises(UsageError, match="--network.dropout 0.1: .*Net.* has no dropout"):
+    with pytest.raises(UsageError, match=r"--network\.dropout 0\.1: .*Net.* has no dropout"):
         build(name, 32, 32, 3, dropout=0.1)
 
 
 def test_a_patch_of_nothing_is_refused():
-    with pytest.raises(UsageError, match="--network.patch-size: expected at least 1, got 0"):
+    with pytest.raises(UsageError, match=r"--network\.patch-size: expected at least 1, got 0"):
         Network(patch_size=0)
 
 

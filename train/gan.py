@@ -107,6 +107,12 @@ class Config(ImageRun):
             number = getattr(self.network, name)
             if number is not None and number < 1:
                 raise UsageError(f"--network.{name}: expected at least 1, got {number}")
+        for axis in ("stage", "sequence", "expert"):
+            if (size := getattr(self.layout, axis)) != 1:
+                raise UsageError(
+                    f"--layout.{axis} {size}: it shares out what is in a transformer, and the "
+                    "players of a game have none; take data or fsdp"
+                )
         rate = self.rules.discriminator_rate
         if rate is not None and not 0 < rate < float("inf"):
             raise UsageError(f"--rules.discriminator-rate: expected a number above 0, got {rate}")

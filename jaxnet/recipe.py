@@ -447,5 +447,5 @@ def _check_least(least: int, **numbers: int) -> None:
             raise UsageError(f"expected {name} of at least {least}, got {value}")
 
 
-# Fields of a `Run` that don't decide what is learnt.
-FREE = ("run_dir", "resume", "progress", "layout")
+# Fields of a `Run` that don't decide what is learnt; the last two are of recommendations alone.
+FREE = ("run_dir", "resume", "progress", "layout", "users", "k")

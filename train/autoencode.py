@@ -218,11 +218,16 @@ def _draw(
     import jax
     import numpy as np
 
+    from jaxnet.parallel import processes
     from jaxnet.training.pictures import plot_plane, save_grid
     from jaxnet.training.programs import compiled
     from jaxnet.training.variational import Variational
 
-    task, state = _evaluated(config, task, result.state)
+    # Of several processes each may have a part of the state, and the first one draws.
+    whole = processes.on_host(result.state) if processes.several() else result.state
+    if not processes.is_first():
+        return
+    task, state = _evaluated(config, task, whole)
 
     def made(function: Callable[..., Any], *inputs: Any) -> np.ndarray:
         return np.asarray(compiled(function)(state, *inputs))

@@ -178,3 +178,8 @@ def check_ids(inputs: np.ndarray, sizes: Sequence[int]) -> None:
 def _normalized(vectors: jax.Array) -> jax.Array:
     length = jnp.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / jnp.maximum(length, 1e-6)
+
+
+# What the axis `tensor` of a `jaxnet.parallel.Layout` cuts: the width of all tables, which have any
+# number of ids.
+SHARDING = (("**/embeddings/*/embedding", (None, "tensor")),)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from jaxnet import Bundle
     from jaxnet.data import Arrays, ImageFolder
     from jaxnet.data.image_sets import ImageParts
-    from jaxnet.training.adversarial import Adversarial
+    from jaxnet.training import Adversarial
     from jaxnet.training.trainer import FitResult
 
     Players = tuple[nn.Module, nn.Module]
@@ -208,7 +208,7 @@ def train(config: Config) -> int:
 
 def _task(config: Config, model: Model, train: Arrays | ImageFolder, scale: Any) -> Adversarial:
     from jaxnet.losses.adversarial import GAMES
-    from jaxnet.training.adversarial import Adversarial
+    from jaxnet.training import Adversarial
 
     rules: Any = config.rules  # complete, by `Model.rules`
     rate = rules.discriminator_rate

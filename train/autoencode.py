@@ -134,7 +134,7 @@ def train(config: Config) -> int:
     import numpy as np
 
     from jaxnet.data import sample
-    from jaxnet.training.pictures import Samples
+    from jaxnet.training.pictures import ImageSamples
     from jaxnet.training.programs import compiled
 
     parts = config.read()
@@ -143,7 +143,7 @@ def train(config: Config) -> int:
     draw = compiled(
         lambda state: _rows(config, *_evaluated(config, task, state), test.inputs[:SHOWN])
     )
-    samples = Samples(folder / "samples", lambda state: np.asarray(draw(state)))
+    samples = ImageSamples(folder / "samples", lambda state: np.asarray(draw(state)))
     result = run_folder.fit(
         folder, config, task, parts.train, parts.valid, config.augment, callbacks=[samples]
     )
@@ -219,7 +219,7 @@ def _draw(
     import numpy as np
 
     from jaxnet.parallel import processes
-    from jaxnet.training.pictures import plot_plane, save_grid
+    from jaxnet.training.pictures import plot_labelled_points, save_grid
     from jaxnet.training.programs import compiled
     from jaxnet.training.variational import Variational
 
@@ -238,7 +238,7 @@ def _draw(
     codes = made(task.encode, shown)
     points, title = _plane(codes)
     names = test.class_names or tuple(map(str, range(test.num_classes)))
-    plot_plane(points, test.labels[:PLACED], names, folder / "latent.png", title)
+    plot_labelled_points(points, test.labels[:PLACED], names, folder / "latent.png", title)
     if not isinstance(task, Variational):
         return
     key, shape = jax.random.key(config.seed), (SIDE**2, codes.shape[1])
@@ -253,13 +253,13 @@ def _plane(codes: np.ndarray) -> tuple[np.ndarray, str]:
     """Codes (n, latent) in the plane, (n, 2), and what its axes are."""
     import numpy as np
 
+    from jaxnet.training.plots import principal_plane
+
     if codes.shape[1] == 1:
         return np.concatenate([codes, np.zeros_like(codes)], axis=1), "the code"
     if codes.shape[1] == 2:
         return codes, "the two dimensions of the code"
-    centred = codes - codes.mean(axis=0)
-    axes = np.linalg.svd(centred, full_matrices=False)[2]
-    return centred @ axes[:2].T, "the first two principal components of the codes"
+    return principal_plane(codes)[0], "the first two principal components of the codes"
 
 
 def _even_codes(side: int) -> np.ndarray:

@@ -178,7 +178,7 @@ def train(config: Config) -> int:
     import numpy as np
 
     from jaxnet.data import fit_symmetric, sample
-    from jaxnet.training.pictures import Samples
+    from jaxnet.training.pictures import ImageSamples
     from jaxnet.training.programs import compiled
 
     parts = config.read()
@@ -194,7 +194,7 @@ def train(config: Config) -> int:
     def draw(state: Any) -> np.ndarray:
         return _grid(np.asarray(generate(state, {"inputs": noise})))
 
-    samples = Samples(folder / "samples", draw)
+    samples = ImageSamples(folder / "samples", draw)
     result = run_folder.fit(folder, config, task, parts.train, parts.valid, callbacks=[samples])
     if result is None:
         return cli.PREEMPTED

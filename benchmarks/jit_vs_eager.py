@@ -276,11 +276,12 @@ def _train_step(
 
 def _model_loss(outputs: Any, labels: jax.Array) -> jax.Array:
     """The loss of two towers, auxiliary heads, images, one number, or classes, as outputs are."""
-    if isinstance(outputs, tuple) and len(outputs) > 2:
+    if isinstance(outputs, tuple):
+        first, second, *more = outputs
+        if not more:
+            return losses.in_batch_softmax((first, second), jnp.arange(len(labels))).mean()
         main, *heads = (_model_loss(each, labels) for each in outputs)
         return main + 0.3 * sum(heads)
-    if isinstance(outputs, tuple):
-        return losses.in_batch_softmax(outputs, jnp.arange(len(labels))).mean()
     if outputs.ndim == 4:
         return jnp.mean(outputs**2)
     if outputs.shape[-1] == 1:

@@ -41,20 +41,25 @@ from models import (
     VGG,
     AlexNet,
     Autoencoder,
+    BERTClassifier,
     BERTMaskedLM,
+    BERTTagger,
     CIFARResNet,
     ConvDecoder,
     ConvEncoder,
     DCGANDiscriminator,
     DCGANGenerator,
     DenseDecoder,
+    DenseDiscriminator,
     DenseEncoder,
     DenseGenerator,
     GoogLeNet,
     LeNet5,
     Llama,
+    Perceptron,
     Ranker,
     ResNet,
+    TabularMLP,
     Transformer,
     TwoTower,
     ViT,
@@ -89,31 +94,59 @@ class Pool(nn.Module):
         return self.function(inputs, 2)
 
 
+class Halves(nn.Module):
+    """A layer of two sequences as a module of one, of which they are the halves."""
+
+    layer: nn.Module
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        half = inputs.shape[1] // 2
+        return self.layer(inputs[:, :half], inputs[:, half:])
+
+
+HEADS, HIDDEN = partial(layers.MultiHeadAttention, 128, 4), partial(layers.FeedForward, 512)
+
 LAYERS = {
-    "Dense": Case(nn.Dense(512), (128, 784)),
+    "Dense": Case(layers.Dense(512), (128, 784)),
     "Conv1D": Case(layers.Conv(32, 3), (32, 128, 16)),
     "Conv2D": Case(layers.Conv(32, 3), (32, 28, 28, 16)),
     "Conv3D": Case(layers.Conv(16, 3), (8, 12, 12, 12, 8)),
+    "ConvTranspose": Case(layers.ConvTranspose(32, 4, 2), (32, 14, 14, 16)),
+    "DepthwiseConv": Case(layers.DepthwiseConv(3), (32, 28, 28, 16)),
+    "SeparableConv": Case(layers.SeparableConv(32, 3), (32, 28, 28, 16)),
     "max_pool": Case(Pool(layers.max_pool), (32, 28, 28, 32)),
     "avg_pool": Case(Pool(layers.avg_pool), (32, 28, 28, 32)),
+    "min_pool": Case(Pool(layers.min_pool), (32, 28, 28, 32)),
+    "GlobalAvgPool": Case(layers.GlobalAvgPool(), (32, 28, 28, 32)),
+    "GlobalMaxPool": Case(layers.GlobalMaxPool(), (32, 28, 28, 32)),
+    "GlobalMinPool": Case(layers.GlobalMinPool(), (32, 28, 28, 32)),
+    "Maxout": Case(layers.Maxout(256), (128, 784)),
+    "PReLU": Case(layers.PReLU(), (128, 64, 64)),
     "BatchNorm": Case(nn.BatchNorm(use_running_average=False), (128, 14, 14, 32)),
     "LayerNorm": Case(nn.LayerNorm(), (128, 64, 64)),
+    "RMSNorm": Case(layers.RMSNorm(), (128, 64, 64)),
     "Dropout": Case(nn.Dropout(0.5, deterministic=False), (128, 512)),
-    "Embed": Case(nn.Embed(10_000, 64), (64, 100), vocabulary=10_000),
+    "Embed": Case(layers.Embed(10_000, 64), (64, 100), vocabulary=10_000),
     "SimpleRNN": Case(layers.SimpleRNN(64), (32, 50, 32)),
     "LSTM": Case(layers.LSTM(64), (32, 50, 32)),
     "GRU": Case(layers.GRU(64), (32, 50, 32)),
     "BiLSTM": Case(layers.LSTM(64, bidirectional=True), (32, 50, 32)),
-    "attention": Case(layers.MultiHeadAttention(128, 4), (16, 64, 128)),
-    "TransformerBlock": Case(
-        layers.TransformerBlock(
-            partial(layers.MultiHeadAttention, 128, 4), partial(layers.FeedForward, 512)
-        ),
-        (16, 64, 128),
-    ),
+    "LearnedPositions": Case(layers.LearnedPositions(64), (16, 64, 128)),
+    "attention": Case(HEADS(), (16, 64, 128)),
+    "grouped attention": Case(HEADS(num_kv_heads=2), (16, 64, 128)),
+    "cross attention": Case(Halves(HEADS()), (16, 128, 128)),
+    "FeedForward": Case(HIDDEN(), (16, 64, 128)),
+    "GatedFeedForward": Case(layers.GatedFeedForward(344), (16, 64, 128)),
+    "ExpertFeedForward": Case(layers.ExpertFeedForward(HIDDEN, 4), (16, 64, 128), {"train": True}),
+    "TransformerBlock": Case(layers.TransformerBlock(HEADS, HIDDEN), (16, 64, 128)),
+    "DecoderBlock": Case(Halves(layers.DecoderBlock(HEADS, HIDDEN)), (16, 128, 128)),
 }
 
+SMALL_BERT = BERT(2_000, 64, 128, 4, 4, 512)
 MODELS = {
+    "Perceptron": Case(Perceptron(10, nn.sigmoid), (128, 784), {"train": True}),
+    "TabularMLP": Case(TabularMLP(((0, 30), (30, 80))), (128, 100), {"train": True}),
     "MLP": Case(MLP(), (128, 28, 28, 1), {"train": True}),
     "LeNet5": Case(LeNet5(), (64, 28, 28, 1), {"train": True}),
     "CNN": Case(CNN(), (64, 28, 28, 1), {"train": True}),
@@ -121,7 +154,9 @@ MODELS = {
         RecurrentClassifier(2_000, 10, bidirectional=True), (32, 50), {"train": True}, 2_000
     ),
     "LSTM language model": Case(RecurrentLM(2_000), (32, 50), {"train": True}, 2_000),
-    "BERT": Case(BERTMaskedLM(BERT(2_000, 64, 128, 4, 4, 512)), (16, 64), {"train": True}, 2_000),
+    "BERT": Case(BERTMaskedLM(SMALL_BERT), (16, 64), {"train": True}, 2_000),
+    "BERTClassifier": Case(BERTClassifier(SMALL_BERT, 10), (16, 64), {"train": True}, 2_000),
+    "BERTTagger": Case(BERTTagger(SMALL_BERT, 10), (16, 64), {"train": True}, 2_000),
     "TwoTower": Case(TwoTower((1_000,), (1_000,)), (256, 2), {"train": True}, 1_000),
     "Ranker": Case(Ranker((1_000, 1_000)), (256, 2), {"train": True}, 1_000),
     "GPT2": Case(GPT2(2_000, 50, 128, 2, 4), (32, 50), {"train": True}, 2_000),
@@ -130,10 +165,12 @@ MODELS = {
     "AlexNet": Case(AlexNet(10, dense=(256, 256)), (8, 64, 64, 3), {"train": True}),
     "VGG11": Case(VGG(11, num_classes=10, dense=(256, 256)), (8, 32, 32, 3), {"train": True}),
     "GoogLeNet": Case(GoogLeNet(10, auxiliary=False), (8, 32, 32, 3), {"train": True}),
+    "GoogLeNet with heads": Case(GoogLeNet(10), (8, 32, 32, 3), {"train": True}),
     "ResNet18": Case(ResNet(18, 10), (8, 32, 32, 3), {"train": True}),
     "ResNet50": Case(ResNet(50, 10), (8, 32, 32, 3), {"train": True}),
     "CIFARResNet20": Case(CIFARResNet(20), (8, 32, 32, 3), {"train": True}),
     "DenseGenerator": Case(DenseGenerator(), (64, 100)),
+    "DenseDiscriminator": Case(DenseDiscriminator(), (64, 28, 28, 1), {"train": True}),
     "DCGANGenerator": Case(DCGANGenerator(features=32), (32, 100), {"train": True}),
     "DCGANDiscriminator": Case(DCGANDiscriminator(32), (32, 28, 28, 1), {"train": True}),
     "Autoencoder": Case(Autoencoder(DenseEncoder(32), DenseDecoder((28, 28, 1))), (64, 28, 28, 1)),
@@ -141,6 +178,7 @@ MODELS = {
         Autoencoder(ConvEncoder(32), ConvDecoder((28, 28, 1))), (32, 28, 28, 1)
     ),
     "VAE": Case(VAE(DenseEncoder(40, (400,)), DenseDecoder((28, 28, 1), (400,))), (64, 28, 28, 1)),
+    "ConvVAE": Case(VAE(ConvEncoder(40), ConvDecoder((28, 28, 1))), (32, 28, 28, 1)),
     "ViT-S": Case(ViT(8, 10, **SIZES["s"]), (8, 32, 32, 3), {"train": True}),
 }
 
@@ -237,9 +275,13 @@ def _train_step(
 
 
 def _model_loss(outputs: Any, labels: jax.Array) -> jax.Array:
-    """The loss that fits the outputs: of two towers, of images, of one number, or of classes."""
+    """The loss of two towers, auxiliary heads, images, one number, or classes, as outputs are."""
     if isinstance(outputs, tuple):
-        return losses.in_batch_softmax(outputs, jnp.arange(len(labels))).mean()
+        first, second, *more = outputs
+        if not more:
+            return losses.in_batch_softmax((first, second), jnp.arange(len(labels))).mean()
+        main, *heads = (_model_loss(each, labels) for each in outputs)
+        return main + 0.3 * sum(heads)
     if outputs.ndim == 4:
         return jnp.mean(outputs**2)
     if outputs.shape[-1] == 1:

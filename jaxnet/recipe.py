@@ -450,4 +450,4 @@ class Tabular(CrossValidated):
 
 
 # Fields of a `Run`, and of its kinds, that don't decide what is learnt.
-FREE = ("run_dir", "resume", "progress", "layout", "writing")
+FREE = ("run_dir", "resume", "progress", "layout", "writing", "users", "k")

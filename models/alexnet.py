@@ -9,6 +9,8 @@ from flax import linen as nn
 
 from jaxnet.layers import Conv, adaptive_avg_pool, check_images, max_pool
 
+from .mlp import SHARDING as DENSE_SHARDING
+
 
 class AlexNet(nn.Module):
     """AlexNet of Krizhevsky 2014, "One weird trick for parallelizing convolutional networks".
@@ -71,8 +73,4 @@ def _conv(features: int, kernel: int, strides: int = 1, padding: int = 1) -> Con
 
 # What the axis `tensor` of a `jaxnet.parallel.Layout` cuts: the units between the first two dense
 # layers, which have most of the parameters.
-SHARDING = (
-    ("Dense_0/kernel", (None, "tensor")),
-    ("Dense_0/bias", ("tensor",)),
-    ("Dense_1/kernel", ("tensor",), "optional"),
-)
+SHARDING = DENSE_SHARDING

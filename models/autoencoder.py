@@ -18,9 +18,18 @@ _HE = nn.initializers.he_normal()
 class DenseEncoder(nn.Module):
     """Images `(batch, ...)` to codes `(batch, features)` by dense layers.
 
+    Hinton and Salakhutdinov 2006, with ReLU for their sigmoid. 784-256-128-32 has 237,984
+    parameters.
+
     Args:
         features: the length of the code.
         hidden: the width of every hidden layer.
+
+    Example:
+        >>> inputs = jnp.zeros((1, 28, 28, 1))
+        >>> variables = jax.eval_shape(DenseEncoder(32).init, jax.random.key(0), inputs)
+        >>> sum(leaf.size for leaf in jax.tree.leaves(variables))
+        237984
     """
 
     features: int
@@ -38,9 +47,17 @@ class DenseEncoder(nn.Module):
 class DenseDecoder(nn.Module):
     """Codes `(batch, latent)` to the log-odds `(batch, *shape)` of pixels, by dense layers.
 
+    It is `DenseEncoder` backwards: 32-128-256-784 has 238,736 parameters.
+
     Args:
         shape: of an image, `(height, width, channels)`.
         hidden: the width of every hidden layer.
+
+    Example:
+        >>> inputs = jnp.zeros((1, 32))
+        >>> variables = jax.eval_shape(DenseDecoder((28, 28, 1)).init, jax.random.key(0), inputs)
+        >>> sum(leaf.size for leaf in jax.tree.leaves(variables))
+        238736
     """
 
     shape: Sequence[int]
@@ -58,11 +75,19 @@ class DenseDecoder(nn.Module):
 class ConvEncoder(nn.Module):
     """Images `(batch, height, width, channels)` to codes `(batch, features)` by convolutions.
 
-    Each convolution, 3x3, halves height and width.
+    Each convolution, 3x3, halves height and width, where Masci et al. 2011, "Stacked convolutional
+    auto-encoders for hierarchical feature extraction", pool. On 28x28x1 to codes of 32 it has
+    119,200 parameters.
 
     Args:
         features: the length of the code.
         filters: the features of every convolution.
+
+    Example:
+        >>> inputs = jnp.zeros((1, 28, 28, 1))
+        >>> variables = jax.eval_shape(ConvEncoder(32).init, jax.random.key(0), inputs)
+        >>> sum(leaf.size for leaf in jax.tree.leaves(variables))
+        119200
     """
 
     features: int
@@ -80,6 +105,8 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """Codes `(batch, latent)` to the log-odds `(batch, *shape)` of pixels: `ConvEncoder` backwards.
 
+    Of codes of 32 to 28x28x1 it has 136,801 parameters.
+
     Args:
         shape: of an image, `(height, width, channels)`; height and width must halve as often as
             there are convolutions.
@@ -88,6 +115,12 @@ class ConvDecoder(nn.Module):
 
     Raises:
         InputError: the shape can't be halved so often.
+
+    Example:
+        >>> inputs = jnp.zeros((1, 32))
+        >>> variables = jax.eval_shape(ConvDecoder((28, 28, 1)).init, jax.random.key(0), inputs)
+        >>> sum(leaf.size for leaf in jax.tree.leaves(variables))
+        136801
     """
 
     shape: Sequence[int]

@@ -118,3 +118,11 @@ class RecurrentLM(nn.Module):
 def _swapped(state: Any) -> Any:
     """The states of layers `(layers, batch, features)` with the batch first, or the reverse."""
     return jax.tree.map(lambda array: array.swapaxes(0, 1), state)
+
+
+# What the axis `tensor` of a `jaxnet.parallel.Layout` cuts: the vocabulary.
+SHARDING = (
+    ("Embed_0/embedding", ("tensor",)),
+    ("Dense_0/kernel", (None, "tensor"), "optional"),
+    ("Dense_0/bias", ("tensor",), "optional"),
+)

@@ -22,6 +22,10 @@ class Perceptron(nn.Module):
     With the default step it answers 0 or 1; with a smooth activation it is a layer that gradient
     descent can train. Layers stack with `nn.Sequential`.
 
+    Args:
+        units: the number of outputs.
+        activation: what follows; by default the step at 0 (Rosenblatt 1958).
+
     Example:
         >>> import numpy as np
         >>> both = {"Dense_0": {"kernel": np.ones((2, 1)), "bias": np.array([-1.5])}}

@@ -17,9 +17,18 @@ from .mlp import MLP
 class Embeddings(nn.Module):
     """Id columns `(batch, columns)` to their embeddings side by side, `(batch, columns * width)`.
 
+    Covington et al. 2016, section 4.1, with one width for all. It has `sum(sizes) * width`
+    parameters.
+
     Args:
         sizes: how many ids each column has.
         width: the width of an embedding.
+
+    Example:
+        >>> inputs = jnp.zeros((1, 2), jnp.int32)
+        >>> variables = jax.eval_shape(Embeddings((1000, 500), 32).init, jax.random.key(0), inputs)
+        >>> sum(leaf.size for leaf in jax.tree.leaves(variables))
+        48000
     """
 
     sizes: Sequence[int]
@@ -39,12 +48,21 @@ class Embeddings(nn.Module):
 class Tower(nn.Module):
     """Embeddings of ids, hidden layers, and a vector: `(batch, columns)` to `(batch, width)`.
 
+    One half of `TwoTower` (Yi et al. 2019, section 3). Of 1,000 ids, with the sizes that are usual
+    there, it has 36,192 parameters.
+
     Args:
         sizes: how many ids each column has.
         embedding: the width of an embedding.
         hidden: the width of each hidden layer.
         width: the width of the vector.
         dropout: the share of hidden units left out in training.
+
+    Example:
+        >>> tower, ids = Tower((1000,), 32, (64,), 32), jnp.zeros((1, 1), jnp.int32)
+        >>> variables = jax.eval_shape(tower.init, jax.random.key(0), ids)
+        >>> sum(leaf.size for leaf in jax.tree.leaves(variables))
+        36192
     """
 
     sizes: Sequence[int]
@@ -178,3 +196,8 @@ def check_ids(inputs: np.ndarray, sizes: Sequence[int]) -> None:
 def _normalized(vectors: jax.Array) -> jax.Array:
     length = jnp.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / jnp.maximum(length, 1e-6)
+
+
+# What the axis `tensor` of a `jaxnet.parallel.Layout` cuts: the width of all tables, which have any
+# number of ids.
+SHARDING = (("**/embeddings/*/embedding", (None, "tensor")),)

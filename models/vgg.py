@@ -10,6 +10,8 @@ from flax import linen as nn
 from jaxnet.layers import Conv, adaptive_avg_pool, check_images, max_pool
 from jaxnet.names import lookup
 
+from .mlp import SHARDING as DENSE_SHARDING
+
 # The convolutions of each stage, table 1 of the paper: configurations A, B, D and E.
 STAGES = {
     "11": (1, 1, 2, 2, 2),
@@ -80,8 +82,4 @@ class VGG(nn.Module):
 
 # What the axis `tensor` of a `jaxnet.parallel.Layout` cuts: the units between the first two dense
 # layers, which have most of the parameters.
-SHARDING = (
-    ("Dense_0/kernel", (None, "tensor")),
-    ("Dense_0/bias", ("tensor",)),
-    ("Dense_1/kernel", ("tensor",), "optional"),
-)
+SHARDING = DENSE_SHARDING

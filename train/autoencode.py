@@ -134,14 +134,16 @@ def train(config: Config) -> int:
     import numpy as np
 
     from jaxnet.data import sample
-    from jaxnet.training.pictures import Samples
+    from jaxnet.training.pictures import ImageSamples
     from jaxnet.training.programs import compiled
 
     parts = config.read()
     task = _task(config, build, parts.train)
     test = sample(parts.test, PLACED)
-    draw = compiled(lambda state: _rows(config, task, state, test.inputs[:SHOWN]))
-    samples = Samples(folder / "samples", lambda state: np.asarray(draw(state)))
+    draw = compiled(
+        lambda state: _rows(config, *_evaluated(config, task, state), test.inputs[:SHOWN])
+    )
+    samples = ImageSamples(folder / "samples", lambda state: np.asarray(draw(state)))
     result = run_folder.fit(
         folder, config, task, parts.train, parts.valid, config.augment, callbacks=[samples]
     )
@@ -187,13 +189,25 @@ def _task(config: Config, build: Callable[..., Any], train: Arrays | ImageFolder
     )
 
 
+def _evaluated(config: Config, task: Reconstruction, state: Any) -> tuple[Reconstruction, Any]:
+    """The task and a state of it that the run evaluates, whatever its techniques hold in theirs."""
+    whole: Any = config.techniques.apply(task)
+    network, _, variables = whole.inference(state)
+    others = {name: value for name, value in variables.items() if name != "params"}
+    return (
+        replace(task, model=network),
+        replace(state, params=variables["params"], collections=others),
+    )
+
+
 def _rows(config: Config, task: Reconstruction, state: Any, images: Any) -> Any:
     """(rows, n, H, W, C) in [0, 1]: real images, noisy ones if any, and what comes of them."""
     import jax.numpy as jnp
 
     images = jnp.asarray(images)
     inputs = task.spoilt(state, images)
-    outputs = task.network.apply(task.inference(state).variables, inputs, False, None)[0]
+    network, _, variables = task.inference(state)
+    outputs = network.apply(variables, inputs, False, None)[0]
     return jnp.stack([task.preprocess(images), *([inputs] if config.noise else []), outputs])
 
 
@@ -201,26 +215,37 @@ def _draw(
     folder: Path, config: Config, task: Reconstruction, result: FitResult, test: Arrays
 ) -> None:
     """The pictures at the end."""
+    import jax
     import numpy as np
 
-    from jaxnet.training.pictures import plot_plane, save_grid
+    from jaxnet.parallel import processes
+    from jaxnet.training.pictures import plot_labelled_points, save_grid
     from jaxnet.training.programs import compiled
+    from jaxnet.training.variational import Variational
 
-    rows = compiled(lambda state, images: _rows(config, task, state, images))
-    save_grid(np.asarray(rows(result.state, test.inputs[:SHOWN])), folder / "reconstructions.png")
+    # Of several processes each may have a part of the state, and the first one draws.
+    whole = processes.on_host(result.state) if processes.several() else result.state
+    if not processes.is_first():
+        return
+    task, state = _evaluated(config, task, whole)
+
+    def made(function: Callable[..., Any], *inputs: Any) -> np.ndarray:
+        return np.asarray(compiled(function)(state, *inputs))
+
+    rows = made(lambda state, images: _rows(config, task, state, images), test.inputs[:SHOWN])
+    save_grid(rows, folder / "reconstructions.png")
     shown = test.inputs[:PLACED]
-    codes = np.asarray(compiled(task.encode)(result.state, shown))
+    codes = made(task.encode, shown)
     points, title = _plane(codes)
     names = test.class_names or tuple(map(str, range(test.num_classes)))
-    plot_plane(points, test.labels[:PLACED], names, folder / "latent.png", title)
-    if not config.varies:
+    plot_labelled_points(points, test.labels[:PLACED], names, folder / "latent.png", title)
+    if not isinstance(task, Variational):
         return
-    decode = compiled(task.decode)
-    draws = np.random.default_rng(config.seed).standard_normal((SIDE**2, codes.shape[1]))
-    drawn = np.asarray(decode(result.state, draws.astype(np.float32)))
+    key, shape = jax.random.key(config.seed), (SIDE**2, codes.shape[1])
+    drawn = made(lambda state, key: task.sample(state, key, shape), key)
     save_grid(drawn.reshape(SIDE, SIDE, *drawn.shape[1:]), folder / "generated.png")
     if codes.shape[1] == 2:
-        plane = np.asarray(decode(result.state, _even_codes(PLANE)))
+        plane = made(task.decode, _even_codes(PLANE))
         save_grid(plane.reshape(PLANE, PLANE, *plane.shape[1:]), folder / "plane.png")
 
 
@@ -228,13 +253,13 @@ def _plane(codes: np.ndarray) -> tuple[np.ndarray, str]:
     """Codes (n, latent) in the plane, (n, 2), and what its axes are."""
     import numpy as np
 
+    from jaxnet.training.plots import principal_plane
+
     if codes.shape[1] == 1:
         return np.concatenate([codes, np.zeros_like(codes)], axis=1), "the code"
     if codes.shape[1] == 2:
         return codes, "the two dimensions of the code"
-    centred = codes - codes.mean(axis=0)
-    axes = np.linalg.svd(centred, full_matrices=False)[2]
-    return centred @ axes[:2].T, "the first two principal components of the codes"
+    return principal_plane(codes)[0], "the first two principal components of the codes"
 
 
 def _even_codes(side: int) -> np.ndarray:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from jaxnet import Bundle
     from jaxnet.data import Arrays, ImageFolder
     from jaxnet.data.image_sets import ImageParts
-    from jaxnet.training.adversarial import Adversarial
+    from jaxnet.training import Adversarial
     from jaxnet.training.trainer import FitResult
 
     Players = tuple[nn.Module, nn.Module]
@@ -101,6 +101,22 @@ class Config(ImageRun):
     optimizer: Optimizer = Optimizer(schedule="constant", b1=0.5)
     early_stopping: EarlyStopping = LAST_STEP
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("features", "stages"):
+            number = getattr(self.network, name)
+            if number is not None and number < 1:
+                raise UsageError(f"--network.{name}: expected at least 1, got {number}")
+        for axis in ("stage", "sequence", "expert"):
+            if (size := getattr(self.layout, axis)) != 1:
+                raise UsageError(
+                    f"--layout.{axis} {size}: it shares out what is in a transformer, and the "
+                    "players of a game have none; take data or fsdp"
+                )
+        rate = self.rules.discriminator_rate
+        if rate is not None and not 0 < rate < float("inf"):
+            raise UsageError(f"--rules.discriminator-rate: expected a number above 0, got {rate}")
+
 
 def _dense(config: Config, shape: tuple[int, ...]) -> Players:
     from models import DenseDiscriminator, DenseGenerator
@@ -116,7 +132,9 @@ def _dcgan(config: Config, shape: tuple[int, ...], batch_norm: bool = True) -> P
     from models import DCGANDiscriminator, DCGANGenerator
 
     stages = config.network.stages
-    features = config.network.features or (32 if shape[-1] == 1 else 64)
+    features = config.network.features
+    if features is None:
+        features = 32 if shape[-1] == 1 else 64
     return (
         DCGANGenerator(shape, features, stages),
         DCGANDiscriminator(features, stages, batch_norm),
@@ -160,7 +178,7 @@ def train(config: Config) -> int:
     import numpy as np
 
     from jaxnet.data import fit_symmetric, sample
-    from jaxnet.training.pictures import Samples
+    from jaxnet.training.pictures import ImageSamples
     from jaxnet.training.programs import compiled
 
     parts = config.read()
@@ -176,7 +194,7 @@ def train(config: Config) -> int:
     def draw(state: Any) -> np.ndarray:
         return _grid(np.asarray(generate(state, {"inputs": noise})))
 
-    samples = Samples(folder / "samples", draw)
+    samples = ImageSamples(folder / "samples", draw)
     result = run_folder.fit(folder, config, task, parts.train, parts.valid, callbacks=[samples])
     if result is None:
         return cli.PREEMPTED
@@ -190,20 +208,21 @@ def train(config: Config) -> int:
 
 def _task(config: Config, model: Model, train: Arrays | ImageFolder, scale: Any) -> Adversarial:
     from jaxnet.losses.adversarial import GAMES
-    from jaxnet.training.adversarial import Adversarial
+    from jaxnet.training import Adversarial
 
-    rules = config.rules
-    faster = replace(config, learning_rate=rules.discriminator_rate or config.learning_rate)
+    rules: Any = config.rules  # complete, by `Model.rules`
+    rate = rules.discriminator_rate
+    critic = config if rate is None else replace(config, learning_rate=rate)
     generator, discriminator = model.build(config, train.inputs.shape[1:])
     return Adversarial(
         generator,
         discriminator,
         config.optimizer_for(len(train)),
-        faster.optimizer_for(len(train)),
-        game=lookup(rules.game or model.game, GAMES, "game"),
+        critic.optimizer_for(len(train)),
+        game=lookup(rules.game, GAMES, "game"),
         latent=config.network.latent,
-        critic_steps=rules.critic_steps or 1,
-        gradient_penalty=rules.gradient_penalty or 0.0,
+        critic_steps=rules.critic_steps,
+        gradient_penalty=rules.gradient_penalty,
         ema=rules.ema,
         preprocess=scale,
     )
@@ -263,15 +282,22 @@ def _judge(config: Config, folder: Path, parts: ImageParts) -> Bundle | None:
 
 def _train_judge(config: Config, home: Path, examples: int) -> int:
     """Train the classifier, unless that is done. The exit code."""
+    from jaxnet.parallel import processes
     from train import classify
 
-    if (home / "bundle" / "bundle.json").exists():
+    if processes.from_first((home / "bundle" / "bundle.json").exists):
         return cli.DONE
     # Few epochs are enough where there are many images.
     epochs = 3 if examples > 10_000 else 30
-    keys = ("data", "data_dir", "image_size", "seed", "resume", "progress")
+    # About 64 examples a step, which the devices can share out as they do those of the game.
+    batch_size = config.batch_size * max(1, round(64 / config.batch_size))
+    keys = ("data", "data_dir", "image_size", "seed", "resume", "progress", "layout")
     same = {key: getattr(config, key) for key in keys}
-    return classify.train(classify.Config(**same, epochs=epochs, batch_size=64, run_dir=home))
+    code = classify.train(
+        classify.Config(**same, epochs=epochs, batch_size=batch_size, run_dir=home)
+    )
+    # The first process writes the bundle: the others wait until it is there.
+    return processes.from_first(lambda: code)
 
 
 def _read(

@@ -198,7 +198,7 @@ def _show(folder: Path, data: Data, model: Trained) -> None:
     import numpy as np
 
     from jaxnet.files import write_atomically
-    from jaxnet.training.attention_maps import attention_maps
+    from jaxnet.training.attention_maps import self_attention_maps
     from jaxnet.training.plots import plot_attention
 
     rows = np.linspace(0, len(data.test) - 1, min(SHOWN, len(data.test))).astype(int)
@@ -213,7 +213,7 @@ def _show(folder: Path, data: Data, model: Trained) -> None:
     print("\n\n".join(lines[:3]) + "\n")
     network, _, variables = model.trainer.task.inference(model.state)  # pyright: ignore[reportAttributeAccessIssue]
     piece = data.test.inputs[rows[:1]]
-    weights = attention_maps(network.module, variables, piece)[:, 0, :, :DRAWN, :DRAWN]
+    weights = self_attention_maps(network.module, variables, piece)[:, 0, :, :DRAWN, :DRAWN]
     names = [str(data.tokenizer.backend.id_to_token(int(token))) for token in piece[0, :DRAWN]]
     plot_attention(
         weights,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from jaxnet.errors import UsageError
+
 if TYPE_CHECKING:
     import flax.linen as nn
 
@@ -29,11 +31,16 @@ class Network:
     batch_norm: bool = True
     """cnn: normalise after each convolution"""
     dropout: float | None = None
-    """the share of hidden units left out in training; by default 0.5 for cnn, 0 for mlp, 0.3 for
-    mlp on tables, and the paper's for alexnet and vgg"""
+    """the share of hidden units left out in training; by default 0.5 for cnn, 0 for mlp and vit,
+    0.3 for mlp on tables, and the paper's for alexnet, vgg and googlenet; lenet5 and the resnets
+    have none"""
     patch_size: int | None = None
     """vit: height and width of a patch; by default the largest of 16, 8, 4, 2 that divides the
     image into at least 7 by 7"""
+
+    def __post_init__(self) -> None:
+        if self.patch_size is not None and self.patch_size < 1:
+            raise UsageError(f"--network.patch-size: expected at least 1, got {self.patch_size}")
 
 
 def _mlp(network: Network, data: Data) -> nn.Module:
@@ -66,9 +73,12 @@ def _plain(kind: str, **options: Any) -> Build:
     """A network of `models` that has nothing to choose but the number of classes."""
 
     def build(network: Network, data: Data) -> nn.Module:
-        import models
-
-        return getattr(models, kind)(num_classes=data.num_classes, **options)
+        if network.dropout is not None:
+            raise UsageError(
+                f"--network.dropout {network.dropout:g}: {kind} has no dropout; leave the option "
+                "out, or take another --model"
+            )
+        return _of_zoo(kind, data, **options)
 
     return build
 
@@ -78,17 +88,25 @@ def _with_dropout(kind: str, **options: Any) -> Build:
 
     def build(network: Network, data: Data) -> nn.Module:
         chosen = {} if network.dropout is None else {"dropout": network.dropout}
-        return _plain(kind, **options, **chosen)(network, data)
+        return _of_zoo(kind, data, **options, **chosen)
 
     return build
+
+
+def _of_zoo(kind: str, data: Data, **options: Any) -> nn.Module:
+    import models
+
+    return getattr(models, kind)(num_classes=data.num_classes, **options)
 
 
 def _vit(size: str) -> Build:
     def build(network: Network, data: Data) -> nn.Module:
         from models.vit import SIZES, ViT
 
-        patch_size = network.patch_size or _patch_size(data.inputs.shape[1:3])
-        dropout = network.dropout or 0.0
+        patch_size = network.patch_size
+        if patch_size is None:
+            patch_size = _patch_size(data.inputs.shape[1:3])
+        dropout = 0.0 if network.dropout is None else network.dropout
         return ViT(patch_size, data.num_classes, dropout=dropout, **SIZES[size])
 
     return build
@@ -115,7 +133,7 @@ MODELS: Mapping[str, Build] = {
     "alexnet": _with_dropout("AlexNet"),
     **_each("vgg{}", VGG_DEPTHS, partial(_with_dropout, "VGG")),
     **_each("vgg{}_bn", VGG_DEPTHS, partial(_with_dropout, "VGG", batch_norm=True)),
-    "googlenet": _plain("GoogLeNet"),
+    "googlenet": _with_dropout("GoogLeNet"),
     **_each("resnet{}", (18, 34, 50, 101, 152), partial(_plain, "ResNet")),
     **_each("resnet{}", (20, 32, 44, 56), partial(_plain, "CIFARResNet")),
     **{f"vit_{size}": _vit(size) for size in ("s", "b", "l")},

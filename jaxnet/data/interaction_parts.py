@@ -86,7 +86,8 @@ def with_negatives(
 
     Args:
         data: the pairs.
-        chosen: for each user the items that are none of these, as far as is known.
+        chosen: for each user the items that are never drawn as negatives: what was taken, as far
+            as is known.
         each: how many for a pair. One that the user has chosen is drawn again; after ten times it
             is left out.
         numbered_users: see `Interactions.arrays`.

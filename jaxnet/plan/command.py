@@ -131,22 +131,36 @@ def inputs_of(config: Config, model: nn.Module) -> tuple[jax.ShapeDtypeStruct, .
 
 
 def step_of(config: Config, model: nn.Module) -> tuple[Task[Any], dict[str, Any]]:
-    """The task of training a network, and the shapes of a batch."""
+    """The task of training a network, and the shapes of a batch.
+
+    Raises:
+        UsageError: the network gives outputs of which no loss is known.
+    """
     import jax
     import jax.numpy as jnp
 
     from jaxnet import losses, optimizers
-    from jaxnet.training import Supervised, mixed_precision
+    from jaxnet.training import Supervised, mixed_precision, with_auxiliary
 
     inputs = inputs_of(config, model)
     first, *more = inputs
     made: Any = jax.eval_shape(model.init_with_output, jax.random.key(0), *inputs)
-    outputs = made[0]
-    task = Supervised(model, losses.cross_entropy, optimizers.by_name(config.optimizer, 1e-3))
+    shapes = [leaf.shape for leaf in jax.tree.leaves(made[0])]
+    towers = len(shapes) == 2 and shapes[0] == shapes[1] and len(shapes[0]) == 2
+    if len(shapes) != 1 and not towers:
+        raise UsageError(
+            f"{type(model).__name__} gives outputs of shapes {', '.join(map(str, shapes))}: a plan "
+            "is for one output, or for the vectors (batch, width) of two towers"
+        )
+    optimizer = optimizers.by_name(config.optimizer, 1e-3)
+    if towers:
+        task = Supervised(model, losses.in_batch_softmax, optimizer)
+    else:
+        task = with_auxiliary(Supervised(model, losses.cross_entropy, optimizer))
     batch = {
         "inputs": inputs if more else first,
-        "labels": jax.ShapeDtypeStruct(outputs.shape[:-1], jnp.int32),
-        "mask": jax.ShapeDtypeStruct(outputs.shape[:1], jnp.bool_),
+        "labels": jax.ShapeDtypeStruct(shapes[0][:-1], jnp.int32),
+        "mask": jax.ShapeDtypeStruct(shapes[0][:1], jnp.bool_),
     }
     return mixed_precision(task, config.precision), batch
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 
-from jaxnet.errors import UsageError
+from jaxnet.errors import InputError, UsageError
 from jaxnet.names import lookup
+from jaxnet.training.network import takes_all
 
 # The zoo is `jaxnet.models` where jaxnet is installed, and `models` in a checkout.
 ZOO = ("jaxnet.models", "models")
@@ -62,16 +64,17 @@ def inputs(
         model: the network; one with a `vocab_size` reads tokens.
         batch_size: examples.
         length: tokens of an example; by default the network's own `length`, or 1024.
-        example: the shape of an example for a network that reads no tokens.
+        example: the shape of an example for a network that reads no tokens. Its numbers are
+            float32, or int32 where the network's `check_inputs` wants integers.
 
     Raises:
-        UsageError: the network reads no tokens, and no shape is given.
+        UsageError: the network reads no tokens, and no shape is given, or one that it refuses.
     """
     if getattr(model, "vocab_size", None) is not None:
         time = length or getattr(model, "length", None) or 1024
         array = jax.ShapeDtypeStruct((batch_size, time), jax.numpy.int32)
     elif example:
-        array = jax.ShapeDtypeStruct((batch_size, *example), jax.numpy.float32)
+        array = jax.ShapeDtypeStruct((batch_size, *example), _number_type(model, example))
     else:
         raise UsageError(
             f"{type(model).__name__}: say what shape an example has, such as --example 224 224 3"
@@ -79,6 +82,19 @@ def inputs(
     parameters = list(inspect.signature(type(model).__call__).parameters.values())[1:]
     needed = [p for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     return (array,) * max(1, len(needed))
+
+
+def _number_type(model: nn.Module, example: tuple[int, ...]) -> Any:
+    check = getattr(model, "check_inputs", takes_all)
+    refusal = ""
+    for dtype in (np.float32, np.int32):
+        try:
+            check(np.zeros((1, *example), dtype))
+            return dtype
+        except InputError as error:
+            refusal = str(error)
+    said = " ".join(map(str, example))
+    raise UsageError(f"--example {said}: {type(model).__name__}: {refusal}")
 
 
 def _imported(file: str) -> ModuleType:

@@ -1,3 +1,4 @@
+from .adversarial import Adversarial as Adversarial
 from .augmented import augment as augment
 from .auxiliary import with_auxiliary as with_auxiliary
 from .averaging import local_sgd as local_sgd
@@ -11,6 +12,7 @@ from .network import Network as Network
 from .norms import log_norms as log_norms
 from .penalties import penalize as penalize
 from .plateau import ReduceOnPlateau as ReduceOnPlateau
+from .reconstruction import Reconstruction as Reconstruction
 from .retrieval import Retrieval as Retrieval
 from .spread import expert_parallel as expert_parallel
 from .spread import pipelined as pipelined
@@ -34,3 +36,4 @@ from .transforms import with_ema as with_ema
 from .updates import clip_values as clip_values
 from .updates import reduce_on_plateau as reduce_on_plateau
 from .updates import scale_by_path as scale_by_path
+from .variational import Variational as Variational

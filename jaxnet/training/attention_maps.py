@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 
-from jaxnet import trees
 from jaxnet.errors import InputError
+from jaxnet.layers import attention_maps
 from jaxnet.training.programs import compiled
 
 
-def attention_maps(
+def self_attention_maps(
     model: nn.Module, variables: Mapping[str, Any], inputs: np.ndarray
 ) -> np.ndarray:
     """The weights of all self-attentions, (layers, batch, heads, time, time), in their order.
@@ -29,17 +29,11 @@ def attention_maps(
     Raises:
         InputError: it has no such layers.
     """
-
-    def recorded(variables: Mapping[str, Any], inputs: jax.Array) -> Any:
-        return model.apply(variables, inputs, mutable=["intermediates"])[1]["intermediates"]
-
-    seen = compiled(recorded)(variables, inputs)
-    paths = trees.paths(seen)
-    named = zip(jax.tree.leaves(paths), jax.tree.leaves(seen), strict=True)
-    found = {path: leaf for path, leaf in named if re.search(r"self_attention/weights\b", path)}
-    if not found:
+    maps = compiled(partial(attention_maps, model))(variables, inputs)
+    own = [path for path in maps if path.rpartition("/")[2] == "self_attention"]
+    if not own:
         raise InputError(f"{type(model).__name__} has no self-attention to look at")
-    return np.stack([np.asarray(found[path]) for path in sorted(found, key=_natural)])
+    return np.stack([np.asarray(maps[path]) for path in sorted(own, key=_natural)])
 
 
 def _natural(path: str) -> list[int | str]:

@@ -56,7 +56,7 @@ def save_grid(images: np.ndarray, path: Path) -> None:
 
 
 @dataclass
-class Samples(Callback):
+class ImageSamples(Callback):
     """Writes `epoch_N.png` into a folder as a run goes on: what the network makes of the same.
 
     Attributes:
@@ -106,7 +106,7 @@ def plot_together(history: History, columns: Sequence[str], path: Path) -> None:
     save(figure, path)
 
 
-def plot_plane(
+def plot_labelled_points(
     points: np.ndarray, labels: np.ndarray, names: Sequence[str], path: Path, title: str = ""
 ) -> None:
     """Draw points of the plane, coloured by class.

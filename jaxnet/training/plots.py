@@ -260,6 +260,27 @@ def plot_lines(
     save(figure, path)
 
 
+def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, float]:
+    """Where vectors lie in the plane in which they differ most (principal components).
+
+    Args:
+        vectors: (n, width), n of at least 2.
+
+    Returns:
+        Points (n, 2), and the share of the variance that the plane has.
+
+    Example:
+        >>> points, share = principal_plane(np.array([[0.0, 0.0, 3.0], [0.0, 0.0, 5.0]]))
+        >>> np.abs(points).tolist(), share
+        ([[1.0, 0.0], [1.0, 0.0]], 1.0)
+    """
+    centred = vectors - vectors.mean(axis=0)
+    _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
+    share = (sizes**2)[:2].sum() / max((sizes**2).sum(), np.finfo(np.float32).tiny)
+    points = centred @ axes[:2].T
+    return np.pad(points, ((0, 0), (0, 2 - points.shape[1]))), float(share)
+
+
 def plot_plane(
     vectors: np.ndarray, path: Path, colours: np.ndarray, colour: str, labels: Mapping[int, str]
 ) -> None:
@@ -274,11 +295,7 @@ def plot_plane(
     """
     from matplotlib.figure import Figure
 
-    centred = vectors - vectors.mean(axis=0)
-    _, sizes, axes_ = np.linalg.svd(centred, full_matrices=False)
-    share = (sizes**2)[:2].sum() / max((sizes**2).sum(), np.finfo(np.float32).tiny)
-    points = centred @ axes_[:2].T
-    points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+    points, share = principal_plane(vectors)
     figure = Figure(figsize=(8, 6.6), layout="constrained")
     axes = figure.add_subplot()
     drawn = axes.scatter(points[:, 0], points[:, 1], c=colours, s=14, alpha=0.7, cmap="viridis")

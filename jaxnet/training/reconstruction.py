@@ -110,7 +110,7 @@ class Reconstruction(Supervised):
     ) -> tuple[jax.Array, Aux]:
         """The weighted mean of the examples' losses, against the clean inputs."""
         clean = self.preprocess(batch["inputs"])
-        seen = jax.vmap(self.noise)(training_keys(key, clean), clean)
+        seen, clean = self._examples(training_keys(key, clean), clean)
         variables = {"params": params, **collections}
         outputs, updated = self.network.apply(variables, seen, True, key)
         losses, weights = self.loss(outputs, clean), example_weights(batch)
@@ -121,7 +121,7 @@ class Reconstruction(Supervised):
     def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
         """`loss`, `metrics` and `eval_metrics` of a batch."""
         clean = self.preprocess(batch["inputs"])
-        seen = jax.vmap(self.noise)(evaluation_keys(state, clean), clean)
+        seen, clean = self._examples(evaluation_keys(state, clean), clean)
         variables = {"params": state.params, **state.collections}
         outputs, _ = self.network.apply(variables, seen, False, None)
         losses, metrics = self.loss(outputs, clean), {**self.metrics, **self.eval_metrics}
@@ -130,7 +130,7 @@ class Reconstruction(Supervised):
     def spoilt(self, state: TrainState, inputs: jax.Array) -> jax.Array:
         """The inputs (B, ...) as evaluation shows them to the network: preprocessed, with noise."""
         clean = self.preprocess(inputs)
-        return jax.vmap(self.noise)(evaluation_keys(state, clean), clean)
+        return self._examples(evaluation_keys(state, clean), clean)[0]
 
     def encode(self, state: TrainState, inputs: jax.Array) -> Any:
         """What the model's method `encode` makes of inputs (B, ...): the codes (B, latent)."""
@@ -165,6 +165,10 @@ class Reconstruction(Supervised):
             )
         assert self.network.module is not None
         return compute_in(as_network(self.network.module, method), self.network.precision)
+
+    def _examples(self, keys: jax.Array, clean: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What goes in and what should come out (B, ...), drawn with a key for each example."""
+        return jax.vmap(self.noise)(keys, clean), clean
 
     def _part(self, method: str, state: TrainState, inputs: jax.Array) -> Any:
         variables = {"params": state.params, **state.collections}

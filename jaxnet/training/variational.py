@@ -116,8 +116,7 @@ class Variational(Reconstruction):
     ) -> _Bound:
         """The bound of each example, drawn with its key of `keys`; `key` is for dropout."""
         train = key is not None
-        wanted = jax.vmap(self.observe)(_streams(keys, "observe"), clean)
-        seen = jax.vmap(self.noise)(_streams(keys, "noise"), wanted)
+        seen, wanted = self._examples(keys, clean)
         (mean, log_variance), updated = self.part("encode").apply(variables, seen, train, key)
         draws = normal(_streams(keys, "code"), mean.shape[1:])
         codes = mean + jnp.exp(0.5 * log_variance) * draws
@@ -125,6 +124,11 @@ class Variational(Reconstruction):
         outputs, updated = self.part("decode").apply(variables, codes, train, key)
         divergence = normal_divergence(mean, log_variance)
         return _Bound(self.loss(outputs, wanted), divergence, dict(updated))
+
+    def _examples(self, keys: jax.Array, clean: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """See `Reconstruction`; what should come out is observed too."""
+        wanted = jax.vmap(self.observe)(_streams(keys, "observe"), clean)
+        return jax.vmap(self.noise)(_streams(keys, "noise"), wanted), wanted
 
     def _sums(self, bound: _Bound, weights: jax.Array) -> dict[str, PyTree]:
         return {

@@ -1,11 +1,45 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+from functools import partial
+from typing import Any
 
 import pytest
+from flax import linen as nn
 
+import models
 from benchmarks import jit_vs_eager
 from benchmarks.jit_vs_eager import LAYERS, MODELS, Options, measure
+from jaxnet import layers
+
+# Why nobody times these by themselves.
+ELSEWHERE = {
+    layers.AvgPool: "avg_pool with its options in fields",
+    layers.MaxPool: "max_pool, likewise",
+    layers.MinPool: "min_pool, likewise",
+    layers.Flatten: "reshapes",
+    layers.Sequential: "is its layers",
+    layers.Stack: "is its blocks: GPT2 and other models",
+}
+
+
+def kinds(value: Any) -> set[type]:
+    """The classes of modules in a module, or in what makes one."""
+    if isinstance(value, partial):
+        return {value.func}
+    if not isinstance(value, nn.Module):
+        return set()
+    fields = (getattr(value, field.name) for field in dataclasses.fields(value))
+    return {type(value)}.union(*map(kinds, fields))
+
+
+def test_every_layer_and_model_is_there():
+    """Functions are what the layers compute with."""
+    covered = set().union(*(kinds(case.module) for case in (LAYERS | MODELS).values()))
+    exported = [*vars(layers).values(), *vars(models).values()]
+    wanted = {one for one in exported if isinstance(one, type) and issubclass(one, nn.Module)}
+    assert wanted - covered == set(ELSEWHERE)
 
 
 @pytest.mark.slow

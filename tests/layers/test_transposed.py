@@ -115,7 +115,10 @@ def test_separable_is_each_channel_by_itself_and_then_a_mixture():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"output_padding": 2, "padding": 0}, "from 0 to below the stride .* got 2"),
+        (
+            {"output_padding": 2, "padding": 0},
+            "from 0 to below the stride or the dilation .* got 2",
+        ),
         ({"output_padding": (1, 1), "padding": 0}, r"1 spatial axes, got \(1, 1\)"),
         ({"output_padding": 1, "padding": "SAME"}, "'SAME' sets the output's size already"),
         ({"padding": 9}, "cuts off all"),

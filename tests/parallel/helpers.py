@@ -13,10 +13,10 @@ import optax
 from jaxnet import losses, metrics
 from jaxnet.data.feeds import Staged
 from jaxnet.parallel import Layout
-from jaxnet.training import Supervised
+from jaxnet.training import Retrieval, Supervised
 from jaxnet.training.programs import Programs
 from jaxnet.training.transforms import Technique
-from models import CNN, GPT2, MLP
+from models import CNN, GPT2, MLP, RecurrentLM, TwoTower
 
 ROWS = 16
 
@@ -35,11 +35,12 @@ class Recorded(Technique):
 
 
 def supervised(model: Any, optimizer: Any = None) -> Supervised:
+    optimizer = optimizer or optax.sgd(0.1, momentum=0.9)
+    if isinstance(model, TwoTower):
+        items = np.arange(5)[:, None]
+        return Retrieval(model, losses.in_batch_softmax, optimizer, catalogue=items)
     return Supervised(
-        model,
-        losses.cross_entropy,
-        optimizer or optax.sgd(0.1, momentum=0.9),
-        metrics={"accuracy": metrics.accuracy},
+        model, losses.cross_entropy, optimizer, metrics={"accuracy": metrics.accuracy}
     )
 
 
@@ -59,7 +60,22 @@ def experts() -> GPT2:
     return GPT2(64, 8, features=16, num_layers=1, num_heads=2, dropout=0.0, num_experts=8)
 
 
-MODELS = {"mlp": mlp, "cnn": cnn, "gpt2": gpt, "experts": experts}
+def recurrent() -> RecurrentLM:
+    return RecurrentLM(64, embedding=8, features=8)
+
+
+def towers() -> TwoTower:
+    return TwoTower((7, 3), (5,), embedding=8, hidden=(16,), width=4)
+
+
+MODELS = {
+    "mlp": mlp,
+    "cnn": cnn,
+    "gpt2": gpt,
+    "experts": experts,
+    "recurrent": recurrent,
+    "towers": towers,
+}
 
 
 def batches(name: str, count: int, rows: int = ROWS) -> list[dict[str, np.ndarray]]:
@@ -71,7 +87,10 @@ def batches(name: str, count: int, rows: int = ROWS) -> list[dict[str, np.ndarra
     made = []
     for _ in range(count):
         mask = np.arange(rows) < rows - 3
-        if name in ("gpt2", "experts"):
+        if name == "towers":
+            ids = rng.integers(0, (7, 3, 5), (rows, 3)).astype(np.int32)
+            batch = {"inputs": ids, "labels": ids[:, 2], "mask": mask}
+        elif name in ("gpt2", "experts", "recurrent"):
             tokens = rng.integers(0, 64, (rows, 9)).astype(np.int32)
             batch = {"inputs": tokens[:, :-1], "labels": tokens[:, 1:], "mask": mask}
         else:

@@ -47,6 +47,8 @@ OF_MODEL = {
     "cnn": LAYOUTS,
     "gpt2": {**LAYOUTS, **TOKENS},
     "experts": {"data": Layout(data=8), **EXPERTS},
+    "recurrent": {"tensor": Layout(tensor=8)},
+    "towers": {"tensor": Layout(tensor=8), "data x tensor": Layout(data=4, tensor=2)},
 }
 # The rest are slow: each compiles for half a second to three.
 QUICK = {("mlp", "data"), ("mlp", "fsdp x tensor")}

@@ -6,10 +6,12 @@ import json
 import sys
 from typing import Any
 
+import jax
 import pytest
 
 from jaxnet import __main__ as jaxnet_main
 from jaxnet import cli
+from jaxnet.plan import command
 
 GPT = "--model gpt2 --options vocab_size 64 features 32 num_layers 2 num_heads 4 dropout 0.0"
 SMALL = [*GPT.split(), "--length", "16", "--batch-size", "16"]
@@ -154,6 +156,41 @@ def test_what_the_library_shares_out_itself_is_compiled_too(layouts):
         sent(sequence[part]["collectives"])["collective-permute"] for part in ("plan", "program")
     )
     assert ring <= by_compiler <= 1.02 * ring
+
+
+def trained_shapes(**options: Any) -> Any:
+    """The shapes of the metrics of a step."""
+    config = command.Config(batch_size=4, **options)
+    task, batch = command.step_of(config, command.network_of(config))
+    state = jax.eval_shape(task.init, jax.random.key(0), batch)
+    return jax.eval_shape(task.train_step, state, batch)[1]
+
+
+def test_a_step_of_a_network_with_auxiliary_heads():
+    assert "loss" in trained_shapes(model="tests.plan.test_networks:Auxiliary", example=(5,))
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("recommender:TwoTower", {"user_sizes": "(9, 3)", "item_sizes": "(5,)"}),
+        ("recommender:Ranker", {"sizes": "(9, 3, 5)"}),
+    ],
+)
+def test_networks_that_read_ids(model, options, plan):
+    assert "loss" in trained_shapes(model=model, options=options, example=(3,))
+    words = ["--model", model, "--options", *(word for pair in options.items() for word in pair)]
+    code, out, _ = plan(*words, "--example", "3", "--batch-size", "8", "--no-compile")
+    assert code == cli.DONE and model.partition(":")[2] in out
+    code, _, err = plan(*words, "--example", "4", "--no-compile")
+    assert code == cli.WRONG_USAGE and "expected integers (batch, 3)" in err
+
+
+def test_outputs_without_a_known_loss_are_an_error(plan):
+    code, _, err = plan(
+        "--model", "tests.plan.test_networks:Three", "--example", "3", "--no-compile"
+    )
+    assert code == cli.WRONG_USAGE and "Three gives outputs of shapes (64, 3), (64, 3), (64" in err
 
 
 def test_axes_without_anything_to_share_out(plan):

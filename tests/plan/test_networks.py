@@ -17,6 +17,20 @@ class TwoTexts(nn.Module):
         return question, answer
 
 
+class Auxiliary(nn.Module):
+    """With a head that is there in training alone, as GoogLeNet's are."""
+
+    @nn.compact
+    def __call__(self, inputs, train=False):
+        logits, head = nn.Dense(3)(inputs), nn.Dense(3)(inputs)
+        return (logits, head) if train else logits
+
+
+class Three(nn.Module):
+    def __call__(self, inputs, train=False):
+        return inputs, inputs, inputs
+
+
 def test_networks_by_the_name_of_their_file():
     assert network("gpt2", None, {}) == GPT2()
     medium = network("gpt2", "medium", {"dropout": "0.0"})

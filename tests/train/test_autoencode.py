@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxnet import Bundle, cli
 from jaxnet.config import from_command_line
-from jaxnet.data import load_digits
+from jaxnet.data import fit_range, load_digits, sample
+from jaxnet.training.pictures import tiled
 from tests.train.test_gan import pixels
-from train.autoencode import PROGRAM, Config, train
+from train.autoencode import PROGRAM, SHOWN, Config, train
 
 QUICK = ["--network.hidden", "32", "--network.filters", "4", "8", "--epochs", "3"]
 
@@ -49,6 +51,25 @@ def test_a_variational_autoencoder_draws_its_plane(tmp_path):
     parts = summary["test_reconstruction"] + summary["test_kl"]
     assert summary["test_loss"] == pytest.approx(parts, rel=1e-5)
     assert pixels(tmp_path / "reconstructions.png").shape[0] == 2 * (56 + 2) - 2
+
+
+@pytest.mark.parametrize(
+    "technique",
+    [
+        ["--techniques.local-sgd-replicas", "2"],
+        pytest.param(["--techniques.ema", "0.99"], marks=pytest.mark.slow),
+        pytest.param(["--techniques.precision", "bf16"], marks=pytest.mark.slow),
+    ],
+)
+def test_pictures_are_of_the_network_that_is_evaluated(technique, tmp_path):
+    few = ["--epochs", "1", "--early-stopping.patience", "9"]
+    assert autoencode("--run-dir", tmp_path, *few, *technique) == cli.DONE
+    parts = Config(data="digits").read()
+    images = sample(parts.test).inputs[:SHOWN]
+    predicted = Bundle.load(tmp_path / "bundle").predict(images)
+    shown = np.stack([fit_range(sample(parts.train))(images), predicted])
+    for name in ("reconstructions", "samples/epoch_1"):
+        np.testing.assert_allclose(pixels(tmp_path / f"{name}.png"), tiled(shown), atol=1)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from jaxnet import Bundle, cli
 from jaxnet.config import from_command_line
+from tests.parallel.jobs import Job
 from train.gan import PROGRAM, Config, train
 
 QUICK = ["--network.hidden", "32", "--network.features", "4", "--epochs", "2", "--batch-size", "60"]
@@ -84,6 +86,42 @@ def test_a_judge_is_trained_and_reads_what_was_generated(tmp_path):
     assert other["classes_seen"] == summary["classes_seen"]
 
 
+JUDGE = """
+import sys, time
+from pathlib import Path
+import jax
+from jaxnet import cli
+from jaxnet.recipe import Layout
+from train import classify, gan
+
+home = Path(sys.argv[1])
+bundle = home / "bundle" / "bundle.json"
+
+def train(config):  # the first process writes, and the others return at once
+    assert config.layout.data == 2 and config.batch_size % 50 == 0
+    if jax.process_index() == 0:
+        time.sleep(2)
+        bundle.parent.mkdir(parents=True)
+        bundle.touch()
+    return cli.DONE
+
+def work():
+    code = gan._train_judge(gan.Config(layout=Layout(data=2)), home, 100)
+    assert bundle.exists()
+    return code
+
+classify.train = train
+sys.exit(cli.run(work))
+"""
+
+
+@pytest.mark.slow
+def test_processes_wait_for_the_judges_bundle(tmp_path):
+    with Job([sys.executable, "-c", JUDGE, str(tmp_path)], 2) as job:
+        for number, (code, errors) in job.ends().items():
+            assert code == cli.DONE, f"process {number}: {errors}"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -92,6 +130,11 @@ def test_a_judge_is_trained_and_reads_what_was_generated(tmp_path):
         (["--rules.game", "poker"], cli.WRONG_USAGE, "unknown game 'poker'"),
         (["--rules.ema", "2"], cli.WRONG_USAGE, "ema in [0, 1), got 2.0"),
         (["--network.latent", "0"], cli.WRONG_USAGE, "latent of at least 1"),
+        (["--rules.critic-steps", "0"], cli.WRONG_USAGE, "critic_steps of at least 1, got 0"),
+        (["--rules.discriminator-rate", "0"], cli.WRONG_USAGE, "--rules.discriminator-rate: exp"),
+        (["--network.features", "0"], cli.WRONG_USAGE, "--network.features: expected at least 1"),
+        (["--layout.stage", "2"], cli.WRONG_USAGE, "--layout.stage 2: it shares out"),
+        (["--layout.expert", "-1"], cli.WRONG_USAGE, "--layout.expert -1: it shares out"),
         (["--network.stages", "4"], cli.FAILED, "only if 16 divides both"),
         (["--techniques.accumulate", "2"], cli.WRONG_USAGE, "accumulate needs a task that"),
         (["--techniques.clip", "1"], cli.WRONG_USAGE, "Adversarial has a step of its own"),
@@ -101,5 +144,8 @@ def test_a_judge_is_trained_and_reads_what_was_generated(tmp_path):
     ],
 )
 def test_wrong_use_is_a_message_and_an_exit_code(arguments, code, message, tmp_path, capsys):
-    assert gan("--run-dir", tmp_path / "run", *arguments) == code
+    try:
+        assert gan("--run-dir", tmp_path / "run", *arguments) == code
+    except SystemExit as exit:  # what the command line itself refuses
+        assert exit.code == code
     assert message in capsys.readouterr().err

@@ -13,7 +13,7 @@ pytest.importorskip("tokenizers", reason="needs the extra [text]")
 
 from jaxnet import Bundle, cli
 from jaxnet.config import from_command_line
-from jaxnet.training.attention_maps import attention_maps
+from jaxnet.training.attention_maps import self_attention_maps
 from models import BERTClassifier
 from train.masked import PROGRAM, Config, train
 
@@ -65,7 +65,7 @@ def test_a_text_of_ones_own(text, tmp_path, capsys):
     joined = {**params, "encoder": {**params["encoder"], **pretrained}}
     assert jax.jit(classifier.apply)({"params": joined}, tokens).shape == (1, 3)
 
-    maps = attention_maps(bundle.model, bundle.variables, tokens)
+    maps = self_attention_maps(bundle.model, bundle.variables, tokens)
     assert maps.shape == (2, 1, 2, 16, 16)
     real = (tokens != 0)[0]
     np.testing.assert_allclose(maps.sum(axis=-1)[..., real], 1, rtol=1e-5)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import models
+from jaxnet.errors import UsageError
 from train.networks import MODELS, Network
 
 
@@ -54,7 +55,19 @@ def test_every_network_reads_its_images(name):
 def test_options_reach_the_networks():
     assert build("vgg11", 32, 32, 3, dropout=0.1).dropout == 0.1
     assert build("alexnet", 64, 64, 3).dropout == 0.5
+    assert build("googlenet", 64, 64, 3, dropout=0.4).dropout == 0.4
     assert build("vit_b", 32, 32, 3, dropout=0.1, patch_size=8) == models.ViT(8, 7, dropout=0.1)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "resnet18", "resnet20"])
+def test_dropout_is_refused_where_there_is_none(name):
+    with pytest.raises(UsageError, match=r"--network\.dropout 0\.1: .*Net.* has no dropout"):
+        build(name, 32, 32, 3, dropout=0.1)
+
+
+def test_a_patch_of_nothing_is_refused():
+    with pytest.raises(UsageError, match=r"--network\.patch-size: expected at least 1, got 0"):
+        Network(patch_size=0)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,18 @@ def test_resumed_it_ends_where_it_ended(small, tmp_path):
 
 
 @pytest.mark.slow
+def test_other_lists_of_a_finished_run_take_no_training(small, tmp_path):
+    assert run("--run-dir", tmp_path) == cli.DONE
+    logs = [tmp_path / stage / "metrics.jsonl" for stage in ("candidates", "ranking")]
+    before = [log.read_bytes() for log in logs]
+    assert run("--run-dir", tmp_path, "--users", "user 7", "--k", "3") == cli.DONE
+    with (tmp_path / "recommendations.csv").open(newline="") as file:
+        assert [row["user"] for row in csv.DictReader(file)] == ["user 7"] * 3
+    assert "recall@3_ranked" in json.loads((tmp_path / "summary.json").read_text())
+    assert [log.read_bytes() for log in logs] == before
+
+
+@pytest.mark.slow
 def test_movielens(tmp_path):
     """The ratings of a few users, among them an item that only the test part has."""
     folder = write(tmp_path / "ml", "latest")

@@ -115,6 +115,34 @@ def test_what_is_observed_is_what_is_encoded_and_what_should_come_out():
     np.testing.assert_allclose(draws.mean(axis=0), [0, 0.3, 1], atol=0.03)
 
 
+def test_spoilt_inputs_are_those_of_the_evaluation():
+    """A code that is the input itself, without deviation, tells what the network was shown."""
+
+    class Shown(nn.Module):
+        def __call__(self, images: jax.Array) -> jax.Array:
+            return self.decode(self.encode(images)[0])
+
+        def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+            codes = images.reshape(len(images), -1)
+            return codes, jnp.full_like(codes, -100.0)
+
+        def decode(self, codes: jax.Array) -> jax.Array:
+            return codes.reshape(-1, 2, 3)
+
+    seen = Variational(
+        Shown(),
+        lambda outputs, wanted: jnp.abs(outputs).sum(axis=(1, 2)),
+        optax.sgd(0.1),
+        observe=stochastic_binarization,
+        noise=GaussianNoise(0.3),
+    )
+    batch = {**make_batch(40), "mask": jnp.ones(40, bool)}
+    state = seen.init(jax.random.key(0), batch)
+    spoilt = seen.spoilt(state, batch["inputs"])
+    measured = seen.eval_step(state, batch)["reconstruction"].compute()
+    assert measured == pytest.approx(np.abs(spoilt).sum(axis=(1, 2)).mean(), rel=1e-5)
+
+
 def digits() -> tuple[Arrays, Arrays]:
     train, test = split(load_digits(), (0.8, 0.2))
     return train, test

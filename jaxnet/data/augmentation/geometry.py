@@ -136,8 +136,9 @@ def resized_crop(
 
     def cut(key: jax.Array, images: jax.Array) -> jax.Array:
         batch, height, width, _ = images.shape
-        shares = rectangles(key, batch, area, aspect, width / height)
-        places = jax.random.uniform(jax.random.fold_in(key, 1), (2, batch))
+        shape_key, place_key = jax.random.split(key)
+        shares = rectangles(shape_key, batch, area, aspect, width / height)
+        places = jax.random.uniform(place_key, (2, batch))
         return sample(
             images,
             jnp.broadcast_to(

@@ -169,6 +169,10 @@ def test_a_resized_crop_is_a_rectangle_within_the_image():
     top = here[:, 1] + 0.5 - h / height * (mid[0] + 0.5)
     for start, size, whole in ((left, w, width), (top, h, height)):
         assert_uniform(start / (whole - size), 0, 1)
+    # Shape, size and place are drawn by themselves.
+    drawn = [w / h, w * h, left / (width - w), top / (height - h)]
+    others = np.abs(np.corrcoef(drawn) - np.eye(4))
+    assert others.max() < 4 / np.sqrt(len(images)), others
 
 
 def test_whole_image_and_square_leave_nothing_to_draw():

@@ -198,6 +198,7 @@ def _show(folder: Path, data: Data, model: Trained) -> None:
     import numpy as np
 
     from jaxnet.files import write_atomically
+    from jaxnet.parallel import processes
     from jaxnet.training.attention_maps import self_attention_maps
     from jaxnet.training.plots import plot_attention
 
@@ -211,7 +212,11 @@ def _show(folder: Path, data: Data, model: Trained) -> None:
         file.write("\n\n".join(lines) + "\n")
     print("Filled in; where it was wrong, what stood there follows the bar:\n")
     print("\n\n".join(lines[:3]) + "\n")
-    network, _, variables = model.trainer.task.inference(model.state)  # pyright: ignore[reportAttributeAccessIssue]
+    # Of several processes each may have a part of the state, and the first one draws.
+    state = processes.on_host(model.state) if processes.several() else model.state
+    if not processes.is_first():
+        return
+    network, _, variables = model.trainer.task.inference(state)  # pyright: ignore[reportAttributeAccessIssue]
     piece = data.test.inputs[rows[:1]]
     weights = self_attention_maps(network.module, variables, piece)[:, 0, :, :DRAWN, :DRAWN]
     names = [str(data.tokenizer.backend.id_to_token(int(token))) for token in piece[0, :DRAWN]]

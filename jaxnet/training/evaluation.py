@@ -83,7 +83,8 @@ class Evaluator:
         self._check_inputs(columns, data.name)
         check = getattr(self.programs.task, "check", None)
         if check and "labels" in columns:
-            check(self.programs.outputs(state, data.spec()), columns, data.name)
+            # Of what isn't in memory the shapes are known.
+            check(self.programs.outputs(state, data.spec()), {**data.spec(), **columns}, data.name)
         self.like.update({**spec, **self.like})
 
     def _check_inputs(self, columns: Mapping[str, np.ndarray], name: str) -> None:

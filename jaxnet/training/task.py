@@ -396,7 +396,8 @@ class Supervised(GradientTask):
 
         Args:
             outputs: the shapes of what `predict_step` gives for a batch.
-            columns: the data's arrays, with the example as leading axis.
+            columns: the data's arrays, with the example as leading axis; of what isn't in memory,
+                which labels always are, the shapes of a batch.
             name: the data's name, for the message.
         """
         labels = columns["labels"]

@@ -120,3 +120,34 @@ def test_outputs_of_another_shape_are_refused_before_compiling():
     inputs, labels = rows()
     with pytest.raises(InputError, match=r"outputs of shape \(5,\) for inputs of shape \(6,\)"):
         Trainer(wrong).fit((inputs.astype(np.float32), labels), epochs=1)
+
+
+class Folder:
+    """Rows that are read one by one, and labels in memory, as those of a folder of images."""
+
+    name = "folder"
+
+    def __init__(self) -> None:
+        self.inputs, self.labels = rows()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def spec(self) -> Any:
+        shape = jax.ShapeDtypeStruct
+        return {"inputs": shape((6,), np.uint8), "labels": shape((), np.int32)}
+
+    def read(self, chosen: np.ndarray, epoch: int) -> Any:
+        return {"inputs": self.inputs[chosen], "labels": self.labels[chosen]}
+
+
+def test_what_is_not_in_memory_can_be_given_back():
+    source: Any = Folder()
+    read = Trainer(task(GaussianNoise(0.1))).fit(source, epochs=2, batch_size=10)
+    held = Trainer(task(GaussianNoise(0.1))).fit(rows(), epochs=2, batch_size=10)
+    assert read.history.rows == held.history.rows
+    model = Autoencoder(DenseEncoder(2, (4,)), DenseDecoder((5,), (4,)))
+    scale = Scale(0.0, 1 / 16)
+    wrong = Reconstruction(model, losses.squared_error, optax.sgd(0.1), preprocess=scale)
+    with pytest.raises(InputError, match=r"folder: the model gives outputs of shape \(5,\)"):
+        Trainer(wrong).fit(source, epochs=1)

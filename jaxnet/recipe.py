@@ -244,7 +244,7 @@ class Saving:
     """How often checkpoints are written."""
 
     keep: int = 2
-    """the number of newest checkpoints to keep, besides the best one"""
+    """the number of newest checkpoints to keep, and with each the one that was the best by then"""
     every_steps: int | None = None
     """save after so many steps too, and not only after epochs"""
     min_seconds: float = 5.0

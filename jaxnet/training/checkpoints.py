@@ -352,7 +352,7 @@ class _Noted(NamedTuple):
 
     tree: Mapping[str, list[Any]]
     progress: Mapping[str, Any]
-    best_step: int
+    best_step: int = -1
 
 
 def _noted(folder: Path) -> _Noted:

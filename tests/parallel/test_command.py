@@ -112,7 +112,7 @@ def test_the_command_says_what_a_device_holds(tmp_path):
         (["--layout.data", "16"], "data=16 = 16, and there are 8 devices"),
         (["--layout.data", "-1", "--layout.fsdp", "-1"], "data and fsdp are -1"),
         (["--layout.tensor", "8", "--network.hidden", "30"], "30 isn't divisible by tensor=8"),
-        (["--layout.tensor", "2", "--model", "cnn"], "tensor=2 cuts nothing"),
+        (["--layout.tensor", "2", "--model", "cnn"], "models.cnn ends without any"),
         (["--layout.stage", "2"], "stages share out the blocks of a jaxnet.layers.Stack"),
         (["--layout.expert", "2"], "expert=2 shares out what is in a jaxnet.layers.ExpertFeed"),
         (["--layout.stage", "2", "--layout.expert", "2"], "stage=2 can't be combined with expert"),

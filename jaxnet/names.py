@@ -73,6 +73,22 @@ def check_least(least: int, **numbers: int | None) -> None:
             raise UsageError(f"expected {name} of at least {least}, got {value}")
 
 
+def check_options(options: Any, group: str, *fields: str, least: int = 1) -> None:
+    """Refuse options below `least`; None, which is not given, is let through.
+
+    Args:
+        options: the dataclass that they are fields of.
+        group: what it is called on the command line, such as `--network`.
+        fields: their names.
+        least: the smallest number.
+
+    Raises:
+        UsageError: an option is too small; the message names it as on the command line.
+    """
+    named = {f"{group}.{name.replace('_', '-')}": getattr(options, name) for name in fields}
+    check_least(least, **named)
+
+
 def checked_options(
     owner: str, make: Callable[..., Any], options: Mapping[str, Any], given: tuple[str, ...]
 ) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
 from jaxnet.errors import UsageError
-from jaxnet.names import lookup
+from jaxnet.names import check_options, lookup
 from jaxnet.recipe import ImageRun, Optimizer
 from jaxnet.training.early_stopping import LAST_STEP, EarlyStopping
 
@@ -103,10 +103,7 @@ class Config(ImageRun):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("features", "stages"):
-            number = getattr(self.network, name)
-            if number is not None and number < 1:
-                raise UsageError(f"--network.{name}: expected at least 1, got {number}")
+        check_options(self.network, "--network", "features", "stages")
         for axis in ("stage", "sequence", "expert"):
             if (size := getattr(self.layout, axis)) != 1:
                 raise UsageError(

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
 from jaxnet.errors import UsageError
-from jaxnet.names import check_least, lookup
+from jaxnet.names import check_options, lookup
 from jaxnet.recipe import ProseRun, Techniques
 
 if TYPE_CHECKING:
@@ -72,14 +72,9 @@ class Network:
     """gpt: mixtures of so many experts in the place of feed-forward networks"""
 
     def __post_init__(self) -> None:
-        numbers = {
-            "--network.embedding": self.embedding,
-            "--network.features": self.features,
-            "--network.num-layers": self.num_layers,
-            "--network.num-heads": self.num_heads,
-            "--network.num-kv-heads": self.num_kv_heads,
-        }
-        check_least(1, **numbers)
+        check_options(
+            self, "--network", "embedding", "features", "num_layers", "num_heads", "num_kv_heads"
+        )
 
 
 @dataclass(frozen=True)
@@ -98,7 +93,7 @@ class Writing:
     """draw from the fewest tokens that have this probability together, such as 0.9"""
 
     def __post_init__(self) -> None:
-        check_least(1, **{"--writing.new-tokens": self.new_tokens})
+        check_options(self, "--writing", "new_tokens")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
-from jaxnet.names import check_least, lookup
+from jaxnet.names import check_options, lookup
 from jaxnet.recipe import Optimizer, ProseRun, Techniques
 from jaxnet.training.early_stopping import EarlyStopping
 
@@ -71,12 +71,7 @@ class Network:
     """the share of units left out in training; what is hidden anew each time varies enough"""
 
     def __post_init__(self) -> None:
-        numbers = {
-            "--network.num-layers": self.num_layers,
-            "--network.features": self.features,
-            "--network.num-heads": self.num_heads,
-        }
-        check_least(1, **numbers)
+        check_options(self, "--network", "num_layers", "features", "num_heads")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jaxnet.errors import UsageError
+from jaxnet.names import check_options
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -39,8 +40,7 @@ class Network:
     image into at least 7 by 7"""
 
     def __post_init__(self) -> None:
-        if self.patch_size is not None and self.patch_size < 1:
-            raise UsageError(f"--network.patch-size: expected at least 1, got {self.patch_size}")
+        check_options(self, "--network", "patch_size")
 
 
 def _mlp(network: Network, data: Data) -> nn.Module:

@@ -30,7 +30,7 @@ from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
 from jaxnet.errors import InputError, UsageError
 from jaxnet.files import write_atomically
-from jaxnet.names import check_least, lookup
+from jaxnet.names import check_options, lookup
 from jaxnet.recipe import CrossValidated
 
 if TYPE_CHECKING:
@@ -81,13 +81,7 @@ class Network:
     """the share of units left out in training; by default 0.5, and 0.1 in the encoder"""
 
     def __post_init__(self) -> None:
-        numbers = {
-            "--network.embedding": self.embedding,
-            "--network.features": self.features,
-            "--network.num-layers": self.num_layers,
-            "--network.num-heads": self.num_heads,
-        }
-        check_least(1, **numbers)
+        check_options(self, "--network", "embedding", "features", "num_layers", "num_heads")
 
 
 @dataclass(frozen=True)

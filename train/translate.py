@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
 from jaxnet.errors import UsageError
-from jaxnet.names import check_least, lookup
+from jaxnet.names import check_options, lookup
 from jaxnet.recipe import Optimizer, Run, Techniques
 
 if TYPE_CHECKING:
@@ -78,13 +78,7 @@ class Network:
     """normalise before each part and not after it"""
 
     def __post_init__(self) -> None:
-        numbers = {
-            "--network.features": self.features,
-            "--network.num-layers": self.num_layers,
-            "--network.num-heads": self.num_heads,
-            "--network.hidden": self.hidden,
-        }
-        check_least(1, **numbers)
+        check_options(self, "--network", "features", "num_layers", "num_heads", "hidden")
 
 
 @dataclass(frozen=True)

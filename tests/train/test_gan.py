@@ -132,7 +132,7 @@ def test_processes_wait_for_the_judges_bundle(tmp_path):
         (["--network.latent", "0"], cli.WRONG_USAGE, "latent of at least 1"),
         (["--rules.critic-steps", "0"], cli.WRONG_USAGE, "critic_steps of at least 1, got 0"),
         (["--rules.discriminator-rate", "0"], cli.WRONG_USAGE, "--rules.discriminator-rate: exp"),
-        (["--network.features", "0"], cli.WRONG_USAGE, "--network.features: expected at least 1"),
+        (["--network.features", "0"], cli.WRONG_USAGE, "expected --network.features of at least 1"),
         (["--layout.stage", "2"], cli.WRONG_USAGE, "--layout.stage 2: it shares out"),
         (["--layout.expert", "-1"], cli.WRONG_USAGE, "--layout.expert -1: it shares out"),
         (["--network.stages", "4"], cli.FAILED, "only if 16 divides both"),

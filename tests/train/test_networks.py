@@ -66,7 +66,7 @@ def test_dropout_is_refused_where_there_is_none(name):
 
 
 def test_a_patch_of_nothing_is_refused():
-    with pytest.raises(UsageError, match=r"--network\.patch-size: expected at least 1, got 0"):
+    with pytest.raises(UsageError, match=r"expected --network\.patch-size of at least 1, got 0"):
         Network(patch_size=0)
 
 

@@ -105,9 +105,9 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
 def batches(order: np.ndarray, batch_size: int) -> np.ndarray:
     """Cut an order into batches of one shape, the last of them padded.
 
-    A row that merely pads stands as `~row`, which is negative. It is a row from the beginning of
-    the order and not a blank, so that what a layer computes over the whole batch (batch
-    normalisation) sees ordinary examples.
+    A row that merely pads stands as `~row`, which is negative. It is the row that the first batch
+    has in the same place and not a blank, so that what a layer computes over the whole batch (batch
+    normalisation) sees ordinary examples. An order that is shorter than a batch is repeated.
 
     Args:
         order: (n,) integers, the indices of the examples.
@@ -121,15 +121,16 @@ def batches(order: np.ndarray, batch_size: int) -> np.ndarray:
 
     Example:
         >>> batches(np.arange(5), batch_size=3).tolist()
-        [[0, 1, 2], [3, 4, -1]]
+        [[0, 1, 2], [3, 4, -3]]
         >>> int(~batches(np.arange(5), batch_size=3)[1, 2])
-        0
+        2
     """
     order = np.asarray(order)
     if order.ndim != 1 or order.dtype.kind not in "ui":
         raise InputError(f"expected an integer order (n,), got {order.dtype} {order.shape}")
     steps = steps_per_epoch(len(order), batch_size)
-    padding = ~np.resize(order, steps * batch_size - len(order))
+    first = np.resize(order, batch_size)
+    padding = ~first[len(order) - (steps - 1) * batch_size :]
     return np.concatenate([order, padding]).astype(np.int32).reshape(steps, batch_size)
 
 

@@ -22,6 +22,7 @@ from jaxnet.data.cropping import Fill, HostAugmentation
 from jaxnet.data.feeds import ONE_DEVICE, Places, Resident, Stretch
 from jaxnet.data.memory import Memory
 from jaxnet.data.order import batches, epoch_draws, epoch_order, steps_per_epoch
+from jaxnet.data.padding import Padding
 from jaxnet.data.sources import (
     Source,
     available_cores,
@@ -212,7 +213,8 @@ class SourcePipeline:
 
     Several threads read and decode, one more puts stacks of batches together, and both run ahead.
     Order, padding and mask are those of `ArrayPipeline`: a source and the same data in arrays give
-    the same batches, and a resumed run reads nothing but what it still needs.
+    the same batches. Padding is copied and not read, and a resumed run reads nothing but what it
+    still needs.
 
     Attributes:
         source: where to read.
@@ -258,10 +260,12 @@ class SourcePipeline:
     ) -> Iterator[Stretch]:
         """The batches of an epoch from step `start` on."""
         order = epoch_order(seed, epoch, self.examples, shuffle=self.shuffle)
-        pieces = _pieces(batches(order, self.batch_size), start, size, self._capacity)
+        order = batches(order, self.batch_size)
+        own = self.places.rows(self.batch_size)
+        pieces = _pieces(order, start, size, self._capacity)
+        padding = Padding(order[:, own], self.examples, start)
 
-        def begin(start: int, order: np.ndarray, pool: ThreadPoolExecutor) -> Stack:
-            own = self.places.rows(self.batch_size)
+        def begin(step: int, order: np.ndarray, pool: ThreadPoolExecutor) -> Stack:
             stack = self._memory.stack(_rows_of(self.spec(), own), self._capacity)
             order = order[:, own]
             stack["mask"][: len(order)] = order >= 0
@@ -269,8 +273,11 @@ class SourcePipeline:
                 name: stack[name].reshape(-1, *leaf.shape)
                 for name, leaf in self.source.spec().items()
             }
-            rows = np.where(order < 0, ~order, order).ravel()
-            return Stack(stack, len(order), read_into(columns, self.source, rows, epoch, pool))
+            rows = order.ravel()
+            wanted = rows[: padding.to_read(rows)]
+            wanted = np.where(wanted < 0, ~wanted, wanted)
+            parts = read_into(columns, self.source, wanted, epoch, pool)
+            return Stack(stack, len(order), parts, partial(padding.fill, columns, rows, step))
 
         def send(batches: dict[str, np.ndarray]) -> dict[str, jax.Array]:
             return self.places.stack(batches, self.batch_size)

@@ -21,11 +21,19 @@ READY_STACKS = 2
 
 
 class Stack(NamedTuple):
-    """A stack of batches that threads are filling; what it holds beyond `count` is left over."""
+    """A stack of batches that threads are filling; what it holds beyond `count` is left over.
+
+    Attributes:
+        batches: the arrays, (steps, batch, ...).
+        count: the number of batches.
+        parts: what the threads are at.
+        complete: what is left to do when they are done; stacks are completed in their order.
+    """
 
     batches: dict[str, np.ndarray]
     count: int
     parts: list[Future[None]]
+    complete: Callable[[], None] = lambda: None
 
 
 def most_steps(spec: Mapping[str, jax.ShapeDtypeStruct], capacity: int) -> int:
@@ -76,4 +84,5 @@ def _finished(
 ) -> Stretch:
     for part in stack.parts:
         part.result()
+    stack.complete()
     return Stretch(Staged(send(stack.batches)), stack.count)

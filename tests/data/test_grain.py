@@ -48,6 +48,25 @@ def test_random_changes_differ_by_epoch_and_come_again_when_resumed():
     assert_same(batches_of(made, 1, start=2), second[2:])
 
 
+class Noted(Squares):
+    def __init__(self) -> None:
+        self.read: list[int] = []
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        self.read.append(row)
+        return super().__getitem__(row)
+
+
+def test_padding_is_not_read():
+    noted = Noted()
+    for records in (noted, grain.MapDataset.source(noted)):
+        made = SourcePipeline(Records(records), 8)
+        made.spec()
+        noted.read.clear()
+        assert [batch["mask"].sum() for batch in batches_of(made, 0)] == [8, 2]
+        assert sorted(noted.read) == list(range(10))
+
+
 def test_array_record_files_are_records(tmp_path):
     writer_module = pytest.importorskip(
         "array_record.python.array_record_module", reason="needs the extra [grain]"

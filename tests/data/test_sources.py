@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from jaxnet import losses
-from jaxnet.data import Arrays, Records, image_folders, load, split, stacks
+from jaxnet.data import Arrays, Records, decoding, image_folders, images, load, split, stacks
 from jaxnet.data.pipeline import ArrayPipeline, Pipeline, SourcePipeline, pipeline
 from jaxnet.errors import InputError
 from jaxnet.training import Supervised, Trainer
@@ -95,6 +95,76 @@ def test_a_resumed_epoch_reads_only_what_is_left():
     counted.read.clear()
     assert len(batches_of(made, 0, start=7)) == 3
     assert len(counted.read) == 12
+    # What was the first batch is read for the padding of the last one.
+    counted.n = 38
+    assert_same(batches_of(made, 0, start=7), batches_of(made, 0)[7:])
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows of a batch that one process of several fills."""
+
+    own: slice
+
+    def whole(self, arrays: Any) -> Any:
+        return arrays
+
+    def rows(self, batch: int) -> slice:
+        return self.own
+
+    def stack(self, arrays: Any, batch: int) -> Any:
+        return jax.device_put(arrays)
+
+
+# The last case is one batch alone, half of it padding: a process needs examples to fill its rows
+# with, and those of another process aren't at hand.
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize(
+    ("n", "batch_size", "read_twice"),
+    [(23, 5, 0), (20, 5, 0), (10, 256, 0), (1, 4, 0), (41, 8, 0), (6, 8, 2)],
+)
+def test_each_example_is_read_once_an_epoch_and_padding_is_copied(
+    n, batch_size, read_twice, shuffle
+):
+    by_arrays = batches_of(
+        pipeline(table_of(n), batch_size, shuffle=shuffle, placement="host", capacity=4), 2
+    )
+    shares = [slice(0, batch_size)]
+    if batch_size == 8:
+        shares = [slice(0, 4), slice(4, 8)]
+    read: list[int] = []
+    for own in shares:
+        counted = Counted(n)
+        made = SourcePipeline(Records(counted), batch_size, shuffle, 4, 2, Share(own))
+        made.spec()
+        counted.read.clear()
+        for got, whole in zip(batches_of(made, 2, size=2), by_arrays, strict=True):
+            for name, values in got.items():
+                np.testing.assert_array_equal(values, whole[name][own], strict=True)
+        assert len(set(counted.read)) == len(counted.read)
+        read += counted.read
+    assert set(read) == set(range(n))
+    assert len(read) == n + read_twice
+
+
+def table_of(n: int) -> Arrays:
+    """What `Counted` has, in memory."""
+    return Arrays(np.arange(n, dtype=np.float32)[:, None], np.arange(n) % 2)
+
+
+def test_evaluation_and_prediction_read_each_example_once():
+    counted = Counted(10)
+    trainer = Trainer(Supervised(nn.Dense(2), losses.cross_entropy, optax.sgd(0.1)))
+    state = trainer.fit(table_of(10), epochs=1).state
+    records = Records(counted)
+    records.spec()
+    counted.read.clear()
+    measured = trainer.evaluate(state, records)
+    assert sorted(counted.read) == list(range(10))
+    assert measured == trainer.evaluate(state, table_of(10))
+    counted.read.clear()
+    assert trainer.predict(state, records).shape == (10, 2)
+    assert sorted(counted.read) == list(range(10))
 
 
 def test_what_cannot_be_read_is_raised_where_it_is_used_and_ends_the_threads():
@@ -250,7 +320,7 @@ def test_mapped_arrays_are_never_read_as_a_whole(tmp_path):
     np.testing.assert_array_equal(batch["inputs"][:, 0, 0, 0], batch["labels"])
 
 
-def test_an_image_folder_gives_the_batches_of_its_arrays(tmp_path: Path):
+def test_an_image_folder_gives_the_batches_of_its_arrays(tmp_path: Path, monkeypatch):
     rng = np.random.default_rng(0)
     for label in range(3):
         (tmp_path / f"class{label}").mkdir()
@@ -261,5 +331,14 @@ def test_an_image_folder_gives_the_batches_of_its_arrays(tmp_path: Path):
     by_arrays = pipeline(load(folder), 4, shuffle=True, placement="host", capacity=4)
     made = pipeline(folder, 4, shuffle=True, capacity=4)
     assert isinstance(made, SourcePipeline)
+    decoded: list[str] = []
+
+    def decode(*args: Any, name: str) -> np.ndarray:
+        decoded.append(name)
+        return decoding.decode(*args, name=name)
+
+    monkeypatch.setattr(images, "decode", decode)
     for epoch in (0, 1):
+        decoded.clear()
         assert_same(batches_of(made, epoch), batches_of(by_arrays, epoch))
+        assert sorted(decoded) == folder.files

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from jaxnet.files import json_text
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "keras", "torch", "scikit-learn", "numpy")
 # Beyond this ratio of the longest bar to the shortest, a picture has a logarithmic axis.
@@ -80,7 +81,7 @@ def write(report: Mapping[str, Any], panels: Mapping[str, Mapping[str, Bar]], ou
     """Write the report as JSON and its panels as a PNG, named after the benchmark, into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     stem = out / report["benchmark"]
-    stem.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    stem.with_suffix(".json").write_text(json_text(report, indent=1) + "\n")
     _draw(report, panels, stem.with_suffix(".png"))
     print(f"wrote {stem}.json and {stem}.png")
 

@@ -28,7 +28,7 @@ from jaxnet import module_json, trees
 from jaxnet.data.encoders import Encoder, encoder_from_json, encoder_to_json
 from jaxnet.data.scaling import Scale
 from jaxnet.errors import InputError
-from jaxnet.files import write_atomically, write_json
+from jaxnet.files import expanded, json_text, write_atomically, write_json
 from jaxnet.training.evaluation import Evaluator
 from jaxnet.training.network import Network, Precision, as_network, compute_in
 from jaxnet.training.programs import Programs
@@ -153,7 +153,7 @@ class Bundle:
             InputError: something has no form in these files (the message names it), or the folder
                 can't be written.
         """
-        folder = Path(folder)
+        folder = expanded(folder)
         weights = _serialized(self.variables)
         values = {
             "format": FORMAT,
@@ -189,7 +189,8 @@ class Bundle:
             InputError: a file is missing, damaged or of a newer version, the model can't be made
                 again, or the weights don't fit it. The message names the file and the way out.
         """
-        file, weights_file = Path(folder) / "bundle.json", Path(folder) / "model.safetensors"
+        folder = expanded(folder)
+        file, weights_file = folder / "bundle.json", folder / "model.safetensors"
         values = _read_description(file)
         stored = _read_weights(weights_file, values["weights_crc32"])
         model = _rebuilt(values["model"], file) if model is None else model
@@ -399,7 +400,7 @@ def _read_encoder(description: JSON, file: Path) -> Encoder | None:
 def _checked_info(info: Mapping[str, JSON]) -> dict[str, JSON]:
     for name, value in info.items():
         try:
-            json.dumps(value)
+            json_text(value)
         except (TypeError, ValueError) as error:
             raise InputError(f"info[{name!r}] can't be written as JSON: {error}") from error
     return dict(info)

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import jax
 
+from jaxnet.files import expanded
+
 
 def cache_folder() -> Path | None:
     """Where compiled programs are kept; None when switched off."""
     chosen = os.environ.get("JAXNET_CACHE_DIR")
     if chosen:
-        return None if chosen.lower() in ("off", "0", "none") else Path(chosen)
+        return None if chosen.lower() in ("off", "0", "none") else expanded(chosen)
     return _user_folder() / "compiled"
 
 

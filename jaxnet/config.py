@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxnet.errors import UsageError
-from jaxnet.files import write_atomically
+from jaxnet.files import expanded, write_atomically
 
 C = TypeVar("C")
 
@@ -43,7 +43,7 @@ def from_command_line(config_type: type[C], arguments: Sequence[str], program: s
             default = from_toml(config_type, Path(value))
         else:
             rest.append(word)
-    return tyro.cli(
+    chosen = tyro.cli(
         config_type,
         prog=program,
         args=rest,
@@ -51,6 +51,7 @@ def from_command_line(config_type: type[C], arguments: Sequence[str], program: s
         description=(config_type.__doc__ or "") + "\n\n--config FILE.toml takes the values of a "
         "file, such as config.toml of an earlier run; other options go before it.",
     )
+    return _at_home(chosen)
 
 
 def from_toml(config_type: type[C], path: Path) -> C:
@@ -60,7 +61,7 @@ def from_toml(config_type: type[C], path: Path) -> C:
         UsageError: the file can't be read, or a field is unknown or of the wrong type.
     """
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(expanded(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror or error}") from error
     except tomllib.TOMLDecodeError as error:
@@ -78,7 +79,7 @@ def from_mapping(config_type: type[C], values: Mapping[str, Any], where: str) ->
 
     _refuse_unknown(config_type, values, where, "")
     try:
-        return _converter().structure(values, config_type)
+        return _at_home(_converter().structure(values, config_type))
     except cattrs.BaseValidationError as error:
         lines = cattrs.transform_error(error, format_exception=_describe)
         raise UsageError("\n".join(f"{where}: {_readable(line)}" for line in lines)) from error
@@ -104,6 +105,19 @@ def to_toml(config: Any, path: Path) -> None:
 
     with write_atomically(path) as file:
         file.write(tomlkit.dumps(to_mapping(config)))
+
+
+def _at_home(config: Any) -> Any:
+    """The configuration with `~` expanded in every path."""
+
+    def changed(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return _at_home(value)
+        return expanded(value) if isinstance(value, Path) else value
+
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    others = {name: changed(v) for name, v in values.items() if changed(v) != v}
+    return dataclasses.replace(config, **others) if others else config
 
 
 def _converter() -> Any:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxnet.config import from_command_line
 from jaxnet.errors import UsageError
 
 
@@ -52,13 +53,11 @@ class Options:
 
 
 def _command(arguments: Sequence[str]) -> int:
-    import tyro
-
     from jaxnet.parallel import agent
 
     at = arguments.index("--") if "--" in arguments else len(arguments)
     own, command = arguments[:at], arguments[at + 1 :]
-    options = tyro.cli(Options, prog="python -m jaxnet.launch", args=own)
+    options = from_command_line(Options, own, "python -m jaxnet.launch")
     if not command:
         raise UsageError("say which command to run, after --: -- python -m train.classify")
     if shutil.which(command[0]) is None:

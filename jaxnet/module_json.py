@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,8 @@ class _NoForm(Exception):
 def _encoded(value: Any) -> JSON:
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"number": str(value)}  # JSON has no infinity
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple | list):
@@ -122,6 +125,8 @@ def _decoded(value: JSON) -> Any:
     ((kind, content),) = value.items()
     if kind == "module":
         return from_json(content)
+    if kind == "number":
+        return float(content)
     if kind == "dtype":
         return np.dtype(content)
     return lookup(content, lookup(kind, _FUNCTIONS, "kind of function"), kind)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxnet import cli
+from jaxnet.config import from_command_line
 from jaxnet.errors import InputError, UsageError
 
 
@@ -120,11 +121,9 @@ def _differences(whole: Path, killed: Path) -> Iterator[str]:
 
 
 def _command(arguments: Sequence[str]) -> int:
-    import tyro
-
     at = arguments.index("--") if "--" in arguments else len(arguments)
     own, command = arguments[:at], arguments[at + 1 :]
-    options = tyro.cli(Options, prog="python -m jaxnet.prove_resume", args=own)
+    options = from_command_line(Options, own, "python -m jaxnet.prove_resume")
     if not command:
         raise UsageError("say which command to try, after --: -- python -m train.classify")
     with tempfile.TemporaryDirectory() as temporary:

@@ -389,6 +389,17 @@ def test_what_has_no_form_is_named(options, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_description_is_strict_json(tmp_path):
+    model = nn.LayerNorm(epsilon=float("inf"))
+    variables = model.init(jax.random.key(0), np.zeros((1, 2), np.float32))
+    _bundle(model, variables["params"], info={"loss": float("nan")}).save(tmp_path)
+    text = (tmp_path / "bundle.json").read_text()
+    json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    again = Bundle.load(tmp_path)
+    assert again.info == {"loss": None}
+    assert again.model == model
+
+
 # --- making one ---------------------------------------------------------------------------------
 
 

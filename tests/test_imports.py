@@ -12,8 +12,9 @@ import jaxnet
 ROOT = Path(jaxnet.__file__).parent
 # From the ground up: a room imports only from floors below its own.
 FLOORS = [
-    {"errors", "files", "cache", "units"},
-    {"names", "trees", "config"},
+    {"errors", "units"},
+    {"files", "names", "trees"},
+    {"cache", "config"},
     {"schedules"},
     {"losses", "layers", "optimizers", "summary"},
     {"metrics", "data", "compute"},

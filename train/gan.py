@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
 from jaxnet.errors import UsageError
+from jaxnet.files import expanded
 from jaxnet.names import check_options, lookup
 from jaxnet.recipe import ImageRun, Optimizer
 from jaxnet.training.early_stopping import LAST_STEP, EarlyStopping
@@ -265,7 +266,7 @@ def _judge(config: Config, folder: Path, parts: ImageParts) -> Bundle | None:
         return None
     from jaxnet import Bundle
 
-    home = folder / "judge" if config.judge == TRAINED else Path(config.judge)
+    home = folder / "judge" if config.judge == TRAINED else expanded(config.judge)
     bundle = Bundle.load(home / "bundle" if (home / "bundle").is_dir() else home)
     seen = parts.train.inputs
     if (bundle.inputs.shape, bundle.inputs.dtype) != (seen.shape[1:], seen.dtype):

@@ -25,6 +25,7 @@ from jaxnet.data.decoding import decode
 from jaxnet.data.images import EXTENSIONS
 from jaxnet.data.sources import reading_threads
 from jaxnet.errors import InputError, UsageError
+from jaxnet.files import expanded
 
 _SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32
@@ -104,7 +105,7 @@ def load_cifar10(folder: str | PathLike[str]) -> tuple[Arrays, Arrays]:
     )
     folders = ("cifar10", "CIFAR10", "cifar-10", "cifar-10-batches-bin", "cifar-10-batches-py")
     archive = re.compile(r"cifar[-_]?10(?!\d).*\.(tar(\..+)?|tgz)$", re.IGNORECASE)
-    return _load(Path(folder), _Dataset("cifar10", forms, CIFAR10, folders, archive))
+    return _load(expanded(folder), _Dataset("cifar10", forms, CIFAR10, folders, archive))
 
 
 def load_cifar100(
@@ -141,7 +142,7 @@ def load_cifar100(
     names = CIFAR100_FINE if labels == "fine" else CIFAR100_COARSE
     folders = ("cifar100", "CIFAR100", "cifar-100", "cifar-100-binary", "cifar-100-python")
     archive = re.compile(r"cifar[-_]?100(?!\d).*\.(tar(\..+)?|tgz)$", re.IGNORECASE)
-    return _load(Path(folder), _Dataset("cifar100", forms, names, folders, archive))
+    return _load(expanded(folder), _Dataset("cifar100", forms, names, folders, archive))
 
 
 def _load(path: Path, dataset: _Dataset) -> tuple[Arrays, Arrays]:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from jaxnet.cache import data_folder
 from jaxnet.errors import InputError, UsageError
+from jaxnet.files import expanded
 
 log = logging.getLogger("jaxnet")
 
@@ -86,7 +87,7 @@ def download(
         jaxnet.errors.UsageError: expected an address with http:// or https://, got 'file:///cats.tar'
     """
     checksum = _checksum(url, sha256, md5)
-    home = default_folder() if folder is None else Path(folder)
+    home = default_folder() if folder is None else expanded(folder)
     file = home / (name or os.path.basename(urlsplit(url).path))
     file.parent.mkdir(parents=True, exist_ok=True)
     with _locked(file):

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxnet.data.arrays import Arrays
 from jaxnet.errors import InputError
+from jaxnet.files import expanded
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _MAX_AXES = 64
@@ -60,7 +61,7 @@ def read_idx(path: str | PathLike[str]) -> np.ndarray:
         ...     read_idx(file.name).tolist()
         [[7, 8, 9]]
     """
-    path = Path(path)
+    path = expanded(path)
     data = _bytes_of(path)
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in _TYPES:
         raise InputError(
@@ -108,7 +109,7 @@ def load_mnist(folder: str | PathLike[str], name: str = "mnist") -> tuple[Arrays
         ...
         jaxnet.errors.InputError: mnist: there is no folder nowhere
     """
-    return _load(Path(folder), name, ("mnist", "MNIST", "raw", "MNIST/raw"), _DIGITS)
+    return _load(expanded(folder), name, ("mnist", "MNIST", "raw", "MNIST/raw"), _DIGITS)
 
 
 def load_fashion_mnist(folder: str | PathLike[str]) -> tuple[Arrays, Arrays]:
@@ -131,7 +132,7 @@ def load_fashion_mnist(folder: str | PathLike[str]) -> tuple[Arrays, Arrays]:
         jaxnet.errors.InputError: fashion_mnist: there is no folder nowhere
     """
     inside = ("fashion_mnist", "fashion-mnist", "FashionMNIST", "raw", "FashionMNIST/raw")
-    return _load(Path(folder), "fashion_mnist", inside, _CLOTHES)
+    return _load(expanded(folder), "fashion_mnist", inside, _CLOTHES)
 
 
 def _load(

@@ -19,6 +19,7 @@ from jaxnet.data.decoding import Channels, Resize, contents, decode
 from jaxnet.data.sources import load, size_in_memory
 from jaxnet.data.splits import split
 from jaxnet.errors import InputError, UsageError
+from jaxnet.files import expanded
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 # What the parts of a dataset are called on disk.
@@ -161,7 +162,7 @@ def image_folders(
         InputError: a folder or a class has no image, there are fewer than two classes, or a part
             has a class that the training part doesn't have.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     homes = _parts(folder)
     class_names = tuple(home.name for home in _folders(homes["train"]))
     if len(class_names) < 2:

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxnet.data.interactions import Interactions, named
 from jaxnet.errors import InputError
+from jaxnet.files import expanded
 
 
 def encoded(
@@ -65,7 +66,7 @@ def read_interactions(
         >>> likes.users.tolist(), likes.known_items.ids
         ([0, 1, 0], ('milk', 'tea'))
     """
-    path = Path(path)
+    path = expanded(path)
     wanted = [user, item, *(column for column in (rating, time) if column)]
     columns = dict(zip(wanted, read_columns(path, wanted), strict=True))
     return encoded(

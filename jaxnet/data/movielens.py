@@ -27,6 +27,7 @@ import numpy as np
 from jaxnet.data.interaction_files import coded, encoded
 from jaxnet.data.interactions import Entities, Interactions
 from jaxnet.errors import InputError
+from jaxnet.files import expanded
 
 # The order of the 19 flags in u.item.
 _FLAGS = """
@@ -83,10 +84,11 @@ def load_movielens(path: Path | str) -> Interactions:
     Raises:
         InputError: the files aren't there, or a line isn't in their form; the message names it.
     """
-    files = _files(Path(path))
+    path = expanded(path)
+    files = _files(path)
     for form in FORMATS:
         if form.ratings in files and form.films in files:
-            return _read(files[form.ratings], files[form.films], form, Path(path).stem)
+            return _read(files[form.ratings], files[form.films], form, path.stem)
     pairs = "; or ".join(f"{form.ratings} and {form.films}" for form in FORMATS)
     raise InputError(
         f"{path}: expected the files of MovieLens: {pairs}. Download a set from "

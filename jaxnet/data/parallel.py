@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet.errors import InputError
+from jaxnet.files import expanded
 
 _PARTS = {"training": ("train",), "validation": ("val", "valid", "dev"), "test": ("test",)}
 _FIRST_DAY, _DAYS = datetime.date(1900, 1, 1), 73049  # to the end of 2099
@@ -74,7 +75,7 @@ def read_parallel(source: Path | str, target: Path | str) -> ParallelTexts:
     Raises:
         InputError: a file can't be read, or they don't have equally many lines.
     """
-    paths = Path(source), Path(target)
+    paths = expanded(source), expanded(target)
     lines = [_lines(path) for path in paths]
     if len(lines[0]) != len(lines[1]):
         raise InputError(
@@ -100,7 +101,7 @@ def parallel_folder(
     Raises:
         InputError: a file is missing, there is more than one candidate for it, or they don't fit.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     return tuple(  # pyright: ignore[reportReturnType]
         read_parallel(*(_only(folder, part, starts, language) for language in languages))
         for part, starts in _PARTS.items()

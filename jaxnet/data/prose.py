@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxnet.data.text import Texts
 from jaxnet.errors import InputError, UsageError
+from jaxnet.files import expanded
 from jaxnet.names import lookup
 
 LIBRARIES = ("matplotlib", "numpy", "scipy", "sklearn")
@@ -125,6 +126,7 @@ def cut(text: str, *cuts: float) -> tuple[str, ...]:
 def _file(path: Path | None) -> str:
     if path is None:
         raise UsageError("--data text needs --data-dir, a text file")
+    path = expanded(path)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -17,6 +17,7 @@ import numpy as np
 from jaxnet.data import columns
 from jaxnet.data.columns import needs_pandas
 from jaxnet.errors import InputError
+from jaxnet.files import expanded
 from jaxnet.names import lookup
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def read_table(
         >>> table.kinds, table.class_names, table.labels.tolist()
         ({'height': 'number', 'colour': 'category'}, ('no', 'yes'), [1, 0])
     """
-    name = Path(source).name if isinstance(source, str | Path) else "table"
+    name = expanded(source).name if isinstance(source, str | Path) else "table"
     frame: Any = as_frame(source, gaps)
     if len(frame) == 0:
         raise InputError(f"{name}: expected rows, got a table with none")
@@ -142,7 +143,7 @@ def as_frame(source: Any, gaps: Sequence[str] = ()) -> pd.DataFrame:
     """
     pandas = needs_pandas()
     if isinstance(source, str | Path):
-        frame = _read_file(Path(source))
+        frame = _read_file(expanded(source))
     elif isinstance(source, pandas.DataFrame):
         frame = source.reset_index(drop=True)
     elif hasattr(source, "to_pandas"):

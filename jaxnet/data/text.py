@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxnet.errors import InputError
+from jaxnet.files import expanded
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,7 +44,7 @@ def read_lines(path: Path | str) -> list[str]:
     Raises:
         InputError: the file can't be read, isn't UTF-8, or holds no text.
     """
-    return [line for _, line in _numbered(Path(path))]
+    return [line for _, line in _numbered(expanded(path))]
 
 
 def read_labelled_lines(path: Path | str, separator: str = "\t") -> Texts:
@@ -68,7 +69,7 @@ def read_labelled_lines(path: Path | str, separator: str = "\t") -> Texts:
         >>> mails.texts, mails.class_names, mails.labels.tolist()
         (('Win a prize', 'See you at nine'), ('ham', 'spam'), [1, 0])
     """
-    path = Path(path)
+    path = expanded(path)
     pairs = []
     for number, line in _numbered(path):
         label, _, text = (part.strip() for part in line.partition(separator))

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxnet.data.arrays import Arrays
 from jaxnet.errors import InputError, UsageError
-from jaxnet.files import write_atomically
+from jaxnet.files import expanded, write_atomically
 from jaxnet.names import lookup
 
 if TYPE_CHECKING:
@@ -150,8 +150,9 @@ class Tokenizer:
         Raises:
             InputError: the file can't be read, or holds none.
         """
+        path = expanded(path)
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise InputError(f"{path}: {error.strerror or error}") from error
         try:

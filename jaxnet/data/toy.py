@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxnet.data.arrays import Arrays
 from jaxnet.data.tables import Kind, Table, read_table
+from jaxnet.files import expanded
 
 
 def load_digits() -> Arrays:
@@ -63,7 +64,7 @@ def load_titanic(path: Path | str) -> Table:
     Raises:
         InputError: there is no such file, or it is another table.
     """
-    path = Path(path)
+    path = expanded(path)
     if path.is_dir():
         known = [path / name for name in ("titanic.csv", "train.csv")]
         path = next((file for file in known if file.is_file()), known[0])

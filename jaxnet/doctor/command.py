@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from jaxnet.config import from_command_line
 from jaxnet.doctor.checks import all_checks
 from jaxnet.doctor.facts import Facts
 from jaxnet.doctor.findings import Finding
+from jaxnet.files import json_text
 
 STYLES = {"ok": "green", "note": "blue", "warning": "yellow", "problem": "bold red"}
 # A file or a pipe has no width of its own, and a command that is broken in two can't be copied.
@@ -45,7 +45,7 @@ def doctor(config: Config) -> int:
 def as_json(facts: Facts, findings: Sequence[Finding]) -> str:
     """The findings, and the facts behind them."""
     report = {"findings": [asdict(each) for each in findings], "facts": asdict(facts)}
-    return json.dumps(report, indent=1)
+    return json_text(report, indent=1)
 
 
 def show(findings: Sequence[Finding]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jaxnet import cli
 from jaxnet.config import from_command_line, from_mapping, to_mapping
 from jaxnet.errors import UsageError
+from jaxnet.files import json_text
 from jaxnet.names import lookup
 from jaxnet.recipe import Layout
 
@@ -95,7 +95,7 @@ def plan(config: Config) -> int:
     if len(cases) == 1 and cases[0].plan is None:
         raise UsageError(cases[0].note)
     if config.json:
-        print(json.dumps(show.as_json(to_mapping(config), machine, cases), indent=1))
+        print(json_text(show.as_json(to_mapping(config), machine, cases), indent=1))
     else:
         show.tables(show.title(config, model), machine, config.precision, cases)
     return cli.DONE

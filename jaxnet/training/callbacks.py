@@ -7,14 +7,13 @@ of `Callback`; it is called at the end of stretches and epochs, never within a c
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jaxnet.files import write_atomically
+from jaxnet.files import expanded, json_text, write_atomically
 from jaxnet.training.history import History, Row
 
 
@@ -134,7 +133,7 @@ class RunWriter(Callback):
         """Bring the files to where the run goes on."""
         self._since = time.perf_counter()
         self._history = plan.history
-        path = self.folder / "metrics.jsonl"
+        path = self._lines
         earlier = {row["step"]: row for row in _read_lines(path)}
         with write_atomically(path) as file:
             for row in plan.history.rows:
@@ -144,7 +143,7 @@ class RunWriter(Callback):
         """Add the row to both files."""
         now = time.perf_counter()
         self._history = self._history.add(row)
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+        with open(self._lines, "a", encoding="utf-8") as file:
             file.write(_line({**row, "seconds": round(now - self._since, 4)}))
         self._history.write_csv(self.folder / "history.csv")
         self._since = now
@@ -153,11 +152,13 @@ class RunWriter(Callback):
         """Write the history, also of a run that had nothing left to do."""
         self._history.write_csv(self.folder / "history.csv")
 
+    @property
+    def _lines(self) -> Path:
+        return expanded(self.folder) / "metrics.jsonl"
+
 
 def _line(row: Mapping[str, float | None]) -> str:
-    # JSON has no NaN: a diverged metric is null, which every reader takes.
-    values = {k: v if v is not None and math.isfinite(v) else None for k, v in row.items()}
-    return json.dumps(values) + "\n"
+    return json_text(row) + "\n"
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxnet import trees
 from jaxnet.errors import CheckpointError, UsageError
-from jaxnet.files import write_json
+from jaxnet.files import expanded, write_json
 from jaxnet.parallel import processes
 
 PyTree = Any
@@ -80,7 +80,7 @@ class Checkpoints:
         Raises:
             CheckpointError: the folder can't be written.
         """
-        folder = Path(self.folder).absolute()
+        folder = expanded(self.folder).absolute()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".probe-{jax.process_index()}"
@@ -306,7 +306,7 @@ def read_arrays(folder: Path, step: int) -> dict[str, np.ndarray]:
     import orbax.checkpoint as ocp
 
     with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore(Path(folder).absolute() / str(step) / "state")
+        tree = checkpointer.restore(expanded(folder).absolute() / str(step) / "state")
     return {path: np.asarray(leaf) for path, leaf in trees.named(tree).items()}
 
 

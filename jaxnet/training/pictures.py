@@ -80,10 +80,8 @@ class ImageSamples(Callback):
         epoch = int(row["epoch"])
         every = max(1, round(self._epochs / self.kept))
         if epoch in (1, self._epochs) or epoch % every == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_grid(
-                self.draw(state), self.folder / f"epoch_{epoch:0{len(str(self._epochs))}}.png"
-            )
+            name = f"epoch_{epoch:0{len(str(self._epochs))}}.png"
+            save_grid(self.draw(state), self.folder / name)
 
 
 def plot_together(history: History, columns: Sequence[str], path: Path) -> None:

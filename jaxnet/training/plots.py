@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.files import write_atomically
+from jaxnet.files import expanded, write_atomically
 
 if TYPE_CHECKING:
     from jaxnet.metrics.curves import Curve
@@ -335,6 +335,6 @@ def plot_attention(
 
 def save(figure: Any, path: Path) -> None:
     """Write a figure of matplotlib, atomically; the ending of `path` chooses the format."""
-    path = Path(path)
+    path = expanded(path)
     with write_atomically(path, "wb") as file:
         figure.savefig(file, dpi=120, format=path.suffix.lstrip(".") or "png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -44,9 +45,10 @@ class Progress:
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """The values as JSON can hold them; floats survive exactly."""
-        sums = self.sums and {path: np.asarray(s).tolist() for path, s in self.sums.items()}
-        plain = {"sums": sums, "history": [dict(row) for row in self.history.rows]}
+        """The values as JSON can hold them; floats survive exactly, NaN and infinity as words."""
+        sums = self.sums and {path: _worded(np.asarray(s)) for path, s in self.sums.items()}
+        history = [{name: _word(value) for name, value in row.items()} for row in self.history.rows]
+        plain = {"sums": sums, "history": history}
         return {**self.__dict__, **plain, "stopping": asdict(self.stopping)}
 
     @staticmethod
@@ -57,7 +59,29 @@ class Progress:
             **{
                 **values,
                 "sums": sums and {path: np.asarray(s, np.float64) for path, s in sums.items()},
-                "history": History(tuple(values["history"])),
+                "history": History(
+                    tuple(
+                        {name: _number(value) for name, value in row.items()}
+                        for row in values["history"]
+                    )
+                ),
                 "stopping": Stopping(**values["stopping"]),
             }
         )
+
+
+# JSON has no NaN and no infinity, and a resumed run needs them as they were.
+
+
+def _word(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _worded(values: np.ndarray) -> Any:
+    if np.isfinite(values).all():
+        return values.tolist()
+    return np.where(np.isfinite(values), values.astype(object), values.astype(str)).tolist()
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, str) else value

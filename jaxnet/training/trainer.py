@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,7 +17,7 @@ from jaxnet import trees
 from jaxnet.data.arrays import Arrays
 from jaxnet.data.pipeline import ArrayPipeline, Pipeline, Placement, pipeline
 from jaxnet.errors import NonFiniteError, UsageError
-from jaxnet.files import write_atomically
+from jaxnet.files import expanded, write_atomically
 from jaxnet.parallel import processes
 from jaxnet.parallel.layout import Layout
 from jaxnet.training.callbacks import Callback, ProgressBar
@@ -316,7 +315,7 @@ class Trainer:
         if diagnose and halt.reason in NONFINITE.values():
             message += f", {diagnose(state, halt.batch)}"
         if self.checkpoints:
-            file = Path(self.checkpoints.folder).parent / f"halted_step_{halt.step + 1}.npz"
+            file = expanded(self.checkpoints.folder).parent / f"halted_step_{halt.step + 1}.npz"
             with write_atomically(file, "wb") as opened:
                 np.savez(opened, **halt.batch)
             message += f". Its batch is kept in {file}, the state in the last checkpoint"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from jaxnet.doctor import facts as of
 from jaxnet.doctor.findings import Finding, Level
 from jaxnet.units import amount
+from jaxnet.versions import OLDEST, advised, fault, install, release
 
-OLDEST_JAX = (0, 10)
 # NVIDIA's drivers from here on run CUDA 13.
 CUDA13_DRIVER = 580
 GPU_MEMORY_TAKEN = 0.5
@@ -24,6 +24,7 @@ def all_checks(facts: of.Facts) -> Iterator[Finding]:
     """What each check finds, in the order in which it is shown."""
     yield versions(facts.versions)
     yield devices(facts.jax)
+    yield arithmetic(facts.arithmetic, facts.versions)
     yield gpu(facts.hardware, facts.versions, facts.jax)
     yield tpu(facts.hardware, facts.versions)
     yield gpu_memory(facts.hardware)
@@ -46,9 +47,12 @@ def versions(found: of.Versions) -> Finding:
     jax, jaxlib = str(found.libraries["jax"]), str(found.libraries["jaxlib"])
     listed = {"python": found.python, **found.libraries, **found.plugins}
     what = ", ".join(f"{name} {version}" for name, version in listed.items())
-    if _release(jax) < OLDEST_JAX:
-        oldest = ".".join(map(str, OLDEST_JAX))
-        return Finding("versions", "problem", what, f"pip install -U 'jax>={oldest}'")
+    if release(jax, 3) < release(OLDEST, 3) or release(jaxlib, 3) < release(OLDEST, 3):
+        return Finding("versions", "problem", f"{what}: too old", _install(found))
+    if known := fault(jaxlib):
+        level: Level = "problem" if known.kind == "wrong" else "warning"
+        said = f"jaxlib {jaxlib} {known.what} ({known.issue})"
+        return Finding("versions", level, said, _install(found))
     # JAX leaves out a plugin that wasn't built for its own jaxlib.
     strays = [
         name
@@ -64,11 +68,54 @@ def versions(found: of.Versions) -> Finding:
             "leaves it out",
             f"pip install -U 'jax[{extra}]=={jax}'",
         )
-    if _release(jax) != _release(jaxlib):
-        return Finding(
-            "versions", "warning", f"{what}: of different releases", f"pip install -U jax=={jax}"
-        )
+    if release(jax) != release(jaxlib):
+        advice = _install(found) if fault(jax) else f"pip install -U jax=={jax}"
+        return Finding("versions", "warning", f"{what}: of different releases", advice)
     return Finding("versions", "ok", what)
+
+
+def _install(found: of.Versions) -> str:
+    """The command that installs the advised release with the plugins that are there."""
+    extras = {"jax-cuda12": "cuda12", "jax-cuda13": "cuda13", "libtpu": "tpu"}
+    there = (e for start, e in extras.items() if any(p.startswith(start) for p in found.plugins))
+    return install(next(there, None), found.python)
+
+
+def arithmetic(found: of.Arithmetic, installed: of.Versions) -> Finding:
+    """Whether JAX computes what NumPy does."""
+    if found.error:
+        what = f"it isn't known whether JAX computes what NumPy does: {found.error}"
+        return Finding("arithmetic", "warning", what, "python -m jaxnet.doctor.devices shows more")
+    of_all = f"of {found.tried} reproducers of published miscompilations"
+    if not found.wrong:
+        return Finding("arithmetic", "ok", f"right: all {of_all[3:]}")
+    jaxlib = str(installed.libraries.get("jaxlib"))
+    unknown = [each for each in found.wrong if not (each.rare and _still_wrong(each, jaxlib))]
+    if unknown:
+        advice = _install(installed)
+        if jaxlib == advised(installed.python):
+            advice = (
+                "this release is right elsewhere: try without XLA_FLAGS, with another driver or on "
+                "another machine, and tell https://github.com/jax-ml/jax/issues"
+            )
+        what = f"wrong numbers from {len(unknown)} {of_all}: {_told(unknown)}"
+        return Finding("arithmetic", "problem", what, advice)
+    better = [each for each in found.wrong if not _still_wrong(each, advised(installed.python))]
+    advice = "don't write these patterns; no network or loop of jaxnet has them"
+    if better:
+        advice += f". {_install(installed)} is right for {len(better)} of them"
+    what = f"wrong numbers from {len(found.wrong)} {of_all}, rare patterns: {_told(found.wrong)}"
+    return Finding("arithmetic", "note", what, advice)
+
+
+def _still_wrong(wrong: of.Wrong, jaxlib: str) -> bool:
+    """Whether this release of jaxlib is known to get it wrong."""
+    since = wrong.right_since
+    return since is not None and (since == "?" or release(jaxlib, 3) < release(since, 3))
+
+
+def _told(wrong: Iterable[of.Wrong]) -> str:
+    return "; ".join(f"{each.what} ({each.issue})" for each in wrong)
 
 
 def devices(found: of.Jax) -> Finding:
@@ -289,8 +336,3 @@ def disk(found: of.Disk) -> Finding:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """(0, 10) of `"0.10.2"`."""
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

@@ -1,4 +1,7 @@
-"""What JAX says of its devices and settings, as a line of JSON; see `facts.Jax`."""
+"""What JAX says of its devices and settings, and how it computes: two lines of JSON.
+
+See `answers.ask`. The first line is printed before anything is computed, which might never end.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from jaxnet.doctor.facts import Device, Jax
+from jaxnet.doctor.answers import Device, Jax
 
 
 def answer() -> Jax:
@@ -32,5 +35,13 @@ def _device(device: Any) -> Device:
     return Device(device.platform, device.device_kind, used, limit)
 
 
+def main() -> None:
+    """The process."""
+    print(json.dumps(asdict(answer())), flush=True)
+    from jaxnet.doctor.arithmetic import tried
+
+    print(json.dumps(asdict(tried())), flush=True)
+
+
 if __name__ == "__main__":
-    print(json.dumps(asdict(answer())))
+    main()

@@ -5,22 +5,23 @@ Nothing raises because something is absent: a fact that can't be had is None or 
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from jaxnet.doctor import system
+from jaxnet.doctor.answers import Arithmetic as Arithmetic
+from jaxnet.doctor.answers import Device as Device
+from jaxnet.doctor.answers import Jax as Jax
+from jaxnet.doctor.answers import Wrong as Wrong
+from jaxnet.doctor.answers import ask
 from jaxnet.errors import InputError
 from jaxnet.parallel.cluster import detect
 
@@ -36,8 +37,6 @@ CLUSTER_VARIABLES = (
     *("JOB_COMPLETION_INDEX", "KUBERNETES_SERVICE_HOST"),
     *("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
 )
-# A device that is asked for the first time may take this long; later is never.
-DEVICE_SECONDS = 90.0
 # The speed of a disk shows after some tens of megabytes, beyond what its cache takes at once.
 PROBE_BYTES = 32 * 2**20
 
@@ -109,61 +108,6 @@ class Hardware:
         gpus = tuple(Gpu(*each) for each in found)
         tpus = len(list((root / "dev").glob("accel[0-9]*")))
         return cls(gpus, driver, tpus, _chosen(os.environ, DEVICE_VARIABLES))
-
-
-@dataclass(frozen=True)
-class Device:
-    """A device of JAX; memory in bytes, None where it doesn't tell, as processors don't."""
-
-    platform: str
-    kind: str
-    used: int | None = None
-    limit: int | None = None
-
-
-@dataclass(frozen=True)
-class Jax:
-    """What JAX says when it is asked, in a process of its own.
-
-    Attributes:
-        devices: its devices.
-        x64: whether 64-bit numbers are switched on.
-        matmul_precision: the precision of float32 products; None for the device's own choice.
-        promotion: how types are promoted, `"standard"` or `"strict"`.
-        cache: the folder of compiled programs; None when switched off.
-        error: why it has no answer.
-    """
-
-    devices: tuple[Device, ...] = ()
-    x64: bool = False
-    matmul_precision: str | None = None
-    promotion: str = "standard"
-    cache: str | None = None
-    error: str | None = None
-
-    @classmethod
-    def gather(cls, seconds: float = DEVICE_SECONDS) -> Jax:
-        """What it says within so many seconds.
-
-        It may hang, where a driver or another host doesn't answer, and would keep a part of the
-        device for as long as this process lives: so a process of its own asks.
-        """
-        # Take no memory that isn't needed: somebody else may be training.
-        environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        command = [sys.executable, "-m", "jaxnet.doctor.devices"]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=seconds, env=environment
-            )
-        except subprocess.TimeoutExpired:
-            return cls(error=f"no answer within {seconds:.0f} seconds")
-        lines = done.stdout.strip().splitlines()
-        if done.returncode or not lines:
-            last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-            return cls(error=last[0])
-        said: dict[str, Any] = json.loads(lines[-1])
-        devices = tuple(Device(**device) for device in said.pop("devices"))
-        return cls(devices=devices, **said)
 
 
 @dataclass(frozen=True)
@@ -339,6 +283,7 @@ class Facts:
     versions: Versions
     hardware: Hardware
     jax: Jax
+    arithmetic: Arithmetic
     host: Host
     cache: Cache
     launch: Launch
@@ -348,11 +293,12 @@ class Facts:
     @classmethod
     def gather(cls, folder: Path) -> Facts:
         """What is so on this machine; `folder` is where runs are to be written."""
-        jax = Jax.gather()
+        jax, arithmetic = ask()
         return cls(
             versions=Versions.gather(),
             hardware=Hardware.gather(),
             jax=jax,
+            arithmetic=arithmetic,
             host=Host.gather(),
             cache=Cache.gather(jax.cache),
             launch=Launch.gather(os.environ),

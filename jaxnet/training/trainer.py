@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import jax
 import numpy as np
 
-from jaxnet import trees
+from jaxnet import trees, versions
 from jaxnet.data.arrays import Arrays
 from jaxnet.data.pipeline import ArrayPipeline, Pipeline, Placement, pipeline
 from jaxnet.errors import NonFiniteError, UsageError
@@ -180,6 +180,7 @@ class Trainer:
             NonFiniteError: a step wasn't finite, under `guard_nonfinite(task, "raise")`.
         """
         clock, told = Clock(), set(self.programs.compiles.repeated())
+        versions.warn(jax.default_backend())
         _check_whole(1, epochs=epochs, steps=steps, batch_size=batch_size)
         _check_whole(0, seed=seed)
         seed, batch_size = int(seed), int(batch_size)  # NumPy's numbers are none that JSON holds

@@ -6,6 +6,7 @@ import pytest
 
 from jaxnet.doctor import checks
 from jaxnet.doctor.facts import (
+    Arithmetic,
     Cache,
     Device,
     Disk,
@@ -16,11 +17,12 @@ from jaxnet.doctor.facts import (
     Launch,
     Names,
     Versions,
+    Wrong,
 )
 
-LIBRARIES = {"jax": "0.10.2", "jaxlib": "0.10.2", "flax": "0.12.8", "optax": "0.2.8"}
+LIBRARIES = {"jax": "0.10.1", "jaxlib": "0.10.1", "flax": "0.12.8", "optax": "0.2.8"}
 PLAIN = Versions("3.11.7", LIBRARIES)
-CUDA = Versions("3.11.7", LIBRARIES, {"jax-cuda12-plugin": "0.10.2", "jax-cuda12-pjrt": "0.10.2"})
+CUDA = Versions("3.11.7", LIBRARIES, {"jax-cuda12-plugin": "0.10.1", "jax-cuda12-pjrt": "0.10.1"})
 CPU = Jax((Device("cpu", "cpu"),))
 H100 = Gpu("NVIDIA H100 80GB HBM3", 500 * 2**20, 80 * 2**30)
 TWO_GPUS = Hardware((H100, H100), "550.54.15")
@@ -29,27 +31,77 @@ SEEN = Device("gpu", "NVIDIA H100 80GB HBM3", 10**9, 60 * 10**9)
 
 def test_versions_that_go_together():
     found = checks.versions(CUDA)
-    assert found.level == "ok" and "jax 0.10.2" in found.what and "python 3.11.7" in found.what
+    assert found.level == "ok" and "jax 0.10.1" in found.what and "python 3.11.7" in found.what
 
 
 @pytest.mark.parametrize(
     "libraries, plugins, level, words, advice",
     [
         ({"optax": None}, {}, "problem", "optax not installed", "pip install jaxnet"),
-        ({"jax": "0.9.1", "jaxlib": "0.9.1"}, {}, "problem", "jax 0.9.1", "'jax>=0.10'"),
+        ({"jax": "0.9.1", "jaxlib": "0.9.1"}, {}, "problem", "too old", "jax==0.10.1"),
+        (
+            {"jax": "0.10.2", "jaxlib": "0.10.2"},
+            {},
+            "problem",
+            "wrong numbers on processors",
+            "pip install jax==0.10.1 jaxlib==0.10.1",
+        ),
+        (
+            {"jax": "0.10.2", "jaxlib": "0.10.2"},
+            {"jax-cuda13-plugin": "0.10.2"},
+            "problem",
+            "jax-ml/jax#39103",
+            "pip install 'jax[cuda13]==0.10.1' jaxlib==0.10.1",
+        ),
+        ({"jaxlib": "0.11.1"}, {}, "warning", "jax-ml/jax#40101", "jaxlib==0.10.1"),
         ({"jax": "0.11.0"}, {}, "warning", "different releases", "pip install -U jax==0.11.0"),
         (
             {},
-            {"jax-cuda13-plugin": "0.10.1"},
+            {"jax-cuda13-plugin": "0.10.0"},
             "problem",
-            "jax-cuda13-plugin 0.10.1 isn't of the release of jaxlib 0.10.2",
-            "pip install -U 'jax[cuda13]==0.10.2'",
+            "jax-cuda13-plugin 0.10.0 isn't of the release of jaxlib 0.10.1",
+            "pip install -U 'jax[cuda13]==0.10.1'",
         ),
     ],
 )
 def test_versions_that_do_not(libraries, plugins, level, words, advice):
     found = checks.versions(Versions("3.11.7", {**LIBRARIES, **libraries}, plugins))
     assert found.level == level and words in found.what and advice in found.advice
+
+
+COMMON = Wrong("jax-ml/jax#39103", "a product", 2e-3)
+RARE = Wrong("openxla/xla#49121", "a slice", None, rare=True, right_since="0.12.0")
+
+
+def on(jaxlib: str, python: str = "3.13.0") -> Versions:
+    return Versions(python, {"jax": jaxlib, "jaxlib": jaxlib})
+
+
+def test_arithmetic_that_is_right():
+    found = checks.arithmetic(Arithmetic(14), PLAIN)
+    assert found.level == "ok" and "all 14 reproducers" in found.what
+
+
+def test_arithmetic_that_is_wrong_says_which_version_to_install():
+    found = checks.arithmetic(Arithmetic(14, (COMMON, RARE)), on("0.10.2", "3.11.7"))
+    assert found.level == "problem" and "wrong numbers from 1 of 14" in found.what
+    assert "a product (jax-ml/jax#39103)" in found.what
+    assert found.advice == "pip install jax==0.10.1 jaxlib==0.10.1"
+    elsewhere = checks.arithmetic(Arithmetic(14, (COMMON,)), on("0.12.0.1"))
+    assert elsewhere.level == "problem" and "driver" in elsewhere.advice
+
+
+def test_a_rare_pattern_that_a_release_is_known_to_get_wrong_is_a_note():
+    old = checks.arithmetic(Arithmetic(14, (RARE,)), on("0.11.2"))
+    assert old.level == "note" and "a slice (openxla/xla#49121)" in old.what
+    assert "jax==0.12.0.1" in old.advice
+    assert "pip" not in checks.arithmetic(Arithmetic(14, (RARE,)), on("0.10.1", "3.11.7")).advice
+    assert checks.arithmetic(Arithmetic(14, (RARE,)), on("0.12.0.1")).level == "problem"
+
+
+def test_arithmetic_that_could_not_be_tried():
+    found = checks.arithmetic(Arithmetic(error="its process died of SIGABRT"), PLAIN)
+    assert found.level == "warning" and "SIGABRT" in found.what
 
 
 def test_devices():

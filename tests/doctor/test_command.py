@@ -9,6 +9,7 @@ from jaxnet import __main__ as jaxnet_main
 from jaxnet import cli
 from jaxnet.doctor import command
 from jaxnet.doctor.facts import (
+    Arithmetic,
     Cache,
     Device,
     Disk,
@@ -22,7 +23,7 @@ from jaxnet.doctor.facts import (
     Versions,
 )
 
-LIBRARIES = dict.fromkeys(("jax", "jaxlib", "flax", "optax"), "0.10.2")
+LIBRARIES = dict.fromkeys(("jax", "jaxlib", "flax", "optax"), "0.10.1")
 
 
 def machine(**others) -> Facts:
@@ -30,6 +31,7 @@ def machine(**others) -> Facts:
         "versions": Versions("3.11.7", LIBRARIES),
         "hardware": Hardware(),
         "jax": Jax((Device("cpu", "cpu"),)),
+        "arithmetic": Arithmetic(14),
         "host": Host(2, 2),
         "cache": Cache("/cache"),
         "launch": Launch(),
@@ -55,7 +57,7 @@ def run(monkeypatch, capsys):
 def test_a_sound_machine(run):
     code, out = run(machine())
     assert code == cli.DONE
-    assert "none: one process" in out and out.endswith("12 ok\n")
+    assert "none: one process" in out and out.endswith("13 ok\n")
 
 
 def test_a_problem_is_an_exit_code_with_the_command_that_helps(run):

@@ -5,12 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from jaxnet.doctor import facts, system
-from jaxnet.doctor.facts import Cache, Disk, Hardware, Host, Jax, Launch, Names, Versions
+from jaxnet.doctor import answers, facts, system
+from jaxnet.doctor.answers import Device, Jax, ask
+from jaxnet.doctor.facts import Cache, Disk, Hardware, Host, Launch, Names, Versions
 
 
 def write(root: Path, name: str, text: str) -> None:
@@ -137,13 +139,26 @@ def test_launchers():
 
 
 def test_a_jax_that_does_not_answer():
-    assert Jax.gather(seconds=0.01).error == "no answer within 0 seconds"
+    found, arithmetic = ask(seconds=0.01)
+    assert found.error == "no answer within 0 seconds" and arithmetic.error
+
+
+def test_a_jax_that_dies_of_what_it_computes_has_named_its_devices(tmp_path, monkeypatch):
+    device = Device("cpu", "cpu")
+    said = json.dumps(asdict(Jax((device,))))
+    interpreter = tmp_path / "python"
+    interpreter.write_text(f"#!/bin/sh\necho '{said}'\nkill -ABRT $$\n")
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(answers.sys, "executable", str(interpreter))
+    found, arithmetic = ask()
+    assert found.devices == (device,) and found.error is None
+    assert "died of SIGABRT" in str(arithmetic.error)
 
 
 @pytest.mark.slow
 def test_a_jax_that_fails(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "none_such")
-    assert "none_such" in str(Jax.gather().error)
+    assert "none_such" in str(ask()[0].error)
 
 
 @pytest.mark.slow
@@ -151,8 +166,8 @@ def test_jax_answers_for_itself(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setenv("JAX_ENABLE_X64", "1")
     monkeypatch.setenv("JAXNET_CACHE_DIR", "/somewhere")
-    found = Jax.gather()
-    assert found.error is None
+    found, arithmetic = ask()
+    assert found.error is None and arithmetic.error is None and arithmetic.tried > 10
     assert [device.platform for device in found.devices] == ["cpu"]
     assert found.x64 and found.cache == "/somewhere"
 

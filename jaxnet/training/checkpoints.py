@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,15 +23,15 @@ import numpy as np
 
 from jaxnet import trees
 from jaxnet.errors import CheckpointError, UsageError
-from jaxnet.files import expanded, write_json
+from jaxnet.files import expanded
 from jaxnet.parallel import processes
+from jaxnet.training.inventory import Unreadable, check_inventory, write_inventory
 
 PyTree = Any
 Slot = Literal["best", "last"]
 
 log = logging.getLogger("jaxnet")
 
-_INVENTORY = "inventory.json"
 _START_AGAIN = "Put the file back, or start again with --no-resume (resume=False)."
 
 
@@ -175,13 +174,13 @@ class CheckpointStore:
         if slot != "last":
             try:
                 return self._read(slot, like)
-            except _Unreadable as error:
+            except Unreadable as error:
                 raise CheckpointError(f"{error}. {_START_AGAIN}") from error
         problems: list[str] = []
         for step in reversed(self.steps()):
             try:
                 restored = self._read(step, like)
-            except _Unreadable as error:
+            except Unreadable as error:
                 problems.append(str(error))
                 continue
             for problem in problems:
@@ -235,7 +234,7 @@ class CheckpointStore:
 
         folder = self.folder / str(step)
         if problem := processes.from_first(lambda: _damage(folder)):
-            raise _Unreadable(problem)
+            raise Unreadable(problem)
         with _read_by_all(folder):
             noted = _noted(folder)
         target, saved = _abstract(like), _from_description(noted.tree)
@@ -252,11 +251,11 @@ class CheckpointStore:
                 items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
                 state = self._manager.restore(step, args=items)["state"]
             except Exception as error:
-                raise _Unreadable(f"{_file_in(str(error), folder)}: {_brief(error)}") from error
+                raise Unreadable(f"{_file_in(str(error), folder)}: {_brief(error)}") from error
         return Restored(step, _typed(state, like), noted.progress)
 
     def _write_inventory(self) -> None:
-        """Note length and checksum of each file, so that damage is found and named.
+        """Note length and checksums of each file, so that damage is found and named.
 
         Orbax calls this when all processes have written, right before the folder gets its name: a
         checkpoint that is there has its inventory.
@@ -264,9 +263,7 @@ class CheckpointStore:
         if not processes.is_first():
             return
         (folder,) = (f for f in self.folder.iterdir() if f.name.split(".")[0] == str(self._saving))
-        files = [file for item in ("state", "progress") for file in _files(folder / item)]
-        inventory = {str(file.relative_to(folder)): _fingerprint(file) for file in files}
-        write_json(folder / _INVENTORY, inventory)
+        write_inventory(folder, "state", "progress")
 
     def _drop_old(self) -> None:
         """Keep the newest few, and what was the best one at each: each is enough to go on from."""
@@ -283,7 +280,7 @@ class CheckpointStore:
         """The best step when this one was saved; -1 where that isn't known."""
         try:
             return _noted(self.folder / str(step)).best_step
-        except _Unreadable:
+        except Unreadable:
             return -1
 
     def _cant_write(self, step: int, error: Exception) -> CheckpointError:
@@ -328,21 +325,17 @@ def _ignore_echoes() -> None:
     sys.unraisablehook = hook
 
 
-class _Unreadable(CheckpointError):
-    """A checkpoint that is damaged; the message names the file."""
-
-
 @contextmanager
 def _read_by_all(folder: Path) -> Iterator[None]:
     """What one process can't read, none restores."""
     problem = None
     try:
         yield
-    except _Unreadable as error:
+    except Unreadable as error:
         problem = error
     failed = processes.where(problem is not None)
     if problem is None and failed:
-        problem = _Unreadable(f"{folder}: process {failed[0]} can't read it")
+        problem = Unreadable(f"{folder}: process {failed[0]} can't read it")
     if problem is not None:
         raise problem
 
@@ -360,37 +353,16 @@ def _noted(folder: Path) -> _Noted:
     try:
         return _Noted(**json.loads(file.read_text()))
     except (OSError, TypeError, ValueError) as error:
-        raise _Unreadable(f"{file}: {error}") from error
+        raise Unreadable(f"{file}: {error}") from error
 
 
 def _damage(folder: Path) -> str | None:
     """What is wrong with the files of a checkpoint, if anything is."""
     try:
-        _check_inventory(folder)
-    except _Unreadable as error:
+        check_inventory(folder)
+    except Unreadable as error:
         return str(error)
     return None
-
-
-def _check_inventory(folder: Path) -> None:
-    inventory = folder / _INVENTORY
-    try:
-        expected = dict(json.loads(inventory.read_text()))
-    except OSError as error:
-        raise _Unreadable(f"{inventory}: {error.strerror or error}") from error
-    except (TypeError, ValueError) as error:
-        raise _Unreadable(f"{inventory} is damaged: {error}") from error
-    if not expected:
-        raise _Unreadable(f"{inventory} is empty")
-    for name, (size, checksum) in expected.items():
-        file = folder / name
-        if not file.exists():
-            raise _Unreadable(f"{file} is missing")
-        found_size, found_checksum = _fingerprint(file)
-        if found_size != size:
-            raise _Unreadable(f"{file} has {found_size} bytes instead of {size}")
-        if found_checksum != checksum:
-            raise _Unreadable(f"{file} was changed: its checksum is wrong")
 
 
 def _plain(state: PyTree) -> PyTree:
@@ -435,18 +407,6 @@ def _from_description(described: Mapping[str, list[Any]]) -> dict[str, jax.Shape
         path: jax.ShapeDtypeStruct(tuple(shape), jax.numpy.dtype(dtype))
         for path, (dtype, shape) in described.items()
     }
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file())
-
-
-def _fingerprint(file: Path) -> list[int]:
-    checksum = 0
-    with open(file, "rb") as opened:
-        while part := opened.read(1 << 20):
-            checksum = zlib.crc32(part, checksum)
-    return [file.stat().st_size, checksum]
 
 
 def _file_in(message: str, folder: Path) -> str:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import optax
 import pytest
 
 from jaxnet.errors import CheckpointError, UsageError
-from jaxnet.training import Checkpoints, Trainer
+from jaxnet.training import Checkpoints, Trainer, inventory
 from jaxnet.training.checkpoints import CheckpointStore, read_arrays
 from jaxnet.training.state import TrainState
 from tests.training.helpers import MLP, bits, classifier, table
@@ -262,8 +263,8 @@ def _empty(file: Path) -> Path:
     return file
 
 
-def _say_nothing(file: Path) -> Path:
-    file.write_text("{}")
+def _say(file: Path, text: str) -> Path:
+    file.write_text(text)
     return file
 
 
@@ -280,7 +281,8 @@ DAMAGES: dict[str, Callable[[Path], Path]] = {
     "inventory removed": lambda folder: _remove(folder / "inventory.json"),
     "inventory cut": lambda folder: _cut(folder / "inventory.json"),
     "inventory emptied": lambda folder: _empty(folder / "inventory.json"),
-    "inventory without files": lambda folder: _say_nothing(folder / "inventory.json"),
+    "inventory without files": lambda folder: _say(folder / "inventory.json", "{}"),
+    "inventory of something else": lambda folder: _say(folder / "inventory.json", '{"state": 5}'),
 }
 
 
@@ -320,6 +322,31 @@ def test_a_certain_one_that_is_damaged_is_an_error(damage, good, tmp_path):
         CheckpointStore(tmp_path, keep=2).restore(1, _state())
     assert str(file) in str(raised.value)
     assert "--no-resume" in str(raised.value)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("earlier", [False, True], ids=["parts", "one checksum a file"])
+def test_a_single_bit_is_found_wherever_it_is(place, earlier, good, tmp_path, monkeypatch):
+    monkeypatch.setattr(inventory, "PART", 1000)
+    folder = tmp_path / "3"
+    shutil.copytree(good / "3", folder)
+    file = _data_file(folder)
+    file.write_bytes(np.random.default_rng(0).bytes(4500))
+    inventory.write_inventory(folder, "state", "progress")
+    noted = json.loads((folder / "inventory.json").read_text())
+    assert len(noted[str(file.relative_to(folder))]) == 1 + 5
+    if earlier:  # as inventories were written before files were read in parts
+        noted = {
+            name: [size, zlib.crc32((folder / name).read_bytes())]
+            for name, (size, *_) in noted.items()
+        }
+        (folder / "inventory.json").write_text(json.dumps(noted))
+    inventory.check_inventory(folder)
+    content = bytearray(file.read_bytes())
+    content[round(place * (len(content) - 1))] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match=f"{file} was changed: its checksum is wrong"):
+        inventory.check_inventory(folder)
 
 
 def test_all_damaged_names_them_all(good, tmp_path):

@@ -6,6 +6,7 @@ of `Callback`; it is called at the end of stretches and epochs, never within a c
 
 from __future__ import annotations
 
+import csv
 import json
 import time
 from collections.abc import Mapping
@@ -119,42 +120,58 @@ class ProgressBar(Callback):
 class RunWriter(Callback):
     """Writes `metrics.jsonl` and `history.csv` into a run folder as the run goes on.
 
-    A resumed run drops the lines of epochs that it is going to repeat, and a line torn by a kill.
-    `seconds` is in `metrics.jsonl` only, so that `history.csv` is the same for runs that did the
-    same.
+    Each epoch adds a line to both, so that it costs the same in a long run. A resumed run drops the
+    lines of epochs that it is going to repeat, and a line torn by a kill. `seconds` is in
+    `metrics.jsonl` only, so that `history.csv` is the same for runs that did the same.
     """
 
     looks = False
 
     folder: Path
     _since: float = field(default=0.0, init=False)
+    _rows: list[Row] = field(default_factory=list, init=False)
+    _columns: list[str] = field(default_factory=list, init=False)
 
     def on_start(self, plan: Plan) -> None:
         """Bring the files to where the run goes on."""
         self._since = time.perf_counter()
-        self._history = plan.history
         path = self._lines
         earlier = {row["step"]: row for row in _read_lines(path)}
         with write_atomically(path) as file:
             for row in plan.history.rows:
                 file.write(_line(earlier.get(row["step"], row)))
+        self._rows = list(plan.history.rows)
+        self._write_history()
 
     def on_epoch(self, row: Row, state: Any) -> None:
         """Add the row to both files."""
         now = time.perf_counter()
-        self._history = self._history.add(row)
+        self._rows.append(row)
         with open(self._lines, "a", encoding="utf-8") as file:
             file.write(_line({**row, "seconds": round(now - self._since, 4)}))
-        self._history.write_csv(self.folder / "history.csv")
+        if row.keys() <= set(self._columns):
+            with open(self._history_file, "a", encoding="utf-8", newline="") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
+        else:
+            self._write_history()
         self._since = now
-
-    def on_stop(self, reason: str) -> None:
-        """Write the history, also of a run that had nothing left to do."""
-        self._history.write_csv(self.folder / "history.csv")
 
     @property
     def _lines(self) -> Path:
         return expanded(self.folder) / "metrics.jsonl"
+
+    @property
+    def _history_file(self) -> Path:
+        return expanded(self.folder) / "history.csv"
+
+    def _write_history(self) -> None:
+        """Write all rows; without any there is no file, which would have no header either."""
+        history = History(tuple(self._rows))
+        self._columns = history.columns
+        if self._rows:
+            history.write_csv(self._history_file)
+        else:
+            self._history_file.unlink(missing_ok=True)
 
 
 def _line(row: Mapping[str, float | None]) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jaxnet.training import History
+from jaxnet.training import History, RunWriter
+from jaxnet.training.callbacks import Plan
 from jaxnet.training.history import add_steps
 
 ROWS = (
@@ -58,3 +61,61 @@ def test_numbers_read_back_from_csv_exactly(tmp_path):
     assert [float(row["loss"]) for row in read] == [1 / 3, 0.1 + 0.2]
     assert float(read[0]["val_loss"]) == math.pi
     assert math.isnan(float(read[1]["val_loss"]))
+
+
+# --- the files of a run --------------------------------------------------------------------------
+
+
+def epochs(first: int, last: int, **more: float) -> list[dict[str, float]]:
+    return [{"epoch": i, "step": 4 * i, "loss": 1 / i, **more} for i in range(first, last + 1)]
+
+
+def written(folder: Path, history: list[dict[str, float]], rows: list[dict[str, float]]) -> Path:
+    """What a run leaves that goes on after `history` with `rows`."""
+    writer = RunWriter(folder)
+    writer.on_start(Plan(9, 4, 36, 0, History(tuple(history))))
+    for row in rows:
+        writer.on_epoch(row, None)
+    writer.on_stop("epochs")
+    return folder / "history.csv"
+
+
+def expected(folder: Path, rows: list[dict[str, float]]) -> bytes:
+    History(tuple(rows)).write_csv(folder / "expected.csv")
+    return (folder / "expected.csv").read_bytes()
+
+
+def test_an_epoch_adds_a_line_to_the_history_and_writes_nothing_else(tmp_path):
+    writer = RunWriter(tmp_path)
+    writer.on_start(Plan(9, 4, 36, 0, History()))
+    writer.on_epoch(epochs(1, 1)[0], None)
+    file = (tmp_path / "history.csv").stat().st_ino
+    for row in epochs(2, 9):
+        writer.on_epoch(row, None)
+    assert (tmp_path / "history.csv").stat().st_ino == file  # the same file, and no new one
+    assert (tmp_path / "history.csv").read_bytes() == expected(tmp_path, epochs(1, 9))
+
+
+@pytest.mark.parametrize("torn", [b"", b"6,2", b"6,24,0.1666"])
+def test_a_run_killed_while_it_wrote_leaves_each_epoch_once(torn, tmp_path):
+    """It had come to the sixth epoch, and goes on from a checkpoint after the third."""
+    file = written(tmp_path, [], epochs(1, 5))
+    with open(file, "ab") as opened:
+        opened.write(torn)
+    with open(tmp_path / "metrics.jsonl", "a") as opened:
+        opened.write('{"epoch": 6, "st')
+    written(tmp_path, epochs(1, 3), epochs(4, 7))
+    assert file.read_bytes() == expected(tmp_path, epochs(1, 7))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == list(range(1, 8))
+
+
+def test_a_column_that_comes_later_gets_its_place_in_the_header(tmp_path):
+    rows = [*epochs(1, 2), *epochs(3, 4, val_loss=0.5), *epochs(5, 5)]
+    assert written(tmp_path, [], rows).read_bytes() == expected(tmp_path, rows)
+
+
+def test_a_run_with_nothing_left_to_do_has_its_history_and_a_new_one_none(tmp_path):
+    file = written(tmp_path, epochs(1, 3), [])
+    assert file.read_bytes() == expected(tmp_path, epochs(1, 3))
+    assert not written(tmp_path, [], []).exists()

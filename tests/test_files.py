@@ -16,6 +16,7 @@ from jaxnet.data.prose import read_prose
 from jaxnet.errors import InputError
 from jaxnet.files import expanded, json_text, write_atomically
 from jaxnet.training import Checkpoints, RunWriter
+from jaxnet.training.callbacks import Plan
 from jaxnet.training.early_stopping import Stopping
 from jaxnet.training.history import History
 from jaxnet.training.progress import Progress
@@ -77,10 +78,10 @@ def test_what_is_written_to_the_home_folder_is_there(home):
         file.write("a")
     Checkpoints(Path("~/checkpoints")).open().close()
     writer = RunWriter(Path("~/run"))
-    writer._history = History()
-    writer.on_stop("epochs")
-    assert writer._lines == home / "run" / "metrics.jsonl"
+    writer.on_start(Plan(1, 1, 1, 0, History()))
+    writer.on_epoch({"epoch": 1, "loss": 0.5}, None)
     assert {path.name for path in home.iterdir()} == {"a.txt", "checkpoints", "run"}
+    assert {path.name for path in (home / "run").iterdir()} == {"metrics.jsonl", "history.csv"}
 
 
 def test_options_and_toml_mean_the_home_folder_and_words_stay_words(home):

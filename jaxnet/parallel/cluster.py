@@ -4,7 +4,8 @@ Known are, the most specific first:
 
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID    set by hand or by jaxnet.launch
     RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT                    torchrun and its kin
-    OMPI_COMM_WORLD_RANK and others                               mpirun of Open MPI
+    OMPI_COMM_WORLD_RANK and others                               mpirun of Open MPI, 4 and 5
+    PMI_RANK, MPI_LOCALRANKID and others                          mpiexec of MPICH and its kin
     SLURM_PROCID and others                                       srun
     JOB_COMPLETION_INDEX                                          an indexed job of Kubernetes
 
@@ -82,7 +83,7 @@ def detect(environ: Environ = os.environ) -> Cluster | None:
         >>> cluster.launcher, cluster.process, cluster.processes, cluster.coordinator
         ('torchrun', 1, 4, ('node1', 29500))
     """
-    for recognised in (_explicit, _torchrun, _open_mpi, _slurm, _kubernetes):
+    for recognised in (_explicit, _torchrun, _open_mpi, _slurm, _hydra, _kubernetes):
         cluster = recognised(environ)
         if cluster is not None:
             return cluster if cluster.processes > 1 else None
@@ -136,9 +137,12 @@ def _open_mpi(environ: Environ) -> Cluster | None:
     def coordinator() -> tuple[str, int]:
         if one_host:
             return "127.0.0.1", _port(job)
-        # mpirun's own address, and its host is where process 0 runs, unless it was told otherwise.
+        # mpirun's own address or, since Open MPI 5, its host's name. Process 0 runs there too,
+        # unless it was told otherwise.
         uri = environ.get("OMPI_MCA_orte_hnp_uri", "")
+        namespace = environ.get("PMIX_NAMESPACE", "")
         found = re.search(r"tcp://([^,:]+)|tcp6://\[([^,\]]+)", uri)
+        found = found or re.fullmatch(r"prte(?:run)?-(.+)-\d+@\d+()", namespace)
         if found is None:
             raise UsageError(
                 "mpirun: this version doesn't say where process 0 runs. Set "
@@ -181,6 +185,31 @@ def _slurm(environ: Environ) -> Cluster | None:
         _number(environ, "SLURM_PROCID"),
         hosts=hosts,
         local=(maybe_number(environ, "SLURM_LOCALID"), local),
+    )
+
+
+def _hydra(environ: Environ) -> Cluster | None:
+    """MPICH, Intel MPI and MVAPICH start their processes by the same program, Hydra."""
+    if "PMI_RANK" not in environ or "PMI_SIZE" not in environ:
+        return None
+    processes, local = _number(environ, "PMI_SIZE"), maybe_number(environ, "MPI_LOCALNRANKS")
+
+    def coordinator() -> tuple[str, int]:
+        if processes == local:
+            return "127.0.0.1", _port(environ.get("PMI_PORT", ""))
+        raise UsageError(
+            "mpiexec: it doesn't say where process 0 runs. Set JAX_COORDINATOR_ADDRESS=HOST:PORT "
+            "to an address of that host, with mpiexec -genv JAX_COORDINATOR_ADDRESS HOST:PORT"
+        )
+
+    return _started(
+        environ,
+        "mpiexec",
+        coordinator,
+        processes,
+        _number(environ, "PMI_RANK"),
+        hosts=1 if processes == local else None,
+        local=(maybe_number(environ, "MPI_LOCALRANKID"), local),
     )
 
 

@@ -42,6 +42,17 @@ OPEN_MPI = {
     "OMPI_COMM_WORLD_LOCAL_RANK": "1",
     "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911",
 }
+# As mpirun of Open MPI 5.0.11 printed them on the second of two hosts.
+OPEN_MPI_5 = {
+    "OMPI_COMM_WORLD_SIZE": "2",
+    "OMPI_COMM_WORLD_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "1",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+    "PMIX_NAMESPACE": "prterun-gpu-node1-9378@1",
+    "PMIX_SERVER_URI41": "prterun-gpu-node1-9378@0.1;tcp4://127.0.0.1:58027",
+}
+# As mpiexec of MPICH 5.0.2 printed them.
+HYDRA = {"PMI_SIZE": "2", "PMI_RANK": "1", "MPI_LOCALNRANKS": "2", "MPI_LOCALRANKID": "1"}
 KUBERNETES = {
     "JOB_COMPLETION_INDEX": "1",
     "JAX_NUM_PROCESSES": "2",
@@ -131,6 +142,37 @@ def test_open_mpi():
     assert found(one_host).coordinator[0] == "127.0.0.1"
     with pytest.raises(UsageError, match="JAX_COORDINATOR_ADDRESS"):
         detect({**OPEN_MPI, "OMPI_MCA_orte_hnp_uri": ""})
+
+
+def test_open_mpi_5():
+    cluster = found(OPEN_MPI_5)
+    assert cluster.coordinator[0] == "gpu-node1"
+    assert (cluster.processes, cluster.process, cluster.hosts) == (2, 1, None)
+    # All processes take one port, those of another job likely another.
+    assert found({**OPEN_MPI_5, "OMPI_COMM_WORLD_RANK": "0"}).coordinator == cluster.coordinator
+    other = {**OPEN_MPI_5, "PMIX_NAMESPACE": "prterun-gpu-node1-9379@1"}
+    assert found(other).coordinator[1] != cluster.coordinator[1]
+
+
+def test_open_mpi_is_recognised_by_its_ranks_alone():
+    """The variables with other names come and go with its versions."""
+    alone = {name: value for name, value in OPEN_MPI_5.items() if "OMPI_COMM_WORLD" in name}
+    one_host = found({**alone, "OMPI_COMM_WORLD_LOCAL_SIZE": "2"})
+    assert (one_host.launcher, one_host.coordinator[0]) == ("mpirun", "127.0.0.1")
+    chosen = found({**alone, "JAX_COORDINATOR_ADDRESS": "node1:99"})
+    assert (chosen.coordinator, chosen.process) == (("node1", 99), 1)
+    with pytest.raises(UsageError, match="JAX_COORDINATOR_ADDRESS"):
+        detect(alone)
+
+
+def test_mpich():
+    cluster = found(HYDRA)
+    assert (cluster.launcher, cluster.process, cluster.processes) == ("mpiexec", 1, 2)
+    assert (cluster.coordinator[0], cluster.hosts, cluster.local_process) == ("127.0.0.1", 1, 1)
+    with pytest.raises(UsageError, match="-genv JAX_COORDINATOR_ADDRESS"):
+        detect({**HYDRA, "MPI_LOCALNRANKS": "1"})
+    # srun may speak to its processes by PMI too.
+    assert found({**HYDRA, **SLURM}).launcher == "srun"
 
 
 def test_kubernetes():

@@ -1,18 +1,30 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and texts in the encoding that they announce."""
 
 from __future__ import annotations
 
+import codecs
+import gzip
 import io
 import json
 import math
 import os
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from jaxnet.errors import InputError
+
+# The longer mark first: that of UTF-16 is its beginning.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -102,3 +114,56 @@ def _finite(values: Any) -> Any:
     if isinstance(values, list | tuple):
         return [_finite(value) for value in values]
     return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
+def marked_encoding(start: bytes) -> str | None:
+    """The encoding that a byte order mark at the start of a file announces, if there is one.
+
+    Example:
+        >>> marked_encoding("text".encode("utf-16")), marked_encoding(b"text")
+        ('utf-16', None)
+    """
+    return next((encoding for mark, encoding in _MARKS if start.startswith(mark)), None)
+
+
+def read_text(path: Path) -> str:
+    r"""A text in UTF-8, or in what its byte order mark announces, with lines that end in `\n`.
+
+    Args:
+        path: the file; one that ends in `.gz` is unpacked.
+
+    Raises:
+        InputError: the file can't be read, or isn't a text.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+        >>> _ = path.write_bytes("one\r\ntwo".encode("utf-16"))
+        >>> read_text(path)
+        'one\ntwo'
+    """
+    opened: Any = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rb") as file:
+            content = file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    return decoded(content, str(path))
+
+
+def decoded(content: bytes, where: str) -> str:
+    """The text of a file's bytes, as `read_text` reads them; `where` begins the message.
+
+    Raises:
+        InputError: these bytes aren't a text.
+    """
+    encoding = marked_encoding(content) or "utf-8"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        name = encoding.removesuffix("-sig").upper()
+        raise InputError(
+            f"{where}: expected {name}, got byte {content[error.start]:#x} at {error.start}; "
+            "convert the file first, for instance with iconv -f cp1252 -t utf-8"
+        ) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")

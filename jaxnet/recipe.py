@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from jaxnet.data import Table
     from jaxnet.data.augmentation import Augmentation
+    from jaxnet.data.column_kinds import Kind
     from jaxnet.data.image_sets import ImageParts
-    from jaxnet.data.tables import Kind, TargetKind
+    from jaxnet.data.tables import TargetKind
     from jaxnet.parallel import layout
     from jaxnet.training.task import Task
 
@@ -308,7 +309,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Tables:
-    """What the columns of a table are, where that isn't recognised."""
+    """What the columns of a table are, where that isn't recognised, and how they are written."""
 
     numbers: tuple[str, ...] = ()
     """columns to take for numbers"""
@@ -319,10 +320,20 @@ class Tables:
     drop: tuple[str, ...] = ()
     """columns to leave out"""
     gaps: tuple[str, ...] = ()
-    """words that stand for a missing value, such as '?'"""
+    """words that stand for a missing value, such as '?' or -999"""
+    decimal: str = "."
+    """what stands for the decimal point: . or ,"""
+    thousands: str | None = None
+    """what stands between groups of digits, such as , in 10,251"""
+    units: tuple[str, ...] = ()
+    """signs and words beside numbers that are taken away, such as '$', % or kg"""
+    date_format: str | None = None
+    """how dates are written, such as %d.%m.%Y; 2024-05-31 is always understood"""
+    encoding: str | None = None
+    """that of a CSV file which isn't in UTF-8, such as cp1252 or latin-1"""
 
     def read(self, path: Path | None, target: str | None, target_kind: TargetKind) -> Table:
-        """The table of a CSV or Parquet file.
+        """The table of a CSV or Parquet file; prints what became of its columns.
 
         Raises:
             UsageError: the file, or the column to predict, wasn't said.
@@ -340,7 +351,20 @@ class Tables:
             **dict.fromkeys(self.dates, "date"),
             **dict.fromkeys(self.drop, "drop"),
         }
-        return read_table(path, target, kinds=kinds, target_kind=target_kind, gaps=self.gaps)
+        table = read_table(
+            path,
+            target,
+            kinds=kinds,
+            target_kind=target_kind,
+            gaps=self.gaps,
+            decimal=self.decimal,
+            thousands=self.thousands,
+            units=self.units,
+            date_format=self.date_format,
+            encoding=self.encoding,
+        )
+        print(table.describe())
+        return table
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,9 @@ def _titanic(config: Config) -> Table:
 
     if config.data_dir is None:
         raise UsageError("--data titanic needs --data-dir, titanic.csv or the folder with it")
-    return load_titanic(config.data_dir)
+    table = load_titanic(config.data_dir)
+    print(table.describe())
+    return table
 
 
 IMAGES = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "folder")

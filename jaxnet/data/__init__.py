@@ -29,6 +29,7 @@ from jaxnet.data.parallel import parallel_folder as parallel_folder
 from jaxnet.data.parallel import read_parallel as read_parallel
 from jaxnet.data.prose import load_docstrings as load_docstrings
 from jaxnet.data.prose import load_python_reference as load_python_reference
+from jaxnet.data.reading import Reading as Reading
 from jaxnet.data.records import Records as Records
 from jaxnet.data.scaling import Scale as Scale
 from jaxnet.data.scaling import fit_range as fit_range

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from jaxnet.data import columns
 from jaxnet.data.arrays import Arrays
+from jaxnet.data.reading import Reading
 from jaxnet.data.tables import Table, as_frame
 from jaxnet.errors import InputError, UsageError
 
@@ -26,14 +29,14 @@ _TINY = float(np.finfo(np.float32).tiny)
 _DATE_PARTS = ("days", "year sine", "year cosine", "week sine", "week cosine")
 
 
-def _as_one_number(series: pd.Series) -> np.ndarray:
-    return columns.numbers(series)[:, None]
+def _as_one_number(series: pd.Series, reading: Reading) -> np.ndarray:
+    return columns.numbers(series, reading)[:, None]
 
 
 class _Source(NamedTuple):
     """How a kind of column becomes numbers, and what these are called after its name."""
 
-    read: Callable[[Any], np.ndarray]
+    read: Callable[[Any, Reading], np.ndarray]
     parts: tuple[str, ...]
 
 
@@ -69,9 +72,9 @@ class Numbers:
         parts = [self.name + part for part in _SOURCES[self.kind].parts]
         return (*parts, *([f"{self.name} {MISSING}"] if self.gaps else []))
 
-    def encode(self, series: pd.Series) -> np.ndarray:
+    def encode(self, series: pd.Series, reading: Reading) -> np.ndarray:
         """The features (n, len(features)), float64."""
-        values = _SOURCES[self.kind].read(series)
+        values = _SOURCES[self.kind].read(series, reading)
         gaps = np.isnan(values)
         scaled = (np.where(gaps, self.fill, values) - self.shift) * self.scale
         return np.concatenate([scaled, gaps[:, :1]], axis=1) if self.gaps else scaled
@@ -99,15 +102,33 @@ class Category:
         """What the features are called."""
         return tuple(f"{self.name}={value}" for value in self.values)
 
-    def encode(self, series: pd.Series) -> np.ndarray:
+    def encode(self, series: pd.Series, reading: Reading) -> np.ndarray:
         """The features (n, len(features)), float64."""
         codes, texts = columns.texts(series)
         place = {value: i for i, value in enumerate(self.values)}
         none = len(self.values)
-        places = [place.get(text, place.get(OTHER, none)) for text in texts]
+        other = place.get(OTHER, none)
+        places = [place.get(self._known(text), other) for text in texts]
         gap = none if self.gap is None else place[self.gap]
         # The code of a gap is -1. The place behind the last category is cut off.
         return np.eye(none + 1, none)[np.array([*places, gap])[codes]]
+
+    def _known(self, text: str) -> str:
+        """The category that a text spells, perhaps as another number: 1 is 01 where 1 is none."""
+        if text in self.values:
+            return text
+        number = columns.AS_WRITTEN.number(text)
+        return self._by_number.get(number, text) if number is not None else text
+
+    @cached_property
+    def _by_number(self) -> Mapping[float, str]:
+        """The categories that are numbers no other one is: a file of digits alone is read as such.
+
+        Whether 01 is a word or a number hangs on the other rows of a CSV file.
+        """
+        spelt = [(columns.AS_WRITTEN.number(value), value) for value in self.values]
+        counts = Counter(number for number, _ in spelt)
+        return {n: value for n, value in spelt if n is not None and counts[n] == 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +142,7 @@ class Presence:
         """What the feature is called."""
         return (f"{self.name} (present)",)
 
-    def encode(self, series: pd.Series) -> np.ndarray:
+    def encode(self, series: pd.Series, reading: Reading) -> np.ndarray:
         """1 where there is a value, (n, 1) float64."""
         return series.notna().to_numpy(np.float64)[:, None]
 
@@ -143,11 +164,11 @@ class TableEncoder:
 
     Attributes:
         columns: how each column is encoded; all others are ignored.
-        gaps: words that stand for a missing value.
+        reading: how raw values are written.
     """
 
     columns: tuple[Column, ...]
-    gaps: tuple[str, ...] = ()
+    reading: Reading = Reading()
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -178,7 +199,7 @@ class TableEncoder:
         Raises:
             InputError: a column is missing, or a value isn't what its column was fitted on.
         """
-        frame: Any = as_frame(rows, self.gaps)
+        frame: Any = as_frame(rows, self.reading)
         if missing := [column.name for column in self.columns if column.name not in frame.columns]:
             raise InputError(
                 f"the table lacks {', '.join(missing)}; expected the columns "
@@ -186,7 +207,7 @@ class TableEncoder:
             )
         if len(frame) == 0:
             raise InputError("expected rows, got a table with none")
-        encoded = [column.encode(frame[column.name]) for column in self.columns]
+        encoded = [column.encode(frame[column.name], self.reading) for column in self.columns]
         return np.concatenate(encoded, axis=1).astype(np.float32)
 
     def arrays(self, table: Table) -> Arrays:
@@ -200,7 +221,7 @@ class TableEncoder:
             {"encoding": kinds[type(column)], **dataclasses.asdict(column)}
             for column in self.columns
         ]
-        return {"columns": described, "gaps": list(self.gaps)}
+        return {"columns": described, **self.reading.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TableEncoder:
@@ -212,7 +233,8 @@ class TableEncoder:
         try:
             described = [dict(column) for column in values["columns"]]
             made = [_COLUMNS[column.pop("encoding")](**_tuples(column)) for column in described]
-            return cls(tuple(made), tuple(values["gaps"]))
+            # Earlier bundles know gaps alone.
+            return cls(tuple(made), Reading.from_dict(values))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"these values describe no TableEncoder: {error!r}") from error
 
@@ -264,8 +286,9 @@ def fit_table(
         elif kind == "presence":
             column = Presence(name)
         else:
-            column = _fit_numbers(series, name, kind, number_gaps, indicate_gaps)
-        if _varies(column, series):
+            values = _SOURCES[kind].read(series, train.reading)
+            column = _fit_numbers(values, name, kind, number_gaps, indicate_gaps)
+        if _varies(column, series, train.reading):
             fitted.append(column)
         else:
             log.warning(
@@ -276,13 +299,12 @@ def fit_table(
             f"{train.name}: every column is the same in all rows of the training part, so that "
             "there is nothing to learn from"
         )
-    return TableEncoder(tuple(fitted), train.gaps)
+    return TableEncoder(tuple(fitted), train.reading)
 
 
 def _fit_numbers(
-    series: pd.Series, name: str, kind: Any, number_gaps: str, indicate_gaps: bool
+    values: np.ndarray, name: str, kind: Any, number_gaps: str, indicate_gaps: bool
 ) -> Column:
-    values = _SOURCES[kind].read(series)
     gaps = np.isnan(values[:, 0])
     indicated = bool(indicate_gaps and gaps.any())
     present = np.zeros_like(values[:1]) if gaps.all() else values[~gaps]
@@ -317,9 +339,9 @@ def _fit_category(
     return Category(name, tuple(values), gap)
 
 
-def _varies(column: Column, series: pd.Series) -> bool:
+def _varies(column: Column, series: pd.Series, reading: Reading) -> bool:
     """Whether a column's features tell any of the rows they were fitted on apart."""
-    return bool(np.ptp(column.encode(series), axis=0).any())
+    return bool(np.ptp(column.encode(series, reading), axis=0).any())
 
 
 def _check_options(number_gaps: str, category_gaps: str, max_categories: int) -> None:

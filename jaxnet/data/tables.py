@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -15,7 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from jaxnet.data import columns
+from jaxnet.data.column_kinds import Kind, check_values, explained, or_other_kind, recognised
 from jaxnet.data.columns import needs_pandas
+from jaxnet.data.reading import Reading
+from jaxnet.data.table_files import read_file
 from jaxnet.errors import InputError
 from jaxnet.files import expanded
 from jaxnet.names import lookup
@@ -23,8 +27,15 @@ from jaxnet.names import lookup
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["number", "category", "date", "presence", "drop"]
 TargetKind = Literal["auto", "class", "number"]
+
+# What messages call a column of a kind, and several of them.
+_WORDS: Mapping[Kind, tuple[str, ...]] = {
+    "number": ("number", "numbers"),
+    "category": ("category", "categories"),
+    "date": ("date", "dates"),
+    "presence": ("of which only counts whether there is a value",) * 2,
+}
 
 log = logging.getLogger("jaxnet")
 
@@ -41,20 +52,36 @@ class Table:
         labels: (n,) int32 classes or float32 numbers.
         kinds: what each column that is used is taken for, by name.
         class_names: what class 0, 1, ... is called; None where the target is a number.
-        gaps: words that stand for a missing value.
+        reading: how the values are written.
         name: what messages call this table.
+        left_out: the columns that aren't used.
     """
 
     frame: pd.DataFrame
     labels: np.ndarray
     kinds: Mapping[str, Kind]
     class_names: tuple[str, ...] | None = None
-    gaps: tuple[str, ...] = ()
+    reading: Reading = Reading()
     name: str = "table"
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """The number of rows."""
         return len(self.labels)
+
+    def describe(self) -> str:
+        """What became of the columns, in a line.
+
+        Example:
+            >>> rows = {"x": [1.5, 2.0], "y": ["a", "b"], "z": [None, None]}
+            >>> read_table(rows, "y").describe()
+            'table: 1 column: 1 number; left out: z'
+        """
+        counts = Counter(self.kinds.values())
+        used = [_counted(counts[kind], *_WORDS[kind]) for kind in _WORDS if counts[kind]]
+        left = f"; left out: {_listed(self.left_out)}" if self.left_out else ""
+        columns = _counted(len(self.kinds), "column", "columns")
+        return f"{self.name}: {columns}: {', '.join(used)}{left}"
 
     def take(self, indices: np.ndarray) -> Table:
         """The rows at `indices`, in that order."""
@@ -70,13 +97,20 @@ def read_table(
     kinds: Mapping[str, Kind] | None = None,
     target_kind: TargetKind = "auto",
     gaps: Sequence[str] = (),
+    decimal: str = ".",
+    thousands: str | None = None,
+    units: Sequence[str] = (),
+    date_format: str | None = None,
+    encoding: str | None = None,
 ) -> Table:
     """A table with the column to predict, ready for `split`, `k_fold` and `fit_table`.
 
     Each column is taken for a number (truth values too), a category (text of which there are few),
-    a date (ISO 8601), or, where nothing else can be made of it, for its presence: whether there is
-    a value. Identifiers and free text are dropped. A message tells what became of which column, and
-    `kinds` decides otherwise. Rows without a target are dropped, with a message.
+    a date, or, where nothing else can be made of it, for its presence: whether there is a value.
+    Identifiers and free text are left out. A message tells what became of which column, and `kinds`
+    decides otherwise. Where more than half of a column looks like numbers or dates that can't be
+    read as they are, an error asks how they are written. Rows without a target are left out, with a
+    message.
 
     Args:
         source: a CSV or Parquet file (its ending decides), a data frame, a list of dicts, or a
@@ -86,24 +120,30 @@ def read_table(
             `"drop"`.
         target_kind: `"class"` or `"number"`; `"auto"` takes text, truth values and up to 20
             different whole numbers for classes.
-        gaps: words that stand for a missing value, besides those that pandas knows (an empty
-            field, NA, NaN, null, ...).
+        gaps: words that stand for a missing value, besides those that pandas knows in files.
+        decimal: what stands for the decimal point.
+        thousands: what stands between groups of digits, such as `","` in 10,251.
+        units: signs and words beside numbers that are taken away, such as `"$"`, `"%"` or `"kg"`.
+        date_format: how dates are written, such as `"%d.%m.%Y"`, besides ISO 8601.
+        encoding: that of a file which isn't in UTF-8, such as `"cp1252"`.
 
     Raises:
-        InputError: the file can't be read or holds no row, a column is not there or not what
-            `kinds` says, or all targets are the same.
+        InputError: the file can't be read or holds no row, a column is not there, there twice or
+            not what `kinds` says, or all targets are the same.
+        UsageError: an option of how values are written can't be; see `Reading`.
 
     Example:
         >>> rows = [
-        ...     {"height": 1.6, "colour": "red", "ripe": "yes"},
-        ...     {"height": None, "colour": "green", "ripe": "no"},
+        ...     {"height": "1,6", "colour": "red", "ripe": "yes"},
+        ...     {"height": "?", "colour": "green", "ripe": "no"},
         ... ]
-        >>> table = read_table(rows, target="ripe")
+        >>> table = read_table(rows, target="ripe", decimal=",", gaps=["?"])
         >>> table.kinds, table.class_names, table.labels.tolist()
         ({'height': 'number', 'colour': 'category'}, ('no', 'yes'), [1, 0])
     """
     name = expanded(source).name if isinstance(source, str | Path) else "table"
-    frame: Any = as_frame(source, gaps)
+    reading = Reading(gaps, decimal, thousands, units, date_format, encoding)
+    frame: Any = as_frame(source, reading)
     if len(frame) == 0:
         raise InputError(f"{name}: expected rows, got a table with none")
     if target not in frame.columns:
@@ -120,42 +160,60 @@ def read_table(
             target,
         )
         frame = frame[known].reset_index(drop=True)
-    labels, class_names = _labels(frame[target], target_kind, name)
+    labels, class_names = _labels(frame[target], target_kind, reading, name)
     features = frame.drop(columns=target)
-    used = _kinds(features, kinds or {}, name)
-    return Table(features[list(used)], labels, used, class_names, tuple(gaps), name)
+    used = _kinds(features, kinds or {}, reading, name)
+    left_out = tuple(column for column in features.columns if column not in used)
+    return Table(features[list(used)], labels, used, class_names, reading, name, left_out)
 
 
-def as_frame(source: Any, gaps: Sequence[str] = ()) -> pd.DataFrame:
+def as_frame(source: Any, reading: Reading = Reading()) -> pd.DataFrame:  # noqa: B008
     """A data frame of a file, of rows or of columns, with rows numbered from 0.
 
     Args:
         source: the path of a CSV or Parquet file, a data frame (pandas, or anything with
             `to_pandas`), a list of dicts, one dict of values, or a dict of columns.
-        gaps: words that stand for a missing value.
+        reading: how values are written; what it says of gaps is done here, and what it says of
+            numbers and dates is for who reads these from the columns.
 
     Raises:
-        InputError: it is none of these, or the file can't be read.
+        InputError: it is none of these, the file can't be read, or two columns have one name.
 
     Example:
-        >>> as_frame([{"a": 1, "b": "x"}, {"a": 2}], gaps=["x"])["b"].isna().tolist()
-        [True, True]
+        >>> as_frame([{"a": 1, "b": "x"}, {"a": -9, "b": "y"}], Reading(gaps=("-9",)))["a"].tolist()
+        [1.0, nan]
     """
     pandas = needs_pandas()
     if isinstance(source, str | Path):
-        frame = _read_file(expanded(source))
+        frame = read_file(expanded(source), reading)
     elif isinstance(source, pandas.DataFrame):
-        frame = source.reset_index(drop=True)
+        frame = source
     elif hasattr(source, "to_pandas"):
         frame = source.to_pandas()
     else:
         frame = _from_python(source)
-    names = [str(column) for column in frame.columns]
-    frame.columns = names
+    names = [str(column).strip() for column in frame.columns]
     if len(set(names)) < len(names):
         twice = next(one for one in names if names.count(one) > 1)
         raise InputError(f"expected columns of different names, got {twice!r} more than once")
-    return frame.mask(frame.isin(list(gaps))) if gaps else frame
+    frame = frame.reset_index(drop=True).set_axis(names, axis=1)
+    plain = {name: _plain(column, reading) for name, column in frame.items()}
+    return pandas.DataFrame(plain, index=frame.index)
+
+
+def _plain(series: Any, reading: Reading) -> pd.Series:
+    """A column with its categories written out, and nothing where there is a word for a gap."""
+    types = needs_pandas().api.types
+    if isinstance(series.dtype, needs_pandas().CategoricalDtype):
+        series = series.astype(series.cat.categories.dtype)
+    if not reading.gaps or types.is_bool_dtype(series.dtype):
+        return series
+    try:
+        codes, different = needs_pandas().factorize(series)
+    except TypeError:  # lists, which can't be told apart
+        return series
+    gaps = np.array([*map(reading.is_gap, different), False])
+    return series.mask(gaps[codes]) if gaps.any() else series
 
 
 def _from_python(source: Any) -> pd.DataFrame:
@@ -174,36 +232,8 @@ def _from_python(source: Any) -> pd.DataFrame:
         raise InputError(f"the columns make no table: {error}") from error
 
 
-def _read_file(path: Path) -> pd.DataFrame:
-    pandas = needs_pandas()
-    try:
-        if path.suffix in (".parquet", ".pq"):
-            return pandas.read_parquet(path)
-        return _read_csv(path)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
-    except ImportError as error:
-        raise InputError(f"{path}: Parquet needs pyarrow: pip install 'jaxnet[tables]'") from error
-    except (ValueError, UnicodeError) as error:  # pandas' and pyarrow's own are ValueErrors
-        raise InputError(
-            f"{path}: this can't be read as {path.suffix.lstrip('.') or 'CSV'}: {error}"
-        ) from error
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    pandas = needs_pandas()
-    frame = pandas.read_csv(path, skipinitialspace=True, low_memory=False)
-    if len(frame.columns) == 1:
-        # No comma, so that other separators may be tried.
-        header = str(frame.columns[0])
-        separator = max(";\t|", key=header.count)
-        if separator in header:
-            return pandas.read_csv(path, sep=separator, skipinitialspace=True, low_memory=False)
-    return frame
-
-
 def _labels(
-    target: pd.Series, kind: TargetKind, name: str
+    target: pd.Series, kind: TargetKind, reading: Reading, name: str
 ) -> tuple[np.ndarray, tuple[str, ...] | None]:
     """The column to predict as classes and their names, or as numbers."""
     where = f"{name}: the target {target.name!r}"
@@ -211,12 +241,15 @@ def _labels(
         raise InputError(f"{where}: expected {_choices(TargetKind)}, got {kind!r}")
     if len(target) == 0:
         raise InputError(f"{where} is missing in all rows, so that there is nothing to learn")
+    check_values(target, where)
     if kind == "number" or (kind == "auto" and _is_quantity(target)):
-        numbers, labels = columns.numbers(target, where), None
+        numbers, labels = _numbers(target, reading, where), None
         if not np.ptp(numbers):
             raise InputError(f"{where} is {numbers[0]:g} in all rows: there is nothing to learn")
         return numbers.astype(np.float32), labels
     codes, values = columns.texts(target)
+    if kind == "auto" and len(values) > _MAX_CLASSES and (asked := explained(target, reading)):
+        raise InputError(f"{where}: {asked}")
     order = sorted(range(len(values)), key=lambda i: columns.in_order(values[i]))
     if len(values) < 2:
         raise InputError(f"{where} is {values[0]!r} in all rows: there is nothing to learn")
@@ -230,7 +263,19 @@ def _is_quantity(target: pd.Series) -> bool:
     return len(values) > _MAX_CLASSES or not np.equal(values, np.round(values)).all()
 
 
-def _kinds(features: Any, given: Mapping[str, Kind], name: str) -> dict[str, Kind]:
+def _numbers(series: pd.Series, reading: Reading, where: str) -> np.ndarray:
+    """The numbers of a column that was said to hold some; the error tells how to read it."""
+    try:
+        return columns.numbers(series, reading, where)
+    except InputError:
+        if asked := explained(series, reading):
+            raise InputError(f"{where}: {asked}") from None
+        raise
+
+
+def _kinds(
+    features: Any, given: Mapping[str, Kind], reading: Reading, name: str
+) -> dict[str, Kind]:
     """The kind of each column that is used; messages about the others."""
     for column, kind in given.items():
         lookup(column, dict.fromkeys(features.columns), f"column of {name}")
@@ -238,13 +283,15 @@ def _kinds(features: Any, given: Mapping[str, Kind], name: str) -> dict[str, Kin
             raise InputError(f"{name}: {column}: expected {_choices(Kind)}, got {kind!r}")
     used: dict[str, Kind] = {}
     for column in features.columns:
+        series, where = features[column], f"{name}: {column}"
         if column in given:
             kind, reason = given[column], ""
+            _check_kind(series, kind, reading, where)
         else:
-            kind, reason = _recognised(features[column], f"{name}: {column}")
+            kind, reason = recognised(series, reading, where)
         if reason:
             fate = "left out" if kind == "drop" else "only whether there is a value is used"
-            log.warning("%s: %s: %s; %s", name, column, reason, fate)
+            log.warning("%s: %s; %s", where, reason, fate)
         if kind != "drop":
             used[column] = kind
     if not used:
@@ -254,42 +301,21 @@ def _kinds(features: Any, given: Mapping[str, Kind], name: str) -> dict[str, Kin
     return used
 
 
-def _recognised(series: pd.Series, where: str) -> tuple[Kind, str]:
-    """What a column is taken for, and the reason where it isn't used as it is."""
-    values = series.dropna()
-    if not len(values):
-        return "drop", "it has no value at all"
-    if columns.is_date(series):
-        return "date", ""
-    if columns.is_number(series):
-        return ("drop", "it numbers the rows") if _numbers_rows(series) else ("number", "")
-    numeric = columns.share_of_numbers(values)
-    if numeric == 1:
-        return "number", ""
-    if numeric > 0.95:
-        bad = columns.first_no_number(series)
-        raise InputError(
-            f"{where}: expected numbers as in {numeric:.0%} of the rows, got {bad[1]!r} in row "
-            f"{bad[0]}. Say gaps=[{bad[1]!r}] if it stands for a missing value, or give this "
-            "column another kind."
-        )
-    if columns.are_dates(values):
-        return "date", ""
-    _, different = columns.texts(values)
-    if len(different) > max(10, len(values) / 2) or np.mean([len(v) for v in different]) > 50:
-        reason = (
-            f"free text or an identifier, {len(different)} different values in {len(values)} rows"
-        )
-        return ("presence" if len(values) < len(series) else "drop"), reason
-    return "category", ""
+def _check_kind(series: pd.Series, kind: Kind, reading: Reading, where: str) -> None:
+    """Raise `InputError` where a column isn't what it was said to be."""
+    if kind == "category":
+        check_values(series.dropna(), where)
+    elif kind == "number":
+        try:
+            _numbers(series, reading, where)
+        except InputError as error:
+            raise InputError(f"{error}. {or_other_kind(str(series.name))}") from None
+    elif kind == "date":
+        columns.dates(series, reading, where)
 
 
-def _numbers_rows(series: pd.Series) -> bool:
-    """Whether these are 1, 2, 3, ... in some order: an identifier, which says nothing."""
-    if columns.is_truth(series) or series.isna().any() or len(series) <= 10:
-        return False
-    values = np.sort(columns.numbers(series))
-    return bool((np.diff(values) == 1).all())
+def _counted(count: int, one: str, several: str) -> str:
+    return f"{count} {one if count == 1 else several}"
 
 
 def _listed(names: Any) -> str:

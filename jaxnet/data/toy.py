@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxnet.data.arrays import Arrays
-from jaxnet.data.tables import Kind, Table, read_table
+from jaxnet.data.column_kinds import Kind
+from jaxnet.data.tables import Table, read_table
 from jaxnet.files import expanded
 
 

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 import jaxnet
-from jaxnet import module_json, trees
+from jaxnet import module_json, numerics, trees
 from jaxnet.data.encoders import Encoder, encoder_from_json, encoder_to_json
 from jaxnet.data.scaling import Scale
 from jaxnet.errors import InputError
@@ -71,6 +71,10 @@ class Bundle:
         class_names: what class 0, 1, ... is called.
         info: figures about it (metrics, versions), as JSON values.
         precision: the type in which it computes, as in training (`mixed_precision`).
+        matmul_precision: the precision of float32 matrix products in training (`jaxnet.numerics`).
+            Predictions take the same on every device that can, so that a network trained in float32
+            on a processor isn't served in TF32 on a GPU; `dataclasses.replace(bundle,
+            matmul_precision=None)` leaves it to the device. None where it isn't known.
         encoder: what makes inputs of raw data: a `TableEncoder`, where it was trained on a table,
             or a `TextEncoder`.
 
@@ -94,6 +98,7 @@ class Bundle:
     info: Mapping[str, JSON] = field(default_factory=dict)
     precision: Precision = "float32"
     encoder: Encoder | None = None
+    matmul_precision: numerics.MatmulPrecision | None = None
 
     @staticmethod
     def of(
@@ -136,6 +141,7 @@ class Bundle:
             info or {},
             network.precision,
             encoder,
+            trained.matmul_precision,
         )
         bundle._check_class_names()
         bundle._check_encoder()
@@ -160,6 +166,7 @@ class Bundle:
             "jaxnet_version": jaxnet.__version__,
             "model": _described_model(self.model) if with_model else None,
             "precision": self.precision,
+            "matmul_precision": self.matmul_precision,
             "preprocess": _described_preprocess(self.preprocess),
             "encoder": encoder_to_json(self.encoder),
             "class_names": self.class_names,
@@ -205,6 +212,7 @@ class Bundle:
             values["info"],
             values["precision"],
             _read_encoder(values.get("encoder"), file),
+            _read_matmul_precision(values.get("matmul_precision"), file),
         )
         bundle._check_encoder()
         return dataclasses.replace(bundle, variables=bundle._fitted(stored, weights_file))
@@ -226,7 +234,8 @@ class Bundle:
         if self.encoder is not None and not _are_numbers(inputs):
             inputs = self.encoder(inputs)
         evaluator = Evaluator(self._programs, batch_size, {"inputs": self.inputs})
-        return evaluator.predict(self._on_device, inputs)
+        with numerics.matmul_precision(self.matmul_precision):
+            return evaluator.predict(self._on_device, inputs)
 
     def predict_proba(self, inputs: Any, batch_size: int = 256) -> np.ndarray:
         """The probabilities: softmax over the last axis, or the sigmoid of a single output.
@@ -388,6 +397,15 @@ def _described_preprocess(preprocess: Callable[[Any], Any]) -> JSON:
         f"preprocess is {preprocess!r}, and a bundle can hold a jaxnet.data.Scale or nothing. Do "
         "this step in the model."
     )
+
+
+def _read_matmul_precision(value: JSON, file: Path) -> numerics.MatmulPrecision | None:
+    if value is not None and value not in numerics.PRECISIONS:
+        raise InputError(
+            f"{file}: matmul_precision is {value!r}, and this jaxnet ({jaxnet.__version__}) knows "
+            f"{', '.join(numerics.PRECISIONS)}. Use the version that wrote it, or a newer one."
+        )
+    return value
 
 
 def _read_encoder(description: JSON, file: Path) -> Encoder | None:

@@ -62,6 +62,7 @@ def run(
     """
     from jaxnet.data import k_fold, split
 
+    config.numerics.check()
     k = config.folds or 1
     pairs = k_fold(data, k, seed=config.seed)
     run_folder.prepare(folder, config, resume=config.resume, may_change=FREE)

@@ -16,6 +16,7 @@ from pathlib import Path
 from jaxnet import cli
 from jaxnet.config import from_command_line
 from jaxnet.errors import InputError, UsageError
+from jaxnet.numerics import matmul_precision
 
 PROGRAM = "python -m jaxnet.generate"
 NEW_TOKENS = 300
@@ -66,11 +67,12 @@ def write(config: Config) -> int:
             f"for {room} more tokens: take at most so many"
         )
     arguments = (bundle.model, bundle.variables, prompts, new_tokens)
-    if config.beams is not None:
-        made = generation.beam_search(*arguments, beams=config.beams)
-    else:
-        filters = generation.chosen(config.temperature, config.top_k, config.top_p)
-        made = generation.generate(*arguments, filters=filters, seed=config.seed)
+    with matmul_precision(bundle.matmul_precision):
+        if config.beams is not None:
+            made = generation.beam_search(*arguments, beams=config.beams)
+        else:
+            filters = generation.chosen(config.temperature, config.top_k, config.top_p)
+            made = generation.generate(*arguments, filters=filters, seed=config.seed)
     for prompt, tokens in zip(config.prompt, made.texts(), strict=True):
         print(f"{prompt}{tokenizer.decode(tokens)}\n")
     return cli.DONE

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
 
+import tyro
+
+from jaxnet import numerics
 from jaxnet.errors import UsageError
 from jaxnet.names import check_least
 from jaxnet.training.early_stopping import EarlyStopping
@@ -181,7 +184,8 @@ class Techniques:
     """What is done to the task besides plain training."""
 
     precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """the type in which the network computes"""
+    """the type in which the network computes, of its weights and of what runs through it; the
+    precision of products of float32 numbers is another thing: --matmul-precision"""
     accumulate: int = 1
     """compute the gradient of a batch in so many parts, to save memory"""
     clip: float | None = None
@@ -238,6 +242,46 @@ class Techniques:
         if self.nonfinite == "ignore":
             return task
         return guard.guard_nonfinite(task, self.nonfinite)
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """How JAX computes."""
+
+    matmul_precision: numerics.MatmulPrecision | None = None
+    """the precision of matrix products of float32 numbers: highest is float32, tf32 has 11 bits in
+    the place of 24, bf16 has 8; by default the device chooses. On NVIDIA's GPUs from Ampere on JAX
+    takes TF32, and PyTorch doesn't; processors always take float32. The type in which the network
+    computes is another thing: --techniques.precision"""
+    deterministic: bool = False
+    """give the same bits each time on GPUs too, more slowly; sets XLA's flag
+    xla_gpu_deterministic_ops before JAX starts. Operations that can't are refused"""
+
+    def start(self) -> None:
+        """Set this process up, before JAX starts; see `jaxnet.numerics.start`."""
+        numerics.start(self.matmul_precision, self.deterministic)
+
+    def check(self) -> None:
+        """Refuse a process that computes otherwise; see `jaxnet.numerics.check_started`."""
+        numerics.check_started(self.matmul_precision, self.deterministic)
+
+
+# The prefix of nested options is left out: --deterministic.
+AtTheTop = Annotated[Numerics, tyro.conf.arg(name="")]
+
+
+class _HasNumerics(Protocol):
+    @property
+    def numerics(self) -> Numerics: ...
+
+
+Configured = TypeVar("Configured", bound=_HasNumerics)
+
+
+def started(config: Configured) -> Configured:
+    """The configuration of a command, when this process was set up to compute as it says."""
+    config.numerics.start()
+    return config
 
 
 @dataclass(frozen=True)
@@ -391,6 +435,7 @@ class Run:
     """go on with a run that was cut short in this folder"""
     progress: bool = True
     """show a progress bar"""
+    numerics: AtTheTop = Numerics()
     optimizer: Optimizer = Optimizer()
     techniques: Techniques = Techniques()
     early_stopping: EarlyStopping = EarlyStopping(monitor="val_loss", patience=10)

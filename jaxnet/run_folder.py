@@ -18,6 +18,7 @@ summary.json      the figures of the run, flat
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -112,6 +113,7 @@ def fit(
     """
     from jaxnet.training import Checkpoints, RunWriter, Trainer
 
+    config.numerics.check()
     trainer = Trainer(
         config.techniques.apply(config.optimizer.apply(augment.apply(task))),
         early_stopping=config.early_stopping,
@@ -279,9 +281,11 @@ def print_table(rows: Mapping[str, str]) -> None:
     Console().print(table)
 
 
-def environment() -> dict[str, str | int]:
-    """Versions and device, for `summary.json` and benchmark results."""
+def environment() -> dict[str, str | int | None]:
+    """Versions, device and how it computes, for `summary.json` and benchmark results."""
     import jax
+
+    from jaxnet import numerics
 
     def installed(package: str) -> str:
         try:
@@ -294,6 +298,8 @@ def environment() -> dict[str, str | int]:
         "device": device.device_kind,
         "platform": device.platform,
         "devices": jax.device_count(),
+        "matmul_precision": numerics.in_force(),
+        "deterministic": numerics.is_deterministic(os.environ),
         "python": platform.python_version(),
         **{f"{package}_version": installed(package) for package in PACKAGES},
     }

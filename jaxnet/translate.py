@@ -17,6 +17,7 @@ from pathlib import Path
 from jaxnet import cli
 from jaxnet.config import from_command_line
 from jaxnet.errors import InputError, UsageError
+from jaxnet.numerics import matmul_precision
 
 PROGRAM = "python -m jaxnet.translate"
 
@@ -61,15 +62,16 @@ def write(config: Config) -> int:
     asked = list(dict.fromkeys(text for text in texts if text))
     made: list[str] = []
     if asked:
-        made = translate(
-            bundle.model,
-            bundle.variables,
-            bundle.encoder.tokenizer,
-            asked,
-            usual if config.new_tokens is None else config.new_tokens,
-            beams=config.beams,
-            length_penalty=config.length_penalty,
-        )
+        with matmul_precision(bundle.matmul_precision):
+            made = translate(
+                bundle.model,
+                bundle.variables,
+                bundle.encoder.tokenizer,
+                asked,
+                usual if config.new_tokens is None else config.new_tokens,
+                beams=config.beams,
+                length_penalty=config.length_penalty,
+            )
     translations = dict(zip(asked, made, strict=True))
     for text in texts:
         print(translations.get(text, "").replace("\n", " "))

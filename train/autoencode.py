@@ -26,7 +26,7 @@ from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
 from jaxnet.errors import UsageError
 from jaxnet.names import lookup
-from jaxnet.recipe import Augment, ImageRun
+from jaxnet.recipe import Augment, ImageRun, started
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -277,7 +277,7 @@ def _even_codes(side: int) -> np.ndarray:
 
 def main() -> int:
     """The command."""
-    return cli.run(lambda: train(from_command_line(Config, sys.argv[1:], PROGRAM)))
+    return cli.run(lambda: train(started(from_command_line(Config, sys.argv[1:], PROGRAM))))
 
 
 if __name__ == "__main__":

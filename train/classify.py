@@ -25,7 +25,7 @@ from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
 from jaxnet.errors import UsageError
 from jaxnet.names import lookup
-from jaxnet.recipe import Augment, Tabular
+from jaxnet.recipe import Augment, Tabular, started
 from train.networks import MODELS, Network
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def _loss(config: Config, train: Arrays | ImageFolder) -> Loss:
 
 def main() -> int:
     """The command."""
-    return cli.run(lambda: train(from_command_line(Config, sys.argv[1:], PROGRAM)))
+    return cli.run(lambda: train(started(from_command_line(Config, sys.argv[1:], PROGRAM))))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from jaxnet.config import from_command_line
 from jaxnet.errors import UsageError
 from jaxnet.files import expanded
 from jaxnet.names import check_options, lookup
-from jaxnet.recipe import ImageRun, Optimizer
+from jaxnet.recipe import ImageRun, Optimizer, started
 from jaxnet.training.early_stopping import LAST_STEP, EarlyStopping
 
 if TYPE_CHECKING:
@@ -315,7 +315,7 @@ def _read(
 
 def main() -> int:
     """The command."""
-    return cli.run(lambda: train(from_command_line(Config, sys.argv[1:], PROGRAM)))
+    return cli.run(lambda: train(started(from_command_line(Config, sys.argv[1:], PROGRAM))))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
 from jaxnet.errors import UsageError
 from jaxnet.names import check_options, lookup
-from jaxnet.recipe import ProseRun, Techniques
+from jaxnet.recipe import ProseRun, Techniques, started
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -226,7 +226,7 @@ def _parts(config: Config) -> tuple[Tokenizer, tuple[Arrays, ...], float]:
 
 def main() -> int:
     """The command."""
-    return cli.run(lambda: train(from_command_line(Config, sys.argv[1:], PROGRAM)))
+    return cli.run(lambda: train(started(from_command_line(Config, sys.argv[1:], PROGRAM))))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
 from jaxnet.names import check_options, lookup
-from jaxnet.recipe import Optimizer, ProseRun, Techniques
+from jaxnet.recipe import Optimizer, ProseRun, Techniques, started
 from jaxnet.training.early_stopping import EarlyStopping
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def _filled(tokenizer: Tokenizer, tokens: np.ndarray, labels: np.ndarray, guess:
 
 def main() -> int:
     """The command."""
-    return cli.run(lambda: train(from_command_line(Config, sys.argv[1:], PROGRAM)))
+    return cli.run(lambda: train(started(from_command_line(Config, sys.argv[1:], PROGRAM))))
 
 
 if __name__ == "__main__":

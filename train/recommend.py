@@ -40,7 +40,7 @@ from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
 from jaxnet.errors import UsageError
 from jaxnet.names import lookup
-from jaxnet.recipe import FREE, Run
+from jaxnet.recipe import FREE, Run, started
 from jaxnet.training.early_stopping import EarlyStopping
 from train.ranking import fit_ranking
 
@@ -390,7 +390,7 @@ def _draw(folder: Path, data: Data, found: Found) -> None:
 
 def main() -> int:
     """The command."""
-    return cli.run(lambda: train(from_command_line(Config, sys.argv[1:], PROGRAM)))
+    return cli.run(lambda: train(started(from_command_line(Config, sys.argv[1:], PROGRAM))))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
 from jaxnet.names import lookup
-from jaxnet.recipe import Tabular
+from jaxnet.recipe import Tabular, started
 
 if TYPE_CHECKING:
     from jaxnet.data import Arrays, Table
@@ -134,7 +134,7 @@ def _measure(model: Trained, test: Arrays) -> dict[str, Any]:
 
 def main() -> int:
     """The command."""
-    return cli.run(lambda: train(from_command_line(Config, sys.argv[1:], PROGRAM)))
+    return cli.run(lambda: train(started(from_command_line(Config, sys.argv[1:], PROGRAM))))
 
 
 if __name__ == "__main__":

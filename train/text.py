@@ -31,7 +31,7 @@ from jaxnet.config import from_command_line
 from jaxnet.errors import InputError, UsageError
 from jaxnet.files import write_atomically
 from jaxnet.names import check_options, lookup
-from jaxnet.recipe import CrossValidated
+from jaxnet.recipe import CrossValidated, started
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -302,7 +302,7 @@ def write_mistakes(file: Path, texts: Texts, logits: np.ndarray) -> None:
 
 def main() -> int:
     """The command."""
-    return cli.run(lambda: train(from_command_line(Config, sys.argv[1:], PROGRAM)))
+    return cli.run(lambda: train(started(from_command_line(Config, sys.argv[1:], PROGRAM))))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from jaxnet import cli
 from jaxnet.config import from_command_line
 from jaxnet.errors import UsageError
+from jaxnet.recipe import AtTheTop, Numerics, started
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -51,6 +52,7 @@ class Config:
     """of the split, the weights and the order of the data"""
     run_dir: Path = Path("runs/vanishing")
     """where to put the picture"""
+    numerics: AtTheTop = Numerics()
 
     def __post_init__(self) -> None:
         for name in ("depth", "width", "epochs"):
@@ -179,7 +181,7 @@ def train(config: Config) -> int:
 
 def main() -> int:
     """The command."""
-    return cli.run(lambda: train(from_command_line(Config, sys.argv[1:], PROGRAM)))
+    return cli.run(lambda: train(started(from_command_line(Config, sys.argv[1:], PROGRAM))))
 
 
 if __name__ == "__main__":

@@ -258,7 +258,9 @@ def precision(found: of.Jax) -> Finding:
         return Finding("precision", "note", f"64 bits are switched on; {what}", advice)
     on_gpu = any(device.platform in ("gpu", "cuda") for device in found.devices)
     if on_gpu and found.matmul_precision is None:
-        advice = "for all 24 bits: JAX_DEFAULT_MATMUL_PRECISION=highest"
+        advice = (
+            "for all 24 bits: --matmul-precision highest, or JAX_DEFAULT_MATMUL_PRECISION=highest"
+        )
         return Finding("precision", "note", f"{what}, TF32 (11 bits) on newer GPUs", advice)
     return Finding("precision", "ok", f"64 bits are off; {what}")
 

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import jax
 import numpy as np
 
-from jaxnet import trees, versions
+from jaxnet import numerics, trees, versions
 from jaxnet.data.arrays import Arrays
 from jaxnet.data.pipeline import ArrayPipeline, Pipeline, Placement, pipeline
 from jaxnet.errors import NonFiniteError, UsageError
@@ -46,11 +46,13 @@ class Trained:
         trainer: how it was trained.
         state: the best state.
         inputs: shape and type of an example's inputs in prediction.
+        matmul_precision: that of the matrix products in training, as far as it is known.
     """
 
     trainer: Trainer
     state: PyTree
     inputs: jax.ShapeDtypeStruct
+    matmul_precision: numerics.MatmulPrecision | None = None
 
     def predict(self, inputs: Any) -> Any:
         """The outputs for `inputs`, (n, ...) or a dataset of n, as numpy arrays with n rows."""
@@ -331,7 +333,7 @@ class Trainer:
         examples = clock.steps * loop.train.examples / loop.train.steps
         return FitResult(
             state=state,
-            model=Trained(self, state, inputs),
+            model=Trained(self, state, inputs, numerics.in_force()),
             history=progress.history,
             stop_reason=reason,
             best_step=progress.stopping.best_step,

@@ -54,6 +54,8 @@ def test_the_run_folder_is_complete(run):
     assert summary["test_roc_auc"] > 0.98
     assert abs(summary["test_f1"] - summary["test_accuracy"]) < 0.05
     assert 0 <= summary["data_wait_share"] < 1
+    assert summary["matmul_precision"] == "highest"  # as processors compute
+    assert summary["deterministic"] is False
     for name in (
         "test_loss",
         "best_step",
@@ -75,7 +77,9 @@ def test_the_run_folder_is_complete(run):
 
 def test_the_bundle_of_a_run_predicts(run):
     digits = load_digits()
-    predicted = Bundle.load(run / "bundle").predict(digits.inputs).argmax(axis=1)
+    bundle = Bundle.load(run / "bundle")
+    assert bundle.matmul_precision == "highest"
+    predicted = bundle.predict(digits.inputs).argmax(axis=1)
     assert (predicted == digits.labels).mean() > 0.9
 
 

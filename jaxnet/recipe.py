@@ -219,7 +219,7 @@ class Techniques:
         Raises:
             UsageError: the task can't take one of them.
         """
-        from jaxnet.training import averaging, guard, norms, penalties, transforms, updates
+        from jaxnet.training import averaging, ema, guard, norms, penalties, transforms, updates
 
         task = transforms.mixed_precision(task, self.precision)
         task = penalties.penalize(task, l1=self.l1, l2=self.l2)
@@ -237,7 +237,7 @@ class Techniques:
         if self.norms:
             task = norms.log_norms(task)
         if self.ema is not None:
-            task = transforms.with_ema(task, self.ema)
+            task = ema.with_ema(task, self.ema)
         task = averaging.local_sgd(task, self.local_sgd_replicas, self.local_sgd_period)
         if self.nonfinite == "ignore":
             return task

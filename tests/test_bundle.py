@@ -118,10 +118,12 @@ def test_everything_comes_back(saved):
 def test_holds_the_average_and_the_running_statistics(saved):
     state = saved["averaged"].trained.state
     stored = load_file(saved["averaged"].folder / "model.safetensors")
-    for raw, mean in zip(*map(jax.tree.leaves, (state.params, state.memory["ema"])), strict=True):
+    average = state.memory["ema"].values
+    learnt = {"params": state.params, "collections": state.collections}
+    for raw, mean in zip(*map(jax.tree.leaves, (learnt, average)), strict=True):
         assert (raw != mean).any()
     assert sorted({name.split("/")[0] for name in stored}) == ["batch_stats", "params"]
-    for collection, tree in {"params": state.memory["ema"], **state.collections}.items():
+    for collection, tree in {"params": average["params"], **average["collections"]}.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             name = f"{collection}/{jax.tree_util.keystr(path, simple=True, separator='/')}"
             np.testing.assert_array_equal(stored[name], leaf)

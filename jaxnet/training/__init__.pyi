@@ -6,6 +6,7 @@ from .callbacks import Callback as Callback
 from .callbacks import RunWriter as RunWriter
 from .checkpoints import Checkpoints as Checkpoints
 from .early_stopping import EarlyStopping as EarlyStopping
+from .ema import with_ema as with_ema
 from .guard import guard_nonfinite as guard_nonfinite
 from .history import History as History
 from .network import Network as Network
@@ -32,7 +33,6 @@ from .transforms import freeze as freeze
 from .transforms import freeze_except as freeze_except
 from .transforms import mixed_precision as mixed_precision
 from .transforms import remat as remat
-from .transforms import with_ema as with_ema
 from .updates import clip_values as clip_values
 from .updates import reduce_on_plateau as reduce_on_plateau
 from .updates import scale_by_path as scale_by_path

@@ -22,6 +22,7 @@ from jaxnet.errors import InputError, UsageError
 from jaxnet.losses.adversarial import GAMES, Game
 from jaxnet.metrics import Mean, merge, weighted_mean
 from jaxnet.training.draws import example_keys, normal
+from jaxnet.training.ema import MovingAverage, check_decay
 from jaxnet.training.network import Network, as_network
 from jaxnet.training.state import PyTree, select, stream
 from jaxnet.training.task import Batch, Inference, Metrics, Optimizer, example_weights, identity
@@ -44,7 +45,8 @@ class GameState:
         step: int32 scalar, the number of steps taken.
         generator: the player that makes examples up.
         discriminator: the player that scores them.
-        average: the moving average of the generator's parameters; empty without one.
+        average: the moving average (`jaxnet.training.ema`) of the generator's parameters and other
+            variables; empty without one.
         key: the root key of all randomness, which never changes.
     """
 
@@ -83,8 +85,8 @@ class Adversarial:
             many parts, so that each step sees examples of its own.
         gradient_penalty: the factor on `gradient_penalty` in the discriminator's loss; 10 in
             Gulrajani et al. 2017.
-        ema: the decay of a moving average of the generator's parameters, with which it is
-            evaluated and makes examples; None takes the parameters themselves.
+        ema: the decay of a moving average of what the generator learnt (`with_ema`), with which
+            it is evaluated and makes examples; None takes the parameters themselves.
         preprocess: a pure function on the inputs, such as `jaxnet.data.fit_symmetric`.
 
     Raises:
@@ -121,8 +123,8 @@ class Adversarial:
             raise UsageError(
                 f"expected a gradient_penalty of at least 0, got {self.gradient_penalty}"
             )
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise UsageError(f"expected an ema in [0, 1), got {self.ema}")
+        if self.ema is not None:
+            check_decay(self.ema, "ema")
 
     @cached_property
     def generates(self) -> Network:
@@ -152,8 +154,7 @@ class Adversarial:
             self.scores, self.discriminator_optimizer, stream(key, "discriminator"), real
         )
         self._check(generator, discriminator, real)
-        # A copy, because one buffer can't be donated twice.
-        average = {} if self.ema is None else jax.tree.map(jnp.copy, generator.params)
+        average = {} if self.ema is None else MovingAverage.of(_learnt(generator))
         return GameState(jnp.zeros((), jnp.int32), generator, discriminator, average, key)
 
     def train_step(self, state: GameState, batch: Batch) -> tuple[GameState, Metrics]:
@@ -169,7 +170,8 @@ class Adversarial:
         generator, loss = self._teach_generator(state.generator, critic, parts[-1], key)
         average = state.average
         if self.ema is not None:
-            average = optax.incremental_update(generator.params, average, 1 - self.ema)
+            moved = average.moved(_learnt(generator), self.ema)
+            average = select(example_weights(parts[-1]).sum() > 0, moved, average)
         state = replace(
             state, step=state.step + 1, generator=generator, discriminator=critic, average=average
         )
@@ -195,10 +197,13 @@ class Adversarial:
         return self.generates.apply(variables, batch["inputs"], False, None)[0]
 
     def inference(self, state: GameState) -> Inference:
-        """The generator, with the average of its parameters where there is one."""
-        params = state.generator.params if self.ema is None else state.average
-        variables = {"params": params, **state.generator.collections}
-        return Inference(self.generates, identity, variables)
+        """The generator, with the average of what it learnt where there is one."""
+        learnt = _learnt(state.generator)
+        if self.ema is not None:
+            learnt = state.average.like(learnt)
+        return Inference(
+            self.generates, identity, {"params": learnt["params"], **learnt["collections"]}
+        )
 
     def _teach_discriminator(
         self, generator: Player, critic: Player, batch: Batch, key: jax.Array
@@ -346,6 +351,10 @@ def gradient_penalty(
     # The root has no derivative at 0, where a critic that is flat would get a NaN.
     squares = jnp.square(slopes).reshape(len(real), -1).sum(axis=1)
     return jnp.square(jnp.sqrt(squares + 1e-12) - 1)
+
+
+def _learnt(player: Player) -> dict[str, PyTree]:
+    return {"params": player.params, "collections": player.collections}
 
 
 def _player(network: Network, optimizer: Optimizer, key: jax.Array, inputs: jax.Array) -> Player:

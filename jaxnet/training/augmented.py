@@ -11,7 +11,7 @@ from jaxnet.data.augmentation import Augmentation, compose
 from jaxnet.errors import UsageError
 from jaxnet.training.state import TrainState, stream
 from jaxnet.training.task import Batch, GradientTask
-from jaxnet.training.transforms import Technique, require_gradients
+from jaxnet.training.transforms import Technique, chain, require_gradients
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,13 +68,9 @@ def augment(task: GradientTask, *functions: Augmentation) -> GradientTask:
     if not functions:
         return task
     require_gradients(task, "augment")
-    return _Augment(task, compose(*functions), _augments(task))
-
-
-def _augments(task: Any) -> int:
-    """How many augmentations are around the task already: each draws from a stream of its own."""
-    within = getattr(task, "task", None)
-    return isinstance(task, _Augment) + (_augments(within) if within is not None else 0)
+    # Each draws from a stream of its own.
+    index = sum(isinstance(one, _Augment) for one in chain(task))
+    return _Augment(task, compose(*functions), index)
 
 
 def _check_same(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:

@@ -23,6 +23,8 @@ REPLICAS = (("**", ("data",)),)
 @dataclass(frozen=True)
 class _LocalSgd(WholeStep):
     technique: ClassVar[str] = "local_sgd"
+    # What takes a state is below: the task within knows no replicas.
+    handed_on = ("check", "check_inputs", "network_inputs", "prediction_inputs")
     replicas: int
     period: int
 
@@ -62,6 +64,21 @@ class _LocalSgd(WholeStep):
 
     def diagnose(self, state: TrainState, batch: Any) -> str:
         return self.task.diagnose(averaged(state), batch)  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def sound(self) -> Any:
+        within = getattr(self.task, "sound", None)
+        if within is None:
+            raise AttributeError("sound")
+
+        def all_of_them(before: TrainState, after: TrainState) -> jax.Array:
+            def local(old: PyTree, new: PyTree) -> jax.Array:
+                return within(_joined(before, old), _joined(after, new))
+
+            parts = [_parts_of(_without_weight(state)) for state in (before, after)]
+            return jax.vmap(local)(*parts).all()
+
+        return all_of_them
 
     @property
     def after_evaluation(self) -> Any:

@@ -241,7 +241,8 @@ class CheckpointStore:
         differences = trees.differences(_from_description(_describe(target)), saved)
         if differences:
             raise CheckpointError(
-                f"{folder} is a checkpoint of another model or optimizer:\n  "
+                f"{folder} is a checkpoint of another model, optimizer or technique, or of an "
+                "earlier version of them:\n  "
                 + "\n  ".join(differences)
                 + "\nUse the configuration that it was made with, another folder, or --no-resume "
                 "(resume=False)."

@@ -6,7 +6,6 @@ Here is the one that keeps a step that isn't finite from spoiling what was learn
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
@@ -14,10 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.errors import UsageError
-from jaxnet.training.network import Network
 from jaxnet.training.nonfinite import all_finite
 from jaxnet.training.state import PyTree, select
-from jaxnet.training.task import HALT, Batch, Metrics, Task
+from jaxnet.training.task import CHANGES, HALT, OPTIONAL, Batch, Metrics, Task
 
 NonfinitePolicy = Literal["stop", "skip", "raise"]
 # Why training ends, by policy.
@@ -26,9 +24,19 @@ NONFINITE = {"stop": "nonfinite", "raise": "nonfinite_error"}
 
 @dataclass(frozen=True)
 class WholeStep:
-    """A task around any task, which hands on all that it doesn't change."""
+    """A task around any task, which hands on all that it doesn't change.
+
+    Of what only some tasks have (`jaxnet.training.task.OPTIONAL`) it has what the task within has.
+    All else is asked of that task itself, `guarded.task`, whose state may be another one.
+
+    Attributes:
+        technique: the name of the function that puts it around a task.
+        handed_on: what it hands on of `OPTIONAL`.
+        task: the task within.
+    """
 
     technique: ClassVar[str]
+    handed_on: ClassVar[tuple[str, ...]] = OPTIONAL
     task: Task[Any]
 
     def init(self, key: jax.Array, batch: Batch) -> Any:
@@ -48,21 +56,15 @@ class WholeStep:
         return self.task.predict_step(state, batch)
 
     def __getattr__(self, name: str) -> Any:
-        # What only some tasks have, such as `check` and `diagnose`.
-        if name.startswith("_") or name == "task":
-            raise AttributeError(name)
-        return getattr(self.task, name)
-
-
-def with_network(task: Task[Any], change: Callable[[Network], Network]) -> Task[Any]:
-    """The task with `change(network)` in place of its networks, within what guards its steps.
-
-    A task without `map_network`, of whose networks nothing is known, stays as it is.
-    """
-    if isinstance(task, WholeStep):
-        return replace(task, task=with_network(task.task, change))
-    changed = getattr(task, "map_network", None)
-    return changed(change) if changed else task
+        if name in CHANGES:
+            change_within = getattr(self.task, name)
+            return lambda change: replace(self, task=change_within(change))
+        if name in self.handed_on:
+            return getattr(self.task, name)
+        raise AttributeError(
+            f"{type(self).__name__} has no attribute {name!r}; it is put around a task by "
+            f"{self.technique}, and `task` is the one within"
+        )
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,9 @@ class _HaltOnNonfinite(WholeStep):
         return new, {**metrics, self.reason: (~all_finite(metrics)).astype(jnp.int32)}
 
     def sound(self, before, after):
-        return _still_finite(after, before)
+        within = getattr(self.task, "sound", None)
+        finite = _still_finite(after, before)
+        return finite & within(before, after) if within else finite
 
 
 def guard_nonfinite(task: Task[Any], policy: NonfinitePolicy) -> Task[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from jaxnet.metrics import Mean
 from jaxnet.training.network import Network
 from jaxnet.training.state import PyTree, stream
 from jaxnet.training.task import GradientTask, example_weights
-from jaxnet.training.transforms import Technique, require_gradients
+from jaxnet.training.transforms import Technique, chain, require_gradients
 
 GRADIENT, ACTIVATION = "grad_norm/", "act_norm/"
 
@@ -63,21 +63,25 @@ def _has_rows(output: Any, examples: int) -> bool:
 
 @dataclass(frozen=True)
 class _LogNorms(Technique):
-    def gradients(self, objective, state, batch):
-        grads, aux = self.task.gradients(objective, state, batch)
-        network, _, variables = self.task.inference(state)
+    def observe(self, state, batch, grads, aux, taken):
+        # The innermost task's, because a moving average isn't what the gradient is of.
+        *_, innermost = chain(self.task)
+        network, _, variables = innermost.inference(state)
         key = stream(state.key, "objective", state.step)
         layers = network.layers(variables, self.task.network_inputs(batch), key)
         weights = example_weights(batch)
+        # The gradient of padding, or one that overflowed, is none to tell of.
         norms = {
-            GRADIENT + path: Mean(total=norm, count=jnp.ones(()))
+            GRADIENT + path: Mean(
+                jnp.where(taken, norm, jnp.zeros_like(norm)), taken.astype(jnp.float32)
+            )
             for path, norm in gradient_norms(grads).items()
         }
         norms |= {
             ACTIVATION + path: Mean.of(norm, weights)
             for path, norm in activation_norms(layers, len(weights)).items()
         }
-        return grads, replace(aux, metrics={**aux.metrics, **norms})
+        return {**self.task.observe(state, batch, grads, aux, taken), **norms}
 
 
 def log_norms(task: GradientTask) -> GradientTask:
@@ -88,9 +92,10 @@ def log_norms(task: GradientTask) -> GradientTask:
     examples. Layers in which gradients vanish or explode (Glorot and Bengio 2010, section 4) stand
     out in `jaxnet.training.plots.plot_norms`. The network may run a second time for it.
 
-    Put it around `accumulate`, so that it measures the gradient of the whole batch, and within
-    `with_ema`, whose average it would measure otherwise. What runs within a loop of the network's
-    own (`nn.scan`, `nn.RNN`) is measured where it comes out.
+    Wherever it stands among other techniques, the gradient is that of the whole batch, unscaled,
+    and the activations are those of the parameters that it is of. A gradient that overflowed in
+    float16 (`mixed_precision`) is left out. What runs within a loop of the network's own
+    (`nn.scan`, `nn.RNN`) is measured where it comes out.
 
     Raises:
         UsageError: the task doesn't learn by gradient descent.

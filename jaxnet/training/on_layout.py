@@ -24,7 +24,7 @@ from jaxnet.parallel.placing import OnMesh
 from jaxnet.parallel.ring import in_a_ring
 from jaxnet.parallel.stacked import stage_rules, to_plain
 from jaxnet.training.averaging import REPLICAS
-from jaxnet.training.guard import WholeStep, with_network
+from jaxnet.training.guard import WholeStep
 from jaxnet.training.network import Network
 from jaxnet.training.spread import intercepted, stacked
 from jaxnet.training.task import Task
@@ -96,9 +96,14 @@ def on_layout(task: Task[Any], on_mesh: OnMesh, used: set[str]) -> Task[Any]:
         changes.append(lambda network: stacked(network, on_mesh.layout.micro_batches))
     if sizes["fsdp"] > 1:
         changes.append(lambda network: gathered(network, on_mesh))
-    for change in changes:
-        task = with_network(task, change)
-    return task
+
+    def changed(network: Network) -> Network:
+        for change in changes:
+            network = change(network)
+        return network
+
+    map_network = getattr(task, "map_network", None)  # without it nothing is known of its networks
+    return map_network(changed) if map_network and changes else task
 
 
 def _spread(network: Network, axis: str, by: Any, used: set[str]) -> Network:

@@ -22,7 +22,7 @@ from jaxnet.errors import UsageError
 from jaxnet.parallel.experts import on_their_devices
 from jaxnet.parallel.ring import in_a_ring
 from jaxnet.parallel.stacked import from_plain, in_stages, to_plain
-from jaxnet.training.network import Network, compute_in
+from jaxnet.training.network import Network
 from jaxnet.training.task import GradientTask, Inference
 from jaxnet.training.transforms import Technique, require_gradients
 
@@ -72,10 +72,12 @@ def intercepted(network: Network, interceptor: Any) -> Network:
 class _Pipelined(Technique):
     plain: Network
 
+    def map_network(self, change):
+        return replace(self, task=self.task.map_network(change), plain=change(self.plain))
+
     def inference(self, state):
-        network, preprocess, variables = self.task.inference(state)
-        plain = compute_in(self.plain, network.precision)
-        return Inference(plain, preprocess, to_plain(variables))
+        _, preprocess, variables = self.task.inference(state)
+        return Inference(self.plain, preprocess, to_plain(variables))
 
 
 def pipelined(task: GradientTask, micro_batches: int, remat: bool = True) -> GradientTask:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -54,6 +55,13 @@ def stream(key: jax.Array, name: str, step: jax.Array | int = 0) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(key, zlib.crc32(name.encode())), step)
 
 
-def select(condition: jax.Array, yes: PyTree, no: PyTree) -> PyTree:
+def remember(state: TrainState, **memory: PyTree) -> TrainState:
+    """The state with something new in its memory, by the technique's name."""
+    return replace(state, memory={**state.memory, **memory})
+
+
+def select(condition: jax.Array | bool, yes: PyTree, no: PyTree) -> PyTree:
     """Every leaf of `yes` where the scalar `condition` holds, of `no` where it doesn't."""
+    if condition is True:
+        return yes
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

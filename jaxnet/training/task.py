@@ -30,7 +30,7 @@ from jaxnet.layers.experts import LOSSES
 from jaxnet.metrics import Mean, weighted_mean
 from jaxnet.training.network import Network, as_network
 from jaxnet.training.nonfinite import first_nonfinite
-from jaxnet.training.state import PyTree, TrainState, stream
+from jaxnet.training.state import PyTree, TrainState, select, stream
 
 Batch = Mapping[str, jax.Array]
 Metrics = Mapping[str, PyTree]
@@ -41,6 +41,15 @@ S = TypeVar("S")
 
 # A metric of this name ends training; see `Task.train_step`.
 HALT = "halt/"
+
+
+# What a task may have besides the four functions of `Task`, and what is then asked of it by name.
+OPTIONAL = (
+    *("after_evaluation", "check", "check_inputs", "diagnose", "inference", "network_inputs"),
+    *("prediction_inputs", "sound"),
+)
+# Those of its functions that give another task.
+CHANGES = ("map_network", "map_optimizer")
 
 
 class Task(Protocol[S]):
@@ -149,16 +158,37 @@ class GradientTask:
         """The state after one update."""
         raise NotImplementedError
 
+    def takes(self, grads: PyTree) -> jax.Array | bool:
+        """Whether `apply_gradients` learns from these; loss scaling leaves out an overflow."""
+        return True
+
+    def observe(
+        self, state: TrainState, batch: Batch, grads: PyTree, aux: Aux, taken: jax.Array
+    ) -> Metrics:
+        """What a step measures: here what the objective reported.
+
+        Args:
+            state: the state before the step.
+            batch: the whole batch, prepared.
+            grads: its gradient, which the update is going to be made of.
+            aux: what came with it.
+            taken: whether anything is learnt from it.
+        """
+        return aux.metrics
+
     @property
     def after_evaluation(self) -> AfterEvaluation | None:
         """See `Task.train_step`; None where an evaluation changes nothing, which costs nothing."""
         return None
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """One step of gradient descent."""
+        """One step of gradient descent; one on padding alone only counts."""
         batch = self.prepare(state, batch)
         grads, aux = self.gradients(self.objective, state, batch)
-        return self.apply_gradients(state, grads, aux), aux.metrics
+        new, real = self.apply_gradients(state, grads, aux), aux.weight > 0
+        metrics = self.observe(state, batch, grads, aux, real & self.takes(grads))
+        # On a gradient of zero, too, weight decay and momentum move parameters, and averages go on.
+        return select(real, new, replace(state, step=new.step)), metrics
 
     def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
         """The metrics of a batch, without dropout and with running statistics."""

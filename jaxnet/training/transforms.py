@@ -5,15 +5,15 @@
 
 Each acts at the level where it belongs: the batch (`augment`, in `jaxnet.training.augmented`), the
 network (`mixed_precision`), the objective (`remat`, and `penalize` in `jaxnet.training.penalties`),
-the gradients (`accumulate`), the update (`clip`, `freeze`, `with_ema`) or the whole step
-(`guard_nonfinite` and `local_sgd`). Those of `jaxnet.training.spread` act on the network too, and
-spread it over devices. A technique that a task can't take is refused, with the reason; one that
-is switched off (`accumulate(task, 1)`) gives any task back as it is.
+the gradients (`accumulate`), the update (`clip`, `freeze`, and `with_ema` in `jaxnet.training.ema`)
+or the whole step (`guard_nonfinite` and `local_sgd`). Those of `jaxnet.training.spread` act on the
+network too, and spread it over devices. A technique that a task can't take is refused, with the
+reason; one that is switched off (`accumulate(task, 1)`) gives any task back as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -27,8 +27,9 @@ from jaxnet.errors import UsageError
 from jaxnet.training.guard import WholeStep
 from jaxnet.training.network import Network, Precision, compute_in
 from jaxnet.training.nonfinite import all_finite
-from jaxnet.training.state import PyTree, TrainState, select
+from jaxnet.training.state import PyTree, TrainState, remember, select
 from jaxnet.training.task import (
+    OPTIONAL,
     AfterEvaluation,
     Aux,
     Batch,
@@ -91,6 +92,16 @@ class Technique(GradientTask):
         """See `GradientTask`."""
         return self.task.network_inputs(batch)
 
+    def takes(self, grads: PyTree) -> jax.Array | bool:
+        """See `GradientTask`."""
+        return self.task.takes(grads)
+
+    def observe(
+        self, state: TrainState, batch: Batch, grads: PyTree, aux: Aux, taken: jax.Array
+    ) -> Metrics:
+        """See `GradientTask`."""
+        return self.task.observe(state, batch, grads, aux, taken)
+
     def map_optimizer(self, change: Callable[[Optimizer], Optimizer]) -> GradientTask:
         """See `GradientTask`."""
         return replace(self, task=self.task.map_optimizer(change))
@@ -110,6 +121,15 @@ class Technique(GradientTask):
     def diagnose(self, state: TrainState, batch: Batch) -> str:
         """See `GradientTask`."""
         return self.task.diagnose(state, batch)
+
+    def __getattr__(self, name: str) -> Any:
+        # What a task of one's own may have besides.
+        if name in OPTIONAL:
+            return getattr(self.task, name)
+        raise AttributeError(
+            f"{type(self).__name__} has no attribute {name!r}; it is a technique, and `task` is "
+            "the task within"
+        )
 
 
 # --- the update ---------------------------------------------------------------------------------
@@ -193,49 +213,6 @@ def _negated(mask: PyTree) -> PyTree:
     return jax.tree.map(lambda matched: not matched, mask)
 
 
-@dataclass(frozen=True)
-class _Ema(Technique):
-    decay: float
-
-    def init(self, key, batch):
-        state = self.task.init(key, batch)
-        # A copy, because one buffer can't be donated twice.
-        return _remember(state, ema=jax.tree.map(jnp.copy, state.params))
-
-    def apply_gradients(self, state, grads, aux):
-        new = self.task.apply_gradients(state, grads, aux)
-        ema = optax.incremental_update(new.params, state.memory["ema"], 1 - self.decay)
-        return _remember(new, ema=ema)
-
-    def eval_step(self, state, batch):
-        return self.task.eval_step(_averaged(state), batch)
-
-    def predict_step(self, state, batch):
-        return self.task.predict_step(_averaged(state), batch)
-
-    def inference(self, state):
-        return self.task.inference(_averaged(state))
-
-
-def _averaged(state: TrainState) -> TrainState:
-    return replace(state, params=state.memory["ema"])
-
-
-def with_ema(task: GradientTask, decay: float) -> GradientTask:
-    """Evaluate and predict with an exponential moving average of the parameters.
-
-    `ema <- decay * ema + (1 - decay) * params` after each update, from the initial parameters on
-    (Polyak and Juditsky 1992 averaged uniformly; this form is the usual one since).
-
-    Raises:
-        UsageError: `decay` isn't in [0, 1), or the task doesn't learn by gradient descent.
-    """
-    require_gradients(task, "with_ema")
-    if not 0 <= decay < 1:
-        raise UsageError(f"with_ema: expected a decay in [0, 1), got {decay}")
-    return _Ema(task, decay)
-
-
 # --- the gradients ------------------------------------------------------------------------------
 
 
@@ -253,7 +230,9 @@ class _Accumulate(Technique):
             micro_state = replace(state, collections=collections, key=key)
             grads, aux = self.task.gradients(objective, micro_state, micro_batch)
             grads = jax.tree.map(lambda g: g.astype(jnp.float32) * aux.weight, grads)
-            return aux.collections, (grads, aux.weight, aux.metrics)
+            # A part that is all padding has nothing to tell running statistics either.
+            collections = select(aux.weight > 0, aux.collections, collections)
+            return collections, (grads, aux.weight, aux.metrics)
 
         collections, (grads, weights, metrics) = _scan_sum(
             part, state.collections, (jnp.arange(self.parts), cut)
@@ -324,7 +303,7 @@ class _LossScaling(Technique):
 
     def init(self, key, batch):
         scale = {"scale": jnp.float32(self.initial), "good_steps": jnp.zeros((), jnp.int32)}
-        return _remember(self.task.init(key, batch), loss_scale=scale)
+        return remember(self.task.init(key, batch), loss_scale=scale)
 
     def gradients(self, objective, state, batch):
         scale = state.memory["loss_scale"]["scale"]
@@ -338,6 +317,9 @@ class _LossScaling(Technique):
         aux = replace(aux, loss=None, value_at=None)
         return jax.tree.map(lambda g: g / scale.astype(g.dtype), grads), aux
 
+    def takes(self, grads):
+        return self.task.takes(grads) & all_finite(grads)
+
     def apply_gradients(self, state, grads, aux):
         finite = all_finite(grads)
         new = self.task.apply_gradients(state, grads, aux)
@@ -346,7 +328,7 @@ class _LossScaling(Technique):
         good = jnp.where(finite, good + 1, 0)
         grown = jnp.where(good >= self.period, scale * 2, scale)
         scale = jnp.where(finite, grown, jnp.maximum(scale / 2, 1.0))
-        return _remember(new, loss_scale={"scale": scale, "good_steps": good % self.period})
+        return remember(new, loss_scale={"scale": scale, "good_steps": good % self.period})
 
 
 def mixed_precision(task: GradientTask, precision: Precision) -> GradientTask:
@@ -372,10 +354,6 @@ def mixed_precision(task: GradientTask, precision: Precision) -> GradientTask:
 # --- shared -------------------------------------------------------------------------------------
 
 
-def _remember(state: TrainState, **memory: PyTree) -> TrainState:
-    return replace(state, memory={**state.memory, **memory})
-
-
 def equal_parts(batch: Batch, parts: int, technique: str) -> Batch:
     """The batch (B, ...) cut into parts of neighbouring rows, (parts, B / parts, ...).
 
@@ -394,6 +372,13 @@ def equal_parts(batch: Batch, parts: int, technique: str) -> Batch:
             f"Choose a batch size that {parts} divides."
         )
     return jax.tree.map(lambda x: x.reshape(parts, rows // parts, *x.shape[1:]), dict(batch))
+
+
+def chain(task: Any) -> Iterator[Any]:
+    """The task and those that it stands around, from the outermost to the innermost."""
+    while task is not None:
+        yield task
+        task = task.task if isinstance(task, Technique | WholeStep) else None
 
 
 def require_gradients(task: Any, technique: str) -> None:

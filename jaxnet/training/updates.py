@@ -17,7 +17,7 @@ from jaxnet.training.early_stopping import monitored
 from jaxnet.training.plateau import Plateau, ReduceOnPlateau
 from jaxnet.training.state import PyTree, TrainState
 from jaxnet.training.task import AfterEvaluation, GradientTask
-from jaxnet.training.transforms import Technique, require_gradients
+from jaxnet.training.transforms import Technique, chain, require_gradients
 
 
 def clip_values(task: GradientTask, limit: float) -> GradientTask:
@@ -116,7 +116,7 @@ def reduce_on_plateau(task: GradientTask, rule: ReduceOnPlateau) -> GradientTask
             the metric isn't measured (when training starts).
     """
     require_gradients(task, "reduce_on_plateau")
-    if _reduces(task):
+    if any(isinstance(one, _Plateau) for one in chain(task)):
         raise UsageError("reduce_on_plateau: the task does so already; one rule is enough")
 
     def init(params: PyTree) -> Plateau:
@@ -131,7 +131,3 @@ def reduce_on_plateau(task: GradientTask, rule: ReduceOnPlateau) -> GradientTask
 
 def _remembers(node: Any) -> bool:
     return isinstance(node, Plateau)
-
-
-def _reduces(task: GradientTask) -> bool:
-    return isinstance(task, _Plateau) or (isinstance(task, Technique) and _reduces(task.task))

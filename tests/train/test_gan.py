@@ -128,7 +128,7 @@ def test_processes_wait_for_the_judges_bundle(tmp_path):
         (["--model", "dcgn"], cli.WRONG_USAGE, "unknown model 'dcgn'; did you mean 'dcgan'?"),
         (["--data", "titanic"], cli.WRONG_USAGE, "unknown data 'titanic'"),
         (["--rules.game", "poker"], cli.WRONG_USAGE, "unknown game 'poker'"),
-        (["--rules.ema", "2"], cli.WRONG_USAGE, "ema in [0, 1), got 2.0"),
+        (["--rules.ema", "2"], cli.WRONG_USAGE, "ema: expected a decay in [0, 1), got 2.0"),
         (["--network.latent", "0"], cli.WRONG_USAGE, "latent of at least 1"),
         (["--rules.critic-steps", "0"], cli.WRONG_USAGE, "critic_steps of at least 1, got 0"),
         (["--rules.discriminator-rate", "0"], cli.WRONG_USAGE, "--rules.discriminator-rate: exp"),

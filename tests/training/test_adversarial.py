@@ -280,9 +280,11 @@ def test_the_average_of_the_generator_makes_the_examples():
     task, batch = game(ema=0.9), make_batch()
     states = take_steps(task, batch, 2)
     expected = states[0].generator.params
-    for state in states[1:]:
-        expected = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, expected, state.generator.params)
-    assert_close(states[-1].average, expected)
+    for state, decay in zip(states[1:], (1 / 10, 2 / 11), strict=True):
+        expected = jax.tree.map(
+            lambda a, p, d=decay: d * a + (1 - d) * p, expected, state.generator.params
+        )
+    assert_close(states[-1].average.values["params"], expected)
     noise = jnp.ones((2, 4))
     made = jax.jit(task.predict_step)(states[-1], {"inputs": noise})
     np.testing.assert_allclose(made, Generator().apply({"params": expected}, noise), rtol=1e-5)
@@ -382,7 +384,7 @@ def test_the_guard_takes_it():
         ({"latent": 0}, "latent of at least 1"),
         ({"critic_steps": 0}, "critic_steps of at least 1"),
         ({"gradient_penalty": -1.0}, "gradient_penalty of at least 0"),
-        ({"ema": 1.0}, r"ema in \[0, 1\)"),
+        ({"ema": 1.0}, r"ema: expected a decay in \[0, 1\)"),
     ],
 )
 def test_impossible_numbers(options, message):

@@ -104,7 +104,7 @@ def test_moving_averages_and_guards_go_along():
     task = guard_nonfinite(local_sgd(with_ema(PLAIN, 0.5), 2, period=2), "skip")
     batch = make_batch(8)
     states = take_steps(task, batch, 2)
-    ema = states[2].memory["ema"]
+    ema = states[2].memory["ema"].values["params"]
     for leaf in jax.tree.leaves(ema):
         np.testing.assert_array_equal(leaf[0], leaf[1])
     assert_close(task.inference(states[2]).variables["params"], jax.tree.map(lambda x: x[0], ema))

@@ -223,28 +223,6 @@ def test_float16_doubles_the_scale_after_2000_good_steps():
 # --- the update ---------------------------------------------------------------------------------
 
 
-def test_ema_is_the_moving_average_of_the_parameters_and_serves_evaluation():
-    batch, decay = make_batch(8), 0.8
-    plain = classifier()
-    task = with_ema(plain, decay)
-    states = take_steps(task, batch, 5)
-
-    expected = jax.tree.map(lambda p: np.asarray(p, np.float64), states[0].params)
-    for state in states[1:]:
-        expected = jax.tree.map(
-            lambda e, p: decay * e + (1 - decay) * np.asarray(p, np.float64), expected, state.params
-        )
-    averaged = states[-1].memory["ema"]
-    assert_close(averaged, expected)
-    assert bits([s.params for s in states]) == bits([s.params for s in take_steps(plain, batch, 5)])
-
-    def used(task: Any, state: Any) -> Any:
-        return jax.jit(lambda s, b: (task.eval_step(s, b), task.predict_step(s, b)))(state, batch)
-
-    assert_close(used(task, states[-1]), used(plain, states[-1].replace(params=averaged)), 0)
-    assert not np.allclose(used(task, states[-1])[1], used(plain, states[-1])[1])
-
-
 @pytest.mark.parametrize(("max_norm", "parts"), [(0.1, 1), (0.1, 4), (100.0, 1)])
 def test_clipping_scales_the_gradient_of_the_whole_batch_to_the_norm(max_norm, parts):
     batch, plain = make_batch(8, masked=1), classifier(optimizer=optax.sgd(1.0))

@@ -219,7 +219,16 @@ class Techniques:
         Raises:
             UsageError: the task can't take one of them.
         """
-        from jaxnet.training import averaging, ema, guard, norms, penalties, transforms, updates
+        from jaxnet.training import (
+            averaging,
+            ema,
+            freezing,
+            guard,
+            norms,
+            penalties,
+            transforms,
+            updates,
+        )
 
         task = transforms.mixed_precision(task, self.precision)
         task = penalties.penalize(task, l1=self.l1, l2=self.l2)
@@ -230,7 +239,7 @@ class Techniques:
         if self.rates:
             task = updates.scale_by_path(task, self.rates)
         if self.freeze:
-            task = transforms.freeze(task, *self.freeze)
+            task = freezing.freeze(task, *self.freeze)
         if self.remat:
             task = transforms.remat(task)
         task = transforms.accumulate(task, self.accumulate)

@@ -44,7 +44,10 @@ def gathered(network: Any, on_mesh: OnMesh) -> Any:
         again = jax.checkpoint_policies.save_anything_except_these_names(_GATHERED)
         return jax.checkpoint(run, policy=again)(variables, inputs, key)
 
-    return replace(network, apply=apply)
+    def part(method: str) -> Any:
+        return gathered(network.part(method), on_mesh)
+
+    return replace(network, apply=apply, part=part)
 
 
 def _gather(leaf: jax.Array, lies: NamedSharding) -> jax.Array:

@@ -7,6 +7,8 @@ from .callbacks import RunWriter as RunWriter
 from .checkpoints import Checkpoints as Checkpoints
 from .early_stopping import EarlyStopping as EarlyStopping
 from .ema import with_ema as with_ema
+from .freezing import freeze as freeze
+from .freezing import freeze_except as freeze_except
 from .guard import guard_nonfinite as guard_nonfinite
 from .history import History as History
 from .network import Network as Network
@@ -29,8 +31,6 @@ from .trainer import Trained as Trained
 from .trainer import Trainer as Trainer
 from .transforms import accumulate as accumulate
 from .transforms import clip as clip
-from .transforms import freeze as freeze
-from .transforms import freeze_except as freeze_except
 from .transforms import mixed_precision as mixed_precision
 from .transforms import remat as remat
 from .updates import clip_values as clip_values

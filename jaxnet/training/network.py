@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core.tracers import current_trace
 
+from jaxnet.errors import InputError
 from jaxnet.layers.experts import LOSSES
 from jaxnet.summary import train_option
 
@@ -23,6 +24,18 @@ Precision = Literal["float32", "bf16", "fp16"]
 def no_layers(variables: Variables, inputs: jax.Array, key: jax.Array) -> list[tuple[str, Any]]:
     """The layer outputs of a network that can't tell its layers apart: none."""
     return []
+
+
+def no_parts(method: str) -> Network:
+    """Refuse to run a method of a network that has none.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(
+        f"a Network of plain functions has no method {method}: write it as a flax.linen.Module, or "
+        "give the Network a `part`"
+    )
 
 
 def takes_all(inputs: np.ndarray) -> None:
@@ -44,6 +57,7 @@ class Network:
             stand there too, as `"the input of PATH"`.
         module: the Linen module that it comes from, if it comes from one.
         precision: the type that `compute_in` makes it compute in.
+        part: method -> another method of the model as a network, changed as this one was.
         check_inputs: raises `InputError` where inputs, a numpy array, hold a value that the network
             can't take, such as a token outside of its vocabulary; called before compiling.
     """
@@ -53,6 +67,7 @@ class Network:
     layers: Callable[[Variables, jax.Array, jax.Array], list[tuple[str, Any]]] = no_layers
     module: nn.Module | None = None
     precision: Precision = "float32"
+    part: Callable[[str], Network] = no_parts
     check_inputs: Callable[[np.ndarray], None] = takes_all
 
 
@@ -118,7 +133,26 @@ def compute_in(network: Network, precision: Precision) -> Network:
         with jax.numpy_dtype_promotion("standard"):
             return network.layers(*lowered(variables, inputs), key)
 
-    return replace(network, apply=apply, layers=layers, precision=precision)
+    def part(method: str) -> Network:
+        return compute_in(network.part(method), precision)
+
+    return replace(network, apply=apply, layers=layers, part=part, precision=precision)
+
+
+def intercepted(network: Network, interceptor: Any) -> Network:
+    """The network with an interceptor (`flax.linen.intercept_methods`) around all but `init`."""
+
+    def within(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            with nn.intercept_methods(interceptor):
+                return function(*args)
+
+        return call
+
+    def part(method: str) -> Network:
+        return intercepted(network.part(method), interceptor)
+
+    return replace(network, apply=within(network.apply), layers=within(network.layers), part=part)
 
 
 def _cast_floating(tree: PyTree, dtype: Any) -> PyTree:
@@ -171,7 +205,14 @@ def _from_linen(module: nn.Module, method: str) -> Network:
         return seen
 
     check_inputs = getattr(module, "check_inputs", takes_all)
-    return Network(init, apply, layers, module, check_inputs=check_inputs)
+    return Network(
+        init,
+        apply,
+        layers,
+        module,
+        part=lambda method: _from_linen(module, method),
+        check_inputs=check_inputs,
+    )
 
 
 def _arguments(inputs: PyTree) -> tuple[PyTree, ...]:

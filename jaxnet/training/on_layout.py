@@ -25,8 +25,8 @@ from jaxnet.parallel.ring import in_a_ring
 from jaxnet.parallel.stacked import stage_rules, to_plain
 from jaxnet.training.averaging import REPLICAS
 from jaxnet.training.guard import WholeStep
-from jaxnet.training.network import Network
-from jaxnet.training.spread import intercepted, stacked
+from jaxnet.training.network import Network, intercepted
+from jaxnet.training.spread import stacked
 from jaxnet.training.task import Task
 
 PyTree = Any

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxnet.errors import InputError, UsageError
 from jaxnet.metrics import weighted_mean
 from jaxnet.training.draws import example_keys
-from jaxnet.training.network import Network, as_network, compute_in
+from jaxnet.training.network import Network
 from jaxnet.training.state import PyTree, TrainState, stream
 from jaxnet.training.task import (
     Aux,
@@ -153,7 +153,7 @@ class Reconstruction(Supervised):
             )
 
     def part(self, method: str) -> Network:
-        """A method of the model as a network, in the same precision.
+        """A method of the model as a network, with all that was done to the model's.
 
         Raises:
             InputError: the model has no such method.
@@ -163,8 +163,7 @@ class Reconstruction(Supervised):
                 f"{type(self).__name__} needs a Linen module with a method {method}, such as those "
                 f"of models/autoencoder.py; got {type(self.network.module or self.model).__name__}"
             )
-        assert self.network.module is not None
-        return compute_in(as_network(self.network.module, method), self.network.precision)
+        return self.network.part(method)
 
     def _examples(self, keys: jax.Array, clean: jax.Array) -> tuple[jax.Array, jax.Array]:
         """What goes in and what should come out (B, ...), drawn with a key for each example."""

@@ -11,18 +11,16 @@ elsewhere changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-from flax import linen as nn
 
 from jaxnet.errors import UsageError
 from jaxnet.parallel.experts import on_their_devices
 from jaxnet.parallel.ring import in_a_ring
 from jaxnet.parallel.stacked import from_plain, in_stages, to_plain
-from jaxnet.training.network import Network
+from jaxnet.training.network import Network, intercepted
 from jaxnet.training.task import GradientTask, Inference
 from jaxnet.training.transforms import Technique, require_gradients
 
@@ -53,19 +51,6 @@ def expert_parallel(task: GradientTask) -> GradientTask:
     """
     require_gradients(task, "expert_parallel")
     return task.map_network(lambda network: intercepted(network, on_their_devices()))
-
-
-def intercepted(network: Network, interceptor: Any) -> Network:
-    """The network with an interceptor (`flax.linen.intercept_methods`) around all but `init`."""
-
-    def within(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
-            with nn.intercept_methods(interceptor):
-                return function(*args)
-
-        return call
-
-    return replace(network, apply=within(network.apply), layers=within(network.layers))
 
 
 @dataclass(frozen=True)

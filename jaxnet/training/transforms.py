@@ -5,10 +5,11 @@
 
 Each acts at the level where it belongs: the batch (`augment`, in `jaxnet.training.augmented`), the
 network (`mixed_precision`), the objective (`remat`, and `penalize` in `jaxnet.training.penalties`),
-the gradients (`accumulate`), the update (`clip`, `freeze`, and `with_ema` in `jaxnet.training.ema`)
-or the whole step (`guard_nonfinite` and `local_sgd`). Those of `jaxnet.training.spread` act on the
-network too, and spread it over devices. A technique that a task can't take is refused, with the
-reason; one that is switched off (`accumulate(task, 1)`) gives any task back as it is.
+the gradients (`accumulate`), the update (`clip`, `freeze` in `jaxnet.training.freezing`, `with_ema`
+in `jaxnet.training.ema`) or the whole step (`guard_nonfinite` and `local_sgd`). Those of
+`jaxnet.training.spread` act on the network too, and spread it over devices. A technique that a task
+can't take is refused, with the reason; one that is switched off (`accumulate(task, 1)`) gives any
+task back as it is.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet import trees
 from jaxnet.errors import UsageError
 from jaxnet.training.guard import WholeStep
 from jaxnet.training.network import Network, Precision, compute_in
@@ -148,69 +148,6 @@ def clip(task: GradientTask, max_norm: float) -> GradientTask:
     if not max_norm > 0:
         raise UsageError(f"clip: expected a positive max_norm, got {max_norm}")
     return task.map_optimizer(lambda inner: optax.chain(optax.clip_by_global_norm(max_norm), inner))
-
-
-def freeze(task: GradientTask, *patterns: str) -> GradientTask:
-    """Keep the parameters whose path matches a pattern bit for bit as they are.
-
-    The optimizer never sees them: they take no part in clipping or weight decay, and no memory for
-    moments. Patterns are those of `jaxnet.trees`: `"Dense_0/**"`, `"**/bias"`.
-
-    Raises:
-        InputError: a pattern matches no parameter (when the state is initialised).
-        UsageError: the task doesn't learn by gradient descent.
-    """
-    return _train_only(task, "freeze", lambda params: _negated(trees.mask(params, *patterns)))
-
-
-def freeze_except(task: GradientTask, *patterns: str) -> GradientTask:
-    """Train only the parameters whose path matches a pattern; see `freeze`."""
-    return _train_only(task, "freeze_except", lambda params: trees.mask(params, *patterns))
-
-
-@dataclass(frozen=True)
-class _TrainOnly(Technique):
-    trained: Callable[[PyTree], PyTree]
-
-    def objective(self, params, collections, batch, key):
-        # So that a technique around this one, such as `clip`, sees no gradient of what is frozen.
-        params = jax.tree.map(
-            lambda trained, p: p if trained else jax.lax.stop_gradient(p),
-            self.trained(params),
-            params,
-        )
-        return self.task.objective(params, collections, batch, key)
-
-    def apply_gradients(self, state, grads, aux):
-        new = self.task.apply_gradients(state, grads, aux)
-        # Adding an update of 0 would turn -0.0 into 0.0.
-        params = jax.tree.map(
-            lambda trained, n, old: n if trained else old,
-            self.trained(state.params),
-            new.params,
-            state.params,
-        )
-        return replace(new, params=params)
-
-
-def _train_only(task: GradientTask, name: str, trained: Callable[[PyTree], PyTree]) -> GradientTask:
-    require_gradients(task, name)
-
-    def labels(params: PyTree) -> PyTree:
-        return jax.tree.map(lambda train: "train" if train else "frozen", trained(params))
-
-    def partition(inner: Optimizer) -> Optimizer:
-        return optax.partition(
-            {"train": inner, "frozen": optax.set_to_zero()},
-            labels,
-            mask_compatible_extra_args=True,
-        )
-
-    return _TrainOnly(task.map_optimizer(partition), trained)
-
-
-def _negated(mask: PyTree) -> PyTree:
-    return jax.tree.map(lambda matched: not matched, mask)
 
 
 # --- the gradients ------------------------------------------------------------------------------

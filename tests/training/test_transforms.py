@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import re
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,7 +15,7 @@ import optax
 import pytest
 
 from jaxnet import metrics, optimizers
-from jaxnet.errors import InputError, UsageError
+from jaxnet.errors import UsageError
 from jaxnet.training import (
     Supervised,
     accumulate,
@@ -233,55 +232,6 @@ def test_clipping_scales_the_gradient_of_the_whole_batch_to_the_norm(max_norm, p
     assert 0.1 < norm < 100
     expected = jax.tree.map(lambda p, g: p - g * min(1, max_norm / norm), before.params, grads)
     assert_close(after.params, expected)
-
-
-@pytest.mark.parametrize(
-    ("task", "frozen"),
-    [
-        (lambda t: freeze(t, "Dense_0/**"), {"Dense_0/kernel", "Dense_0/bias"}),
-        (lambda t: freeze(t, "**/bias"), {"Dense_0/bias", "Dense_1/bias"}),
-        (lambda t: freeze_except(t, "Dense_1/*"), {"Dense_0/kernel", "Dense_0/bias"}),
-    ],
-)
-def test_frozen_parameters_keep_every_bit_and_the_others_move(task, frozen):
-    adamw = optimizers.by_name("adamw", 1e-2, weight_decay=0.1)
-    task = task(classifier(optimizer=adamw))
-    batch = make_batch(8)
-    state = task.init(jax.random.key(0), batch)
-    # A negative zero, too, has to stay one.
-    params = jax.tree.map(lambda p: jnp.where(p == 0, -p, p), state.params)
-    state = after = state.replace(params=params)
-    train_step = jax.jit(task.train_step)
-    for _ in range(5):
-        after = train_step(after, batch)[0]
-    for layer, name in itertools.product(("Dense_0", "Dense_1"), ("kernel", "bias")):
-        old, new = np.asarray(state.params[layer][name]), np.asarray(after.params[layer][name])
-        if f"{layer}/{name}" in frozen:
-            assert old.tobytes() == new.tobytes()
-        else:
-            assert (old != new).all()
-    moments = {leaf.shape for leaf in jax.tree.leaves(after.opt_state) if leaf.ndim}
-    assert ((4, 8) in moments) == ("Dense_0/kernel" not in frozen)
-
-
-@pytest.mark.parametrize("clip_first", [True, False])
-def test_frozen_parameters_take_no_part_in_clipping(clip_first):
-    batch, plain = make_batch(8), classifier(optimizer=optax.sgd(1.0))
-    frozen = "Dense_0/**"
-    task = freeze(clip(plain, 0.1), frozen) if clip_first else clip(freeze(plain, frozen), 0.1)
-    before, after = take_steps(task, batch, 1)
-    moved = jax.tree.map(lambda a, b: np.asarray(a - b, np.float64), before.params, after.params)
-    norm = np.sqrt(sum((m**2).sum() for m in jax.tree.leaves(moved["Dense_1"])))
-    np.testing.assert_allclose(norm, 0.1, rtol=1e-5)
-
-
-def test_a_pattern_that_matches_nothing_is_an_error_that_lists_the_paths():
-    for technique in (freeze, freeze_except):
-        with pytest.raises(
-            InputError, match=r"'Dense_9/\*' matches none of these 4 paths"
-        ) as error:
-            technique(classifier(), "Dense_9/*").init(jax.random.key(0), make_batch())
-        assert "Dense_0/kernel" in str(error.value)
 
 
 # --- the objective ------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ def run(command: Callable[[], int]) -> int:
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("jaxnet.layout").setLevel(logging.INFO)  # what a device holds
+    logging.getLogger("jaxnet.chosen").setLevel(logging.INFO)  # which parameters patterns match
     try:
         watch = launch.initialize()
     except (UsageError, PeerError) as error:

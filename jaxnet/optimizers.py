@@ -233,7 +233,8 @@ def by_name(
         learning_rate: a number, or a function of the step (`schedule`). Only `lbfgs`, which
             searches for the length of its step, does without.
         options: those of the Optax function of this name. Where it takes a mask,
-            `lambda params: trees.mask(params, "**/kernel")` keeps biases out of weight decay.
+            `lambda params: trees.mask(params, "**/*kernel")` keeps biases, the scales of
+            normalisation and embeddings out of weight decay.
 
     Raises:
         UsageError: an unknown name or option, or a value outside its range.

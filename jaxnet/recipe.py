@@ -60,19 +60,22 @@ class Optimizer:
     b2: float | None = None
     """decay of the mean of their squares, likewise"""
     decay: tuple[str, ...] = ()
-    """paths of the parameters that weight decay shrinks, such as '**/kernel'; by default all"""
+    """paths of the parameters that weight decay shrinks; by default all. '**/*kernel' is all
+    kernels (dense, convolutional, attention, recurrent ones too), without biases, the scales of
+    normalisation and embeddings"""
     plateau: ReduceOnPlateau = ReduceOnPlateau()
 
     def build(self, learning_rate: float, steps: int) -> optax.GradientTransformation:
         """The Optax transformation for a run of `steps` steps."""
-        from jaxnet import optimizers, trees
+        from jaxnet import optimizers
+        from jaxnet.training.chosen import chosen as matched
 
         options: dict[str, Any] = {}
         for option in ("weight_decay", "b1", "b2"):
             if getattr(self, option) is not None:
                 options[option] = getattr(self, option)
         if self.decay:
-            options["mask"] = lambda params: trees.mask(params, *self.decay)
+            options["mask"] = lambda params: matched("weight decay shrinks", params, *self.decay)
         if self.name == "lbfgs":
             return optimizers.by_name(self.name, **options)
         course = "constant" if self.schedule == PLATEAU else self.schedule
@@ -197,9 +200,10 @@ class Techniques:
     ema: float | None = None
     """evaluate with a moving average of the weights of this decay, such as 0.999"""
     l1: float = 0.0
-    """add so much times the sum of the absolute weights to the loss"""
+    """add so much times the sum of the absolute weights to the loss: of all kernels (parameters
+    '**/*kernel': dense, convolutional, attention, recurrent), not of biases and embeddings"""
     l2: float = 0.0
-    """add so much times the sum of the squared weights to the loss"""
+    """add so much times the sum of the squared weights to the loss: of the same"""
     freeze: tuple[str, ...] = ()
     """paths of parameters to keep as they are, such as 'Conv_0/**'"""
     remat: bool = False

@@ -72,6 +72,16 @@ def mask(tree: Any, *patterns: str) -> Any:
     return jax.tree.map(lambda path: any(matches(p, path) for p in patterns), named)
 
 
+def matching(tree: Any, *patterns: str) -> list[str]:
+    """The paths of the leaves that match one of `patterns`.
+
+    Example:
+        >>> matching({"Dense_0": {"bias": 0.0, "kernel": 1.0}}, "**/kernel", "**/scale")
+        ['Dense_0/kernel']
+    """
+    return [path for path in named(tree) if any(matches(pattern, path) for pattern in patterns)]
+
+
 def differences(expected: Any, got: Any) -> list[str]:
     """What differs between two trees in structure, shape and dtype: one line a leaf.
 

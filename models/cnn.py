@@ -26,7 +26,8 @@ class CNN(nn.Module):
         kernel_size: the convolutions' kernels are `kernel_size` squared.
         padding: of the convolutions: `"VALID"` or `"SAME"`.
         pool: the pooling's window and step.
-        batch_norm: whether every convolution is normalised before its ReLU (Ioffe, Szegedy 2015).
+        batch_norm: whether every convolution is normalised before its ReLU (Ioffe, Szegedy 2015);
+            running statistics have momentum 0.9, so that some ten steps settle them.
 
     Raises:
         InputError: the image is too small for so many layers; the message names the layer.
@@ -74,7 +75,7 @@ class CNN(nn.Module):
         kernel_init = nn.initializers.he_normal()
         x = Conv(self.filters[i], size, padding=self.padding, kernel_init=kernel_init)(x)
         if self.batch_norm:
-            x = nn.BatchNorm(use_running_average=not train)(x)
+            x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
         x = nn.relu(x)
         return x if i == len(self.filters) - 1 else max_pool(x, self.pool)
 

@@ -85,7 +85,7 @@ class Config(ProseRun):
     learning_rate: float = 2e-3
     """the largest learning rate"""
     optimizer: Optimizer = Optimizer(
-        name="adamw", schedule="one_cycle", weight_decay=0.01, decay=("**/kernel",)
+        name="adamw", schedule="one_cycle", weight_decay=0.01, decay=("**/*kernel",)
     )
     techniques: Techniques = Techniques(clip=1.0)
     early_stopping: EarlyStopping = EarlyStopping(monitor="val_loss", patience=10)

@@ -16,8 +16,9 @@ is what example weights do: `Arrays(inputs, labels, weights=w[labels])`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ def with_class_weights(loss: Loss, weights: Sequence[float] | np.ndarray) -> Los
         >>> print(loss(jnp.zeros((2, 2)), jnp.array([0, 1])).round(4))
         [0.6931 2.0794]
     """
-    if isinstance(loss, _Masked):
+    if ignored_label(loss) is not None:
         raise UsageError("put masked outside: masked(with_class_weights(loss, ...))")
     values = tuple(float(weight) for weight in np.asarray(weights).ravel())
     if not values or not all(math.isfinite(weight) and weight >= 0 for weight in values):
@@ -105,6 +106,37 @@ def position_counts(labels: np.ndarray, ignored: int = -1) -> np.ndarray:
     """
     labels = np.asarray(labels)
     return (labels != ignored).reshape(len(labels), -1).sum(axis=1).astype(np.float32)
+
+
+def made_of(loss: Loss) -> Iterator[Loss]:
+    """A loss and, one after the other, those that it was made out of.
+
+    What wraps a loss says so by an attribute `loss`, as the wrappers of this library do; those of
+    `functools` are known too.
+
+    Example:
+        >>> from functools import partial
+        >>> from jaxnet.losses import cross_entropy
+        >>> loss = masked(partial(cross_entropy, label_smoothing=0.1))
+        >>> [type(each).__name__ for each in made_of(loss)]
+        ['_Masked', 'partial', 'function']
+    """
+    inner: Any = loss
+    while inner is not None:
+        yield inner
+        holders = (name for name in ("loss", "func", "__wrapped__") if hasattr(inner, name))
+        inner = getattr(inner, next(holders, ""), None)
+
+
+def ignored_label(loss: Loss) -> int | None:
+    """The label that `masked` leaves out, wherever it stands in a loss; None without one.
+
+    Example:
+        >>> from jaxnet.losses import cross_entropy
+        >>> ignored_label(masked(cross_entropy, ignored=0)), ignored_label(cross_entropy)
+        (0, None)
+    """
+    return next((each.ignored for each in made_of(loss) if isinstance(each, _Masked)), None)
 
 
 def balanced_class_weights(labels: np.ndarray, num_classes: int | None = None) -> np.ndarray:

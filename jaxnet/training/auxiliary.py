@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from jaxnet.errors import UsageError
 from jaxnet.training.state import PyTree
 from jaxnet.training.task import Loss, Metric, Supervised
 
@@ -18,6 +19,9 @@ def with_auxiliary(task: Supervised, weight: float = 0.3) -> Supervised:
     5, whose weight is 0.3). Metrics read the main outputs. In evaluation the network gives the main
     outputs alone, and nothing is added.
 
+    Raises:
+        UsageError: the task isn't a `Supervised`.
+
     Example:
         >>> import flax.linen as nn, jax.numpy as jnp, optax
         >>> from jaxnet.losses import squared_error
@@ -28,6 +32,11 @@ def with_auxiliary(task: Supervised, weight: float = 0.3) -> Supervised:
         >>> print(task.loss(jnp.full(1, 1.0), labels))
         [1.]
     """
+    if not isinstance(task, Supervised):
+        raise UsageError(
+            "with_auxiliary changes the loss and the metrics of a Supervised task, got "
+            f"{type(task).__name__}: put techniques around it, with_ema(with_auxiliary(task), ...)"
+        )
     return replace(
         task,
         loss=_AuxiliaryLoss(task.loss, weight),

@@ -12,6 +12,7 @@ import jax
 import optax
 
 from jaxnet import trees
+from jaxnet.training.chosen import chosen
 from jaxnet.training.network import Network, intercepted
 from jaxnet.training.state import PyTree
 from jaxnet.training.task import GradientTask, Optimizer
@@ -36,7 +37,8 @@ class Choice:
         Raises:
             InputError: a pattern matches no parameter.
         """
-        matched = trees.mask(params, *self.patterns)
+        does = "what trains is" if self.others else "frozen are"
+        matched = chosen(does, params, *self.patterns)
         return jax.tree.map(lambda matches: matches != self.others, matched)
 
     def layer(self, path: str, names: list[str]) -> bool | None:

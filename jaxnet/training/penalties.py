@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 
-from jaxnet import trees
 from jaxnet.errors import UsageError
 from jaxnet.losses import widened
 from jaxnet.metrics import Mean
+from jaxnet.training.chosen import KERNELS, chosen
 from jaxnet.training.state import PyTree
 from jaxnet.training.task import GradientTask
 from jaxnet.training.transforms import Technique, require_gradients
@@ -23,6 +23,11 @@ class _Penalize(Technique):
     l1: float
     l2: float
 
+    def init(self, key, batch):
+        state = self.task.init(key, batch)
+        self._chosen(state.params)  # which checks the patterns
+        return state
+
     def objective(self, params, collections, batch, key):
         loss, aux = self.task.objective(params, collections, batch, key)
         penalty = self._penalty(params).astype(loss.dtype)
@@ -33,7 +38,7 @@ class _Penalize(Technique):
         return loss + penalty, replace(aux, metrics=metrics)
 
     def _penalty(self, params: PyTree) -> jax.Array:
-        marked = jax.tree.leaves(trees.mask(params, *self.patterns))
+        marked = jax.tree.leaves(self._chosen(params))
         chosen = [p for p, m in zip(jax.tree.leaves(params), marked, strict=True) if m]
         total = jnp.zeros((), jnp.float32)
         for weights in map(widened, chosen):
@@ -42,6 +47,9 @@ class _Penalize(Technique):
             if self.l2:
                 total += (self.l2 * jnp.square(weights).sum()).astype(total.dtype)
         return total
+
+    def _chosen(self, params: PyTree) -> PyTree:
+        return chosen("a penalty pulls at", params, *self.patterns)
 
 
 def penalize(task: GradientTask, *patterns: str, l1: float = 0.0, l2: float = 0.0) -> GradientTask:
@@ -68,14 +76,15 @@ def penalize(task: GradientTask, *patterns: str, l1: float = 0.0, l2: float = 0.
 
     Args:
         task: a task that learns by gradient descent.
-        patterns: which parameters, by path (`jaxnet.trees`); by default `"**/kernel"`, the weights
-            of dense, convolutional and recurrent layers, but no bias, no scale of a normalisation
-            and no embedding.
+        patterns: which parameters, by path (`jaxnet.trees`); by default `"**/*kernel"`, the weights
+            of dense and convolutional layers and of attention, those of recurrent layers that
+            multiply their inputs and those that multiply their state, but no bias, no scale of a
+            normalisation and no embedding.
         l1: at least 0.
         l2: at least 0.
 
     Raises:
-        InputError: a pattern matches no parameter (at the first step).
+        InputError: a pattern matches no parameter (when the state is initialised).
         UsageError: a factor is negative or not finite, or the task doesn't learn by gradient
             descent.
     """
@@ -84,4 +93,4 @@ def penalize(task: GradientTask, *patterns: str, l1: float = 0.0, l2: float = 0.
     if not (l1 or l2):
         return task
     require_gradients(task, "penalize")
-    return _Penalize(task, patterns or ("**/kernel",), l1, l2)
+    return _Penalize(task, patterns or (KERNELS,), l1, l2)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.data.scaling import Scale
-from jaxnet.errors import InputError
+from jaxnet.errors import InputError, UsageError
 from jaxnet.summary import train_option
 from jaxnet.training.task import Loss, Supervised
 
@@ -56,6 +56,7 @@ def scaled_target(task: Supervised, scale: Scale) -> Supervised:
         scale: fitted on the training part (`jaxnet.data.fit_target`).
 
     Raises:
+        UsageError: the task isn't a `Supervised`.
         InputError: the task was given a `Network` of plain functions, to which no end can be added.
 
     Example:
@@ -70,6 +71,11 @@ def scaled_target(task: Supervised, scale: Scale) -> Supervised:
         >>> result.model.predict([[0.5]]).round().tolist()
         [[5500.0]]
     """
+    if not isinstance(task, Supervised):
+        raise UsageError(
+            f"scaled_target changes the loss and the network of a Supervised task, got "
+            f"{type(task).__name__}: put techniques around it, remat(scaled_target(task, scale))"
+        )
     if not isinstance(task.model, nn.Module):
         raise InputError(
             f"scaled_target needs a task of a Linen module, got {type(task.model).__name__}; "

@@ -27,6 +27,7 @@ from flax import struct
 
 from jaxnet.errors import InputError
 from jaxnet.layers.experts import LOSSES
+from jaxnet.losses.weighting import ignored_label
 from jaxnet.metrics import Mean, weighted_mean
 from jaxnet.training.network import Network, as_network
 from jaxnet.training.nonfinite import first_nonfinite
@@ -437,8 +438,8 @@ class Supervised(GradientTask):
         if outputs.shape[-1] == 1:  # a number or a logit, which no label can be outside of
             return
         wrong = (labels < 0) | (labels >= outputs.shape[-1])
-        if hasattr(self.loss, "ignored"):  # `losses.masked`
-            wrong &= labels != self.loss.ignored
+        if (ignored := ignored_label(self.loss)) is not None:
+            wrong &= labels != ignored
         if wrong.any():
             row = int(wrong.reshape(len(labels), -1).any(axis=1).argmax())
             raise InputError(

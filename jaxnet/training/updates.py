@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxnet import trees
 from jaxnet.errors import UsageError
 from jaxnet.metrics import Mean
+from jaxnet.training.chosen import chosen
 from jaxnet.training.early_stopping import monitored
 from jaxnet.training.plateau import Plateau, ReduceOnPlateau
 from jaxnet.training.state import PyTree, TrainState
@@ -60,7 +60,7 @@ def scale_by_path(task: GradientTask, rates: Mapping[str, float]) -> GradientTas
     def factors(tree: PyTree) -> PyTree:
         scaled = jax.tree.map(lambda _: 1.0, tree)
         for pattern, factor in reversed(list(rates.items())):
-            mask = trees.mask(tree, pattern)
+            mask = chosen(f"the learning rate is {factor:g} times as high for", tree, pattern)
             scaled = jax.tree.map(lambda s, m, f=factor: f if m else s, scaled, mask)
         return scaled
 

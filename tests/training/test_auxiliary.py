@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,7 +14,9 @@ import optax
 import pytest
 
 from jaxnet import losses, metrics
-from jaxnet.training import Supervised, with_auxiliary
+from jaxnet.data.scaling import Scale
+from jaxnet.errors import InputError, UsageError
+from jaxnet.training import Supervised, clip, scaled_target, with_auxiliary, with_ema
 from tests.training.helpers import make_batch
 
 
@@ -63,3 +69,32 @@ def test_the_heads_share_of_the_gradient_is_the_weight():
     np.testing.assert_allclose(
         part["auxiliary"]["kernel"], 0.25 * full["auxiliary"]["kernel"], rtol=1e-5
     )
+
+
+def test_what_a_loss_ignores_it_ignores_within_every_wrapper():
+    masked = losses.masked(partial(losses.cross_entropy, label_smoothing=0.1))
+    plain = Supervised(TwoHeads(), masked, optax.sgd(0.1))
+    sequence = jax.ShapeDtypeStruct((8, 5, 3), jnp.float32)
+    labels = {"labels": np.full((8, 5), -1, np.int32)}
+    wrapped = [
+        plain,
+        with_auxiliary(plain),
+        clip(with_auxiliary(plain), 1.0),
+        with_ema(with_auxiliary(plain), 0.9),
+        replace(plain, loss=partial(with_auxiliary(plain).loss)),
+        scaled_target(plain, Scale(0.0, 2.0)),
+    ]
+    for task in wrapped:
+        task.check(sequence, labels, "data")  # -1 is no mistake
+        with pytest.raises(InputError, match=r"expected labels from 0 to 2.*got \[-2"):
+            task.check(sequence, {"labels": labels["labels"] - 1}, "data")
+    with pytest.raises(InputError, match=r"got \[-1"):
+        replace(plain, loss=losses.cross_entropy).check(sequence, labels, "data")
+
+
+def test_what_changes_the_loss_is_put_within_techniques():
+    task: Any = with_ema(Supervised(TwoHeads(), losses.cross_entropy, optax.sgd(0.1)), 0.9)
+    with pytest.raises(UsageError, match=r"with_auxiliary changes the loss.*put techniques around"):
+        with_auxiliary(task)
+    with pytest.raises(UsageError, match=r"scaled_target changes the loss.*put techniques around"):
+        scaled_target(task, Scale(0.0, 2.0))

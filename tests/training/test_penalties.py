@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -12,8 +12,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnet import losses, optimizers
+from jaxnet import losses, optimizers, trees
 from jaxnet.errors import InputError, UsageError
+from jaxnet.layers import GRU, LSTM, MultiHeadAttention, SeparableConv, SimpleRNN
 from jaxnet.recipe import Techniques
 from jaxnet.training import (
     Supervised,
@@ -52,7 +53,48 @@ def test_patterns_choose_what_is_penalised():
     expected = jax.tree.map(lambda g, p: g + 2 * p, plain["Dense_1"], params["Dense_1"])
     assert_close(penalised["Dense_1"], expected)
     with pytest.raises(InputError, match=r"'\*\*/embedding' matches none of these 4 paths"):
-        gradient(penalize(classifier(), "**/embedding", l2=1.0), batch)
+        penalize(classifier(), "**/embedding", l2=1.0).init(jax.random.key(0), batch)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        LSTM(3, num_layers=2, bidirectional=True),
+        GRU(3),
+        SimpleRNN(3),
+        nn.RNN(nn.OptimizedLSTMCell(3)),
+        nn.RNN(nn.GRUCell(3)),
+        MultiHeadAttention(4, num_heads=2),
+        nn.MultiHeadDotProductAttention(num_heads=2),
+        SeparableConv(4, 3),
+        nn.Sequential([nn.Embed(5, 4), nn.LayerNorm(), nn.Dense(2)]),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_every_weight_that_multiplies_is_a_kernel_by_default(layer):
+    embeds = isinstance(layer, nn.Sequential)
+    inputs = jnp.zeros((2, 6), jnp.int32) if embeds else jnp.zeros((2, 6, 4))
+    params = jax.eval_shape(layer.init, jax.random.key(0), inputs)["params"]
+    task = penalize(Supervised(layer, losses.squared_error, optax.sgd(0.1)), l2=1.0)
+    pulled = trees.matching(params, *cast(Any, task).patterns)
+    # Of one axis are biases, or of two by the head; a table of vectors multiplies nothing.
+    multiply = [
+        path
+        for path, leaf in trees.named(params).items()
+        if leaf.ndim > 1 and not path.endswith(("bias", "embedding"))
+    ]
+    assert pulled == multiply
+
+
+def test_what_patterns_choose_is_said_once(caplog):
+    caplog.set_level("INFO", logger="jaxnet.chosen")
+    lstm = Supervised(LSTM(3), losses.squared_error, optax.sgd(0.1))
+    batch = {"inputs": jnp.zeros((2, 6, 4)), "mask": jnp.ones(2, bool)}
+    for _ in range(2):
+        jax.eval_shape(penalize(lstm, "**/kernel", l2=0.125).init, jax.random.key(0), batch)
+    said, warned = caplog.messages
+    assert re.fullmatch(r"a penalty pulls at 1 of 3 parameters: \S+/kernel", said)
+    assert re.search(r"at no \S+/recurrent_kernel, which '\*\*/kernel' doesn't match", warned)
 
 
 def test_loss_stays_the_datas_and_penalty_is_reported_beside_it():

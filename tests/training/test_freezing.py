@@ -151,7 +151,7 @@ def test_a_frozen_trunk_gives_the_features_of_evaluation():
     network, _, variables = task.inference(state)
     layers = dict(network.layers(variables, batch["inputs"], jax.random.key(1)))
     trunk = {kind: tree["trunk"] for kind, tree in variables.items() if "trunk" in tree}
-    expected = Block().apply(trunk, batch["inputs"])
+    expected: Any = Block().apply(trunk, batch["inputs"])
     np.testing.assert_allclose(layers["trunk"], expected, rtol=1e-6)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any, cast
 
 import flax.linen as nn
@@ -101,7 +102,7 @@ def test_loss_stays_the_datas_and_penalty_is_reported_beside_it():
     batch = make_batch(8, masked=3)
     plain, task = classifier(), penalize(penalize(classifier(), l1=0.1), "**/bias", l2=2.0)
     state = task.init(jax.random.key(0), batch)
-    state = state.replace(params=jax.tree.map(lambda p: p + 0.1, state.params))
+    state = replace(state, params=jax.tree.map(lambda p: p + 0.1, state.params))
     measured = [jax.jit(t.train_step)(state, batch)[1] for t in (task, plain)]
     assert measured[0]["loss"].compute() == measured[1]["loss"].compute()
     by_path = {name: np.asarray(p["kernel"], np.float64) for name, p in state.params.items()}

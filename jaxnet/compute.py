@@ -14,7 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import optax
-from jax.extend.core import JaxprEqn, Var
+from jax.extend.core import Jaxpr, JaxprEqn, Var, jaxprs_in_params
 
 from jaxnet import trees
 from jaxnet.errors import UsageError
@@ -235,3 +235,38 @@ def _kept(forward: Any, params: Any, *others: Any) -> list[Activation]:
         Activation(tuple(scopes_of(equation)), jax.ShapeDtypeStruct(array.shape, array.dtype))
         for equation, array in made
     ]
+
+
+def peak_bytes(jaxpr: Jaxpr) -> int:
+    """The memory of what a program computes, where it holds most at once, in bytes.
+
+    Every operation is taken by itself. The compiler fuses many of them, so that the program takes
+    less as a rule. Arguments and constants aren't counted.
+
+    Args:
+        jaxpr: the program, as `jax.make_jaxpr` gives it.
+
+    Example:
+        >>> program = jax.make_jaxpr(lambda x: (2 * x).sum())(jax.numpy.zeros(1000))
+        >>> peak_bytes(program.jaxpr)  # 2 * x, and the sum
+        4004
+    """
+    ends = {variable: len(jaxpr.eqns) for variable in jaxpr.outvars if isinstance(variable, Var)}
+    for index, equation in enumerate(jaxpr.eqns):
+        for variable in equation.invars:
+            if isinstance(variable, Var):
+                ends[variable] = max(index, ends.get(variable, index))
+    held: dict[Var, int] = {}
+    peak = 0
+    for index, equation in enumerate(jaxpr.eqns):
+        made = {variable: _size(variable) for variable in equation.outvars}
+        within = max(map(peak_bytes, jaxprs_in_params(equation.params)), default=0)
+        peak = max(peak, sum(held.values()) + max(within, sum(made.values())))
+        held |= {variable: size for variable, size in made.items() if variable in ends}
+        held = {variable: size for variable, size in held.items() if ends[variable] > index}
+    return peak
+
+
+def _size(variable: Var) -> int:
+    array: Any = variable.aval
+    return array.size * array.dtype.itemsize if hasattr(array, "dtype") else 0

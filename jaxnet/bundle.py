@@ -29,7 +29,7 @@ from jaxnet.data.encoders import Encoder, encoder_from_json, encoder_to_json
 from jaxnet.data.scaling import Scale
 from jaxnet.errors import InputError
 from jaxnet.files import expanded, json_text, write_atomically, write_json
-from jaxnet.training.evaluation import Evaluator
+from jaxnet.training.evaluation import BatchSize, Evaluator
 from jaxnet.training.network import Network, Precision, as_network, compute_in
 from jaxnet.training.programs import Programs
 from jaxnet.training.task import Batch, GradientTask, identity
@@ -217,15 +217,16 @@ class Bundle:
         bundle._check_encoder()
         return dataclasses.replace(bundle, variables=bundle._fitted(stored, weights_file))
 
-    def predict(self, inputs: Any, batch_size: int = 256) -> np.ndarray:
+    def predict(self, inputs: Any, batch_size: int | None = None) -> np.ndarray:
         """The network's outputs, float32 (n, ...): logits, where it is a classifier.
 
         Args:
             inputs: (n, ...) of the type in `self.inputs`; 64-bit numbers become 32-bit ones. With
                 an `encoder` also what that takes: a table (CSV, Parquet, data frame, dicts), or
                 texts.
-            batch_size: examples at a time. Inputs are padded to it, so that one compiled program
-                serves any number of them.
+            batch_size: examples at a time; by default 256, or fewer where those would take much
+                memory. Inputs are padded to it, so that one compiled program serves any number of
+                them.
 
         Raises:
             InputError: the inputs have another shape or type, or the table isn't like the one it
@@ -233,11 +234,12 @@ class Bundle:
         """
         if self.encoder is not None and not _are_numbers(inputs):
             inputs = self.encoder(inputs)
-        evaluator = Evaluator(self._programs, batch_size, {"inputs": self.inputs})
+        size = self._batch_size if batch_size is None else BatchSize(batch_size)
+        evaluator = Evaluator(self._programs, size, {"inputs": self.inputs})
         with numerics.matmul_precision(self.matmul_precision):
             return evaluator.predict(self._on_device, inputs)
 
-    def predict_proba(self, inputs: Any, batch_size: int = 256) -> np.ndarray:
+    def predict_proba(self, inputs: Any, batch_size: int | None = None) -> np.ndarray:
         """The probabilities: softmax over the last axis, or the sigmoid of a single output.
 
         The shape is that of `predict`: of a single output it is (n, 1), the probability of class 1.
@@ -247,7 +249,7 @@ class Bundle:
             return np.exp(-np.logaddexp(np.float32(0), -logits))
         return np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))
 
-    def predict_class(self, inputs: Any, batch_size: int = 256) -> np.ndarray:
+    def predict_class(self, inputs: Any, batch_size: int | None = None) -> np.ndarray:
         """The most probable class of each example: its name if classes have names, or its index."""
         logits = self.predict(inputs, batch_size)
         if not _single(logits.shape):
@@ -259,6 +261,10 @@ class Bundle:
     @cached_property
     def _predictor(self) -> _Predictor:
         return _Predictor(compute_in(as_network(self.model), self.precision), self.preprocess)
+
+    @cached_property
+    def _batch_size(self) -> BatchSize:
+        return BatchSize()
 
     @cached_property
     def _programs(self) -> Programs:

@@ -251,19 +251,23 @@ def peak_bytes(jaxpr: Jaxpr) -> int:
         >>> peak_bytes(program.jaxpr)  # 2 * x, and the sum
         4004
     """
-    ends = {variable: len(jaxpr.eqns) for variable in jaxpr.outvars if isinstance(variable, Var)}
+    last = {variable: len(jaxpr.eqns) for variable in jaxpr.outvars if isinstance(variable, Var)}
     for index, equation in enumerate(jaxpr.eqns):
         for variable in equation.invars:
             if isinstance(variable, Var):
-                ends[variable] = max(index, ends.get(variable, index))
-    held: dict[Var, int] = {}
-    peak = 0
+                last[variable] = max(index, last.get(variable, index))
+    ending: dict[int, int] = {}
+    held = peak = 0
     for index, equation in enumerate(jaxpr.eqns):
-        made = {variable: _size(variable) for variable in equation.outvars}
         within = max(map(peak_bytes, jaxprs_in_params(equation.params)), default=0)
-        peak = max(peak, sum(held.values()) + max(within, sum(made.values())))
-        held |= {variable: size for variable, size in made.items() if variable in ends}
-        held = {variable: size for variable, size in held.items() if ends[variable] > index}
+        if equation.primitive.name == "shard_map":  # it is written for one device of the mesh
+            within *= equation.params["mesh"].size
+        peak = max(peak, held + max(within, sum(map(_size, equation.outvars))))
+        for variable in equation.outvars:
+            if variable in last:
+                held += _size(variable)
+                ending[last[variable]] = ending.get(last[variable], 0) + _size(variable)
+        held -= ending.pop(index, 0)
     return peak
 
 

@@ -116,6 +116,7 @@ class _Trainers:
                 self.config.techniques.apply(self.config.optimizer.apply(task)),
                 early_stopping=self.config.early_stopping,
                 progress=self.config.progress,
+                eval_batch_size=self.config.eval_batch_size,
                 layout=self.config.layout.build(task),
             )
             self.made[id(task)] = task, trainer

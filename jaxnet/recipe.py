@@ -438,6 +438,9 @@ class Run:
     """how often to go through the training data, at most"""
     batch_size: int = 32
     """examples a step"""
+    eval_batch_size: int | None = None
+    """examples at a time in evaluation and prediction, which decide the memory and the speed; by
+    default 256, or fewer where these would take more memory than training does"""
     learning_rate: float = 3e-3
     """the largest learning rate"""
     seed: int = 0
@@ -456,7 +459,12 @@ class Run:
     layout: Layout = Layout()
 
     def __post_init__(self) -> None:
-        check_least(1, epochs=self.epochs, batch_size=self.batch_size)
+        check_least(
+            1,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            eval_batch_size=self.eval_batch_size,
+        )
         if self.layout.stage != 1 and self.optimizer.name == "lamb":
             raise UsageError(
                 "lamb scales the step of each parameter by its norm, and in stages those of all "
@@ -532,4 +540,4 @@ class Tabular(CrossValidated):
 
 
 # Fields of a `Run`, and of its kinds, that don't decide what is learnt.
-FREE = ("run_dir", "resume", "progress", "layout", "writing", "users", "k")
+FREE = ("run_dir", "resume", "progress", "layout", "eval_batch_size", "writing", "users", "k")

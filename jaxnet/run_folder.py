@@ -120,6 +120,7 @@ def fit(
         checkpoints=Checkpoints(folder / "checkpoints", **config.checkpoints.options()),
         callbacks=[RunWriter(folder), *callbacks],
         progress=config.progress,
+        eval_batch_size=config.eval_batch_size,
         layout=config.layout.build(task),
     )
     prepare(folder, config, resume=config.resume, may_change=FREE)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
+from jaxnet import trees
 from jaxnet.data.arrays import Arrays
 from jaxnet.data.pipeline import (
     RESIDENT_BYTES,
@@ -22,13 +23,64 @@ from jaxnet.data.pipeline import (
 from jaxnet.data.sources import InputsOnly, Source
 from jaxnet.errors import InputError
 from jaxnet.training.history import add_steps, as_metrics, computed
-from jaxnet.training.programs import Programs
+from jaxnet.training.programs import Programs, Use
 
 PyTree = Any
 Data = Arrays | tuple[Any, Any] | Source | Pipeline
+P = TypeVar("P", bound=Pipeline)
 
 # Data is evaluated in stacks of this many batches, so that sets of all sizes share one program.
 CAPACITY = 16
+# The outputs of a stack wait on the device until they are fetched, and may take so much of it.
+OUTPUT_BYTES = 256 << 20
+# Examples at a time. More make no network faster: this is what small ones need on a GPU.
+MOST_EXAMPLES = 256
+# Larger networks take fewer at a time, so that what is computed takes no more than this, or than a
+# part of what training takes. Both are known about, and evaluation mustn't be what needs most.
+WORKING_BYTES = 512 << 20
+TRAINING_PART = 4
+
+
+@dataclass
+class BatchSize:
+    """How many examples evaluation and prediction take at a time.
+
+    A network of any size that could be trained can be evaluated: by default `MOST_EXAMPLES` are
+    taken where they need little memory, and else as many as need a part of what training needs.
+
+    Attributes:
+        chosen: the user's choice; None leaves it to this rule.
+        training_bytes: what a step of training takes, asked where it matters.
+    """
+
+    chosen: int | None = None
+    training_bytes: Callable[[], int] = lambda: 0
+    _needed: dict[Use, int] = field(default_factory=dict, init=False)
+
+    def examples(self, use: Use, working_bytes: Callable[[], int]) -> int:
+        """The examples of a batch.
+
+        Args:
+            use: what for.
+            working_bytes: what `MOST_EXAMPLES` take while they are computed; asked once for a use.
+
+        Example:
+            >>> size = BatchSize(training_bytes=lambda: 8 * WORKING_BYTES)
+            >>> size.examples("evaluate", lambda: 10**6)
+            256
+            >>> size.examples("predict", lambda: 16 * WORKING_BYTES)  # room for an eighth of them
+            32
+        """
+        if self.chosen is not None:
+            return self.chosen
+        if use not in self._needed:
+            self._needed[use] = working_bytes()
+        needed = self._needed[use]
+        if needed <= WORKING_BYTES:
+            return MOST_EXAMPLES
+        times = -(-needed // max(WORKING_BYTES, self.training_bytes() // TRAINING_PART))
+        # A power of two, the largest for which there is room.
+        return max(1, MOST_EXAMPLES >> (times - 1).bit_length())
 
 
 @dataclass(frozen=True)
@@ -47,12 +99,12 @@ class Evaluator:
 
     Attributes:
         programs: the compiled task.
-        batch_size: examples a batch.
+        batch_size: how many examples to take at a time.
         like: what the first data looked like, which all other data has to look like.
     """
 
     programs: Programs
-    batch_size: int
+    batch_size: BatchSize
     like: dict[str, jax.ShapeDtypeStruct] = field(default_factory=dict)
 
     def check(self, data: Pipeline, state: PyTree) -> None:
@@ -99,13 +151,14 @@ class Evaluator:
         """Labelled data in stretches, as often as asked for; kept on the device if it is small."""
         data = pipeline(
             data,
-            self._batch_size,
+            self._shared_out(MOST_EXAMPLES),
             shuffle=False,
             placement="host",
             capacity=CAPACITY,
             places=self.programs.places,
         )
         self.check(data, state)
+        data = self._fitted("evaluate", data, state)
         again = Again(data)
         small = isinstance(data, ArrayPipeline) and data.bytes <= RESIDENT_BYTES
         return list(again) if small else again
@@ -125,18 +178,18 @@ class Evaluator:
         data = self._unlabelled(inputs)
         own = getattr(self.programs.task, "prediction_inputs", None)
         (self if own is None else replace(self, like={"inputs": own})).check(data, state)
+        data = self._fitted("predict", data, state)
         parts = []
         for feed, count in Again(data):
             outputs = jax.device_get(self.programs.predict(state, feed, count))
-            taken = slice(count * self._batch_size)
+            taken = slice(count * data.batch_size)
             parts.append(jax.tree.map(partial(_rows, taken), outputs))
         return jax.tree.map(lambda *pieces: np.concatenate(pieces)[: data.examples], *parts)
 
-    def _unlabelled(self, inputs: Any) -> Pipeline:
+    def _unlabelled(self, inputs: Any) -> ArrayPipeline | SourcePipeline:
+        most, places = self._shared_out(MOST_EXAMPLES), self.programs.places
         if isinstance(inputs, Source):
-            return SourcePipeline(
-                InputsOnly(inputs), self._batch_size, False, CAPACITY, places=self.programs.places
-            )
+            return SourcePipeline(InputsOnly(inputs), most, False, CAPACITY, places=places)
         if not isinstance(inputs, Arrays):
             rows = np.asarray(inputs)
             # Labels that nobody looks at: the inputs are then checked as all data is.
@@ -146,18 +199,35 @@ class Evaluator:
         return ArrayPipeline(
             columns,
             inputs.name,
-            self._batch_size,
+            most,
             shuffle=False,
             resident=False,
             capacity=CAPACITY,
-            places=self.programs.places,
+            places=places,
         )
 
-    @property
-    def _batch_size(self) -> int:
+    def _fitted(self, use: Use, data: P, state: PyTree) -> P:
+        """The pipeline with batches, and stacks of them, for which there is room.
+
+        One of the user's own has the batches that it has.
+        """
+        if not isinstance(data, ArrayPipeline | SourcePipeline):
+            return data
+        most = data.spec()
+        examples = self.batch_size.examples(
+            use, lambda: self.programs.working_bytes(use, state, most)
+        )
+        data = replace(data, batch_size=self._shared_out(examples))
+        if use == "predict":
+            outputs = trees.size_bytes(self.programs.outputs(state, data.spec()))
+            most_steps = max(1, OUTPUT_BYTES // max(1, outputs))
+            data = replace(data, capacity=min(data.capacity, most_steps))
+        return data
+
+    def _shared_out(self, examples: int) -> int:
         """Rounded up, so that a batch can be shared out among many devices."""
         shares = self.programs.on_mesh.shares if self.programs.on_mesh else 1
-        return -(-self.batch_size // shares) * shares
+        return -(-examples // shares) * shares
 
 
 def _known_columns(data: Pipeline) -> Mapping[str, np.ndarray]:

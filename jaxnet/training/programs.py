@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.cache import enable_compilation_cache
+from jaxnet.compute import peak_bytes
 from jaxnet.data.feeds import ONE_DEVICE, Places
 from jaxnet.errors import UsageError
 from jaxnet.parallel.layout import Layout
@@ -40,6 +41,7 @@ from jaxnet.training.task import HALT, Metrics, Task
 PyTree = Any
 StepsPerDispatch = int | Literal["auto"]
 Form = Literal["loop", "step"]
+Use = Literal["train", "evaluate", "predict"]
 
 # From some 20 steps a dispatch on, the overhead was measured below 1 %. More costs nothing: the
 # loop bounds a dispatch in seconds too, so that a checkpoint is never far away.
@@ -161,11 +163,21 @@ class Programs:
 
     def measured(self, state: PyTree, batch: PyTree) -> Metrics:
         """What evaluation measures, as shapes."""
-        return self.shapes(self._on_devices.eval_step, state, batch)
+        return self.shapes(self._eval_step, state, batch)
 
     def outputs(self, state: PyTree, batch: PyTree) -> PyTree:
         """What prediction gives, as shapes."""
         return self.shapes(self._predict_step, state, batch)
+
+    def working_bytes(self, use: Use, state: PyTree, batch: PyTree) -> int:
+        """The memory that a step of one of the three takes on each device, about.
+
+        Parameters and the batch itself aren't counted, and nothing is compiled.
+        """
+        steps = {"train": self._step, "evaluate": self._eval_step, "predict": self._predict_step}
+        with self._ambient():
+            traced = jax.make_jaxpr(steps[use])(state, batch)
+        return peak_bytes(traced.jaxpr) // (self.on_mesh.shares if self.on_mesh else 1)
 
     def shapes(self, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
         """What a function of the task gives, as shapes."""
@@ -198,6 +210,10 @@ class Programs:
     @cached_property
     def _step(self) -> Any:
         return jax.jit(self._on_devices.train_step, inline=True)
+
+    @cached_property
+    def _eval_step(self) -> Any:
+        return jax.jit(self._on_devices.eval_step, inline=True)
 
     @cached_property
     def _predict_step(self) -> Any:
@@ -293,11 +309,9 @@ class Programs:
             self.compiles.record("evaluation", feed)
 
             def step(i, total):
-                return jax.tree.map(
-                    jnp.add, total, self._on_devices.eval_step(state, self._batch(feed, i))
-                )
+                return jax.tree.map(jnp.add, total, self._eval_step(state, self._batch(feed, i)))
 
-            shapes = jax.eval_shape(self._on_devices.eval_step, state, self._batch(feed, 0))
+            shapes = jax.eval_shape(self._eval_step, state, self._batch(feed, 0))
             zeros = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), shapes)
             return jax.lax.fori_loop(0, count, step, zeros)
 

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,7 +23,7 @@ from jaxnet.parallel.layout import Layout
 from jaxnet.training.callbacks import Callback, ProgressBar
 from jaxnet.training.checkpoints import Checkpoints, CheckpointStore
 from jaxnet.training.early_stopping import EarlyStopping
-from jaxnet.training.evaluation import Data, Evaluator
+from jaxnet.training.evaluation import BatchSize, Data, Evaluator
 from jaxnet.training.guard import NONFINITE
 from jaxnet.training.history import History, computed, scalars
 from jaxnet.training.loop import Clock, Halt, Loop
@@ -113,7 +113,9 @@ class Trainer:
         checkpoints: where to save; None saves nothing.
         callbacks: what watches the run.
         progress: whether to show a progress bar; None shows it where the screen is a terminal.
-        eval_batch_size: examples a batch in evaluation and prediction; it changes only the speed.
+        eval_batch_size: examples a batch in evaluation and prediction; it changes the speed and
+            the memory, and the metrics only in their last bits. None takes 256, or fewer where
+            these would take more memory than training does; see `BatchSize`.
         steps_per_dispatch: how many steps one call of the compiled program takes, at most; the
             result is the same for all values.
         placement: whether arrays live on the device; see `jaxnet.data.pipeline`.
@@ -136,7 +138,7 @@ class Trainer:
     checkpoints: Checkpoints | None = None
     callbacks: Sequence[Callback] = ()
     progress: bool | None = None
-    eval_batch_size: int = 256
+    eval_batch_size: int | None = None
     steps_per_dispatch: StepsPerDispatch = "auto"
     placement: Placement = "auto"
     layout: Layout = Layout()
@@ -152,7 +154,7 @@ class Trainer:
     @cached_property
     def evaluator(self) -> Evaluator:
         """Evaluation and prediction with these programs."""
-        return Evaluator(self.programs, self.eval_batch_size)
+        return Evaluator(self.programs, BatchSize(self.eval_batch_size))
 
     def fit(
         self,
@@ -192,6 +194,9 @@ class Trainer:
         key, batch = jax.random.key(seed), _zeros(train.spec())
         shapes = self.programs.state(key, batch)
         self.evaluator.check(train, shapes)
+        self.evaluator.batch_size.training_bytes = partial(
+            self.programs.working_bytes, "train", shapes, batch
+        )
         held = [] if valid is None else self.evaluator.hold(valid, shapes)
         metrics = self.programs.metrics(shapes, batch)
         monitor = self._monitor(shapes, batch, metrics, valid is not None)

@@ -7,9 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from jaxnet.data.numeric import as_array, check_distinct, first, narrowed, place, to_dtype
 from jaxnet.errors import InputError
 
-_INT32 = np.iinfo(np.int32)
+# What to do with values that float32 can't tell apart.
+_SCALE_INPUTS = (
+    "scale in float64 first, scale = fit_standard(inputs, per_feature=True), and pass scale(inputs)"
+)
+_SCALE_LABELS = (
+    "scale in float64 first, scale = fit_target(labels), pass scale(labels), and bring predictions "
+    "back with scale.undo(outputs); or predict the difference from a fixed number"
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,8 +36,9 @@ class Arrays:
         name: what messages call this dataset.
 
     Raises:
-        InputError: lengths differ, nothing is there, a type is not numeric, a value is NaN or
-            infinite, or a label is not one of the classes. The message names the row.
+        InputError: lengths differ, nothing is there, a type is not numeric, a value is missing
+            (masked, or a gap of pandas), NaN or infinite, float32 can't tell most values of a
+            feature apart, or a label is not one of the classes. The message names the place.
 
     Example:
         >>> data = Arrays(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([1, 0]))
@@ -44,10 +53,10 @@ class Arrays:
     name: str = "arrays"
 
     def __post_init__(self) -> None:
-        inputs = _numbers(self.inputs, f"{self.name}: inputs")
-        labels = _numbers(self.labels, f"{self.name}: labels")
+        inputs = _numbers(self.inputs, f"{self.name}: inputs", _SCALE_INPUTS)
+        labels = _numbers(self.labels, f"{self.name}: labels", _SCALE_LABELS)
         if labels.ndim == 1 and labels.dtype.kind in "bui":
-            labels = _cast(labels, np.dtype(np.int32), f"{self.name}: labels")
+            labels = to_dtype(labels, np.dtype(np.int32), f"{self.name}: labels")
         _check_lengths(inputs, labels, "labels", self.name)
         object.__setattr__(self, "inputs", inputs)
         object.__setattr__(self, "labels", labels)
@@ -138,77 +147,19 @@ def check_classes(labels: np.ndarray, num_classes: int, name: str = "arrays") ->
         )
 
 
-def _numbers(values: Any, where: str) -> np.ndarray:
+def _numbers(values: Any, where: str, advice: str) -> np.ndarray:
     """`values` as a finite numeric array of a type that JAX keeps as it is."""
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise InputError(f"{where}: rows differ in shape, expected one array: {error}") from error
-    if array.dtype.kind not in "buif":
-        raise InputError(
-            f"{where}: expected numbers, got dtype {array.dtype}; "
-            "turn text and categories into numbers and fill the gaps first"
-        )
+    array = as_array(values, where)
     if array.ndim == 0:
         raise InputError(f"{where}: expected an array with one row an example, got {array}")
     if len(array) == 0:
         raise InputError(f"{where}: an empty split: expected at least one example, got 0")
     if array.size == 0:
         raise InputError(f"{where}: shape {array.shape} holds no value; expected no axis of size 0")
-    cast = _cast(array, _device_dtype(array.dtype), where)
-    _check_finite(cast, array, where)
+    cast = narrowed(array, where)
+    if cast.dtype.kind == "f":
+        check_distinct(array, where, advice)
     return cast
-
-
-def _device_dtype(dtype: np.dtype) -> np.dtype:
-    if dtype.itemsize > 4:
-        return np.dtype(np.float32 if dtype.kind == "f" else np.int32)
-    return dtype.newbyteorder("=")
-
-
-def _cast(array: np.ndarray, dtype: np.dtype, where: str) -> np.ndarray:
-    if array.dtype == dtype:
-        return array
-    if dtype == np.int32 and (array.min() < _INT32.min or array.max() > _INT32.max):
-        index = _first((array < _INT32.min) | (array > _INT32.max))
-        raise InputError(
-            f"{where}: {array[index]} in {_place(index)} does not fit into int32; "
-            "number the values from 0, or pass them as float32"
-        )
-    # What overflows becomes infinite, and the check of finiteness after this names the place.
-    with np.errstate(over="ignore"):
-        return array.astype(dtype)
-
-
-def _check_finite(array: np.ndarray, given: np.ndarray, where: str) -> None:
-    """Refuse NaN and infinity in `array`; `given` is the array before its type was changed."""
-    if array.dtype.kind != "f":
-        return
-    # A finite sum proves finite terms, and needs no temporary of the array's size.
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(array.sum()):
-            return
-    bad = ~np.isfinite(array)
-    if not bad.any():
-        return
-    index = _first(bad)
-    reason = "is beyond float32" if np.isfinite(given[index]) else "is not a finite number"
-    raise InputError(
-        f"{where}: {given[index]} in {_place(index)} {reason}; "
-        f"{int(bad.sum())} such values in all: fill them or drop the rows"
-    )
-
-
-def _first(bad: np.ndarray) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.unravel_index(bad.argmax(), bad.shape))
-
-
-def _place(index: tuple[int, ...]) -> str:
-    """Where in an array, counted from 0."""
-    row, *rest = index
-    if not rest:
-        return f"row {row}"
-    return f"row {row}, column {rest[0] if len(rest) == 1 else tuple(rest)}"
 
 
 def _check_lengths(inputs: np.ndarray, other: np.ndarray, what: str, name: str) -> None:
@@ -221,12 +172,12 @@ def _check_lengths(inputs: np.ndarray, other: np.ndarray, what: str, name: str) 
 
 def _checked_weights(values: Any, name: str) -> np.ndarray:
     where = f"{name}: weights"
-    weights = _cast(_numbers(values, where), np.dtype(np.float32), where)
+    weights = narrowed(as_array(values, where), where).astype(np.float32, copy=False)
     if weights.ndim != 1:
         raise InputError(f"{where}: expected shape (n,), got {weights.shape}")
     if weights.min() < 0:
-        index = _first(weights < 0)
-        raise InputError(f"{where}: {weights[index]} in {_place(index)} is negative")
+        index = first(weights < 0)
+        raise InputError(f"{where}: {weights[index]} in {place(index)} is negative")
     if not weights.any():
         raise InputError(f"{where}: all are zero, so that no example counts")
     return weights
@@ -251,8 +202,8 @@ def _checked_class_names(given: Any, labels: np.ndarray, name: str) -> tuple[str
 
 def _check_range(labels: np.ndarray, num_classes: int, name: str) -> None:
     if labels.min() < 0 or labels.max() >= num_classes:
-        index = _first((labels < 0) | (labels >= num_classes))
+        index = first((labels < 0) | (labels >= num_classes))
         raise InputError(
-            f"{name}: label {labels[index]} in {_place(index)} is outside "
+            f"{name}: label {labels[index]} in {place(index)} is outside "
             f"[0, {num_classes}), the {num_classes} classes"
         )

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from jaxnet.data.numeric import as_array, device_dtype, to_dtype
 from jaxnet.errors import InputError
 
 
@@ -139,15 +140,12 @@ def _columns(record: Any, name: str, row: int) -> dict[str, np.ndarray]:
             f"{name}: expected a record to be a dict with inputs and labels, or a pair of them, "
             f"got {got} in record {row}; map the records to that first"
         )
-    return {key: _narrow(np.asarray(value), f"{name}: {key}", row) for key, value in record.items()}
+    return {key: _narrow(value, f"{name}: {key} of record {row}") for key, value in record.items()}
 
 
-def _narrow(values: np.ndarray, where: str, row: int) -> np.ndarray:
-    if values.dtype.kind not in "buif":
-        raise InputError(f"{where}: expected numbers, got {values.dtype} in record {row}")
-    if values.dtype.kind == "f" and values.dtype.itemsize > 4:
-        return values.astype(np.float32)
+def _narrow(value: Any, where: str) -> np.ndarray:
+    values = as_array(value, where)
     # A label is often one uint8 or a plain int: all of them become int32, as in `Arrays`.
-    if values.dtype.kind in "ui" and (values.ndim == 0 or values.dtype.itemsize > 4):
-        return values.astype(np.int32)
-    return values
+    if values.dtype.kind in "ui" and values.ndim == 0:
+        return to_dtype(values, np.dtype(np.int32), where)
+    return to_dtype(values, device_dtype(values.dtype), where)

@@ -18,6 +18,7 @@ import numpy as np
 from jaxnet.data import columns
 from jaxnet.data.column_kinds import Kind, check_values, explained, or_other_kind, recognised
 from jaxnet.data.columns import needs_pandas
+from jaxnet.data.numeric import check_distinct
 from jaxnet.data.reading import Reading
 from jaxnet.data.table_files import read_file
 from jaxnet.errors import InputError
@@ -246,6 +247,8 @@ def _labels(
         numbers, labels = _numbers(target, reading, where), None
         if not np.ptp(numbers):
             raise InputError(f"{where} is {numbers[0]:g} in all rows: there is nothing to learn")
+        advice = "subtract a fixed number from the column, and predict the difference"
+        check_distinct(numbers, where, advice)
         return numbers.astype(np.float32), labels
     codes, values = columns.texts(target)
     if kind == "auto" and len(values) > _MAX_CLASSES and (asked := explained(target, reading)):

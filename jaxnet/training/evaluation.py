@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxnet import trees
 from jaxnet.data.arrays import Arrays
+from jaxnet.data.numeric import as_array, narrowed
 from jaxnet.data.pipeline import (
     RESIDENT_BYTES,
     ArrayPipeline,
@@ -191,7 +192,8 @@ class Evaluator:
         if isinstance(inputs, Source):
             return SourcePipeline(InputsOnly(inputs), most, False, CAPACITY, places=places)
         if not isinstance(inputs, Arrays):
-            rows = np.asarray(inputs)
+            # What training data has to be like, float32 telling its values apart, isn't asked here.
+            rows = narrowed(as_array(inputs, "inputs"), "inputs")
             # Labels that nobody looks at: the inputs are then checked as all data is.
             labels = np.zeros(len(rows) if rows.ndim else 1, np.int32)
             inputs = Arrays(rows, labels, name="inputs")

@@ -25,6 +25,7 @@ import numpy as np
 import optax
 from flax import struct
 
+from jaxnet.data.numeric import check_distinct
 from jaxnet.errors import InputError
 from jaxnet.layers.experts import LOSSES
 from jaxnet.losses.weighting import ignored_label
@@ -436,6 +437,9 @@ class Supervised(GradientTask):
         if not hasattr(outputs, "shape") or not integer or outputs.ndim != labels.ndim + 1:
             return
         if outputs.shape[-1] == 1:  # a number or a logit, which no label can be outside of
+            if isinstance(labels, np.ndarray):
+                advice = "subtract a fixed number from them, and predict the difference"
+                check_distinct(labels, f"{name}: labels", advice)
             return
         wrong = (labels < 0) | (labels >= outputs.shape[-1])
         if (ignored := ignored_label(self.loss)) is not None:

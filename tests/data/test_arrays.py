@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import flax.linen as nn
+import jax
+import jax.experimental.sparse
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import scipy.sparse
 
-from jaxnet.data import Arrays, check_classes
+from jaxnet import Bundle, Supervised, Trainer, losses
+from jaxnet.data import Arrays, Records, check_classes
 from jaxnet.errors import InputError
+
+pd = pytest.importorskip("pandas", reason="needs the extra [tables]")
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
 Y = np.array([0, 1, 2, 1], np.int32)
@@ -105,6 +113,97 @@ def test_the_first_value_that_is_not_finite_is_named(bad, dtype):
     message = rf"toy: inputs: {bad} in row 2, column 1 is not a finite number; 2 such"
     with pytest.raises(InputError, match=message):
         Arrays(inputs, Y, name="toy")
+
+
+@pytest.mark.parametrize(
+    ("values", "left"),
+    [
+        (1_700_000_000 + np.arange(100.0), "of 100 different values, .*, float32 can tell 2 apart"),
+        ([16777216.0, 16777217.0], "of 2 different values, from 16777216 .* can tell 1 apart"),
+        (1e6 + np.linspace(0, 0.1, 50), "of 50 different values, from 1000000 .* tell 3 apart"),
+        (1_700_000_000 + np.arange(0, 3e6, 30), "of 100000 different values, .* tell 23.* apart"),
+    ],
+)
+def test_values_that_float32_cannot_tell_apart_are_refused(values, left):
+    values = np.asarray(values)
+    with pytest.raises(InputError, match=f"labels: {left}: scale in float64 first"):
+        Arrays(np.zeros((len(values), 1)), values)
+    inputs = np.stack([np.zeros(len(values)), values], axis=1)
+    left = left.replace("different values,", "different values in column 1,")
+    with pytest.raises(InputError, match=f"inputs: {left}"):
+        Arrays(inputs, np.zeros(len(values)))
+    # Those of a network that is trained are what they are.
+    assert Arrays(inputs.astype(np.float32), np.zeros(len(values))).inputs.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.random.default_rng(0).normal(size=1000),
+        np.random.default_rng(0).normal(1013, 9, 1000),  # hectopascals
+        np.random.default_rng(0).lognormal(10, 3, 1000).round(),  # incomes
+        np.full(1000, 1e9 + 0.1),
+        np.array([0.1, 1e-300] * 500),
+        np.arange(1000) / 3,
+    ],
+)
+def test_digits_that_float32_cuts_off_are_no_loss(values):
+    assert Arrays(values[:, None], values).labels.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: np.ma.masked_array(X, mask=X > 9),
+            r"2 values are masked, .* fill them \(values.filled",
+        ),
+        (lambda: [np.ma.masked_array(row, mask=row > 9) for row in X], "2 values are masked"),
+        (
+            lambda: scipy.sparse.csr_matrix(X),
+            r"got a sparse csr_matrix of shape \(4, 3\): .* \.toarray\(\)",
+        ),
+        (lambda: jax.experimental.sparse.BCOO.fromdense(X), r"a sparse BCOO .* \.todense\(\)"),
+        (
+            lambda: pd.DataFrame({"a": [1, 2, 3, 4], "b": pd.array([1, None, 3, None], "Int64")}),
+            "row 1 of column 'b' has no value, one of 2 gaps",
+        ),
+        (lambda: pd.Series([1, 2, None, 4], dtype="Float64"), "row 2 has no value, one of 1 gaps"),
+        (lambda: pd.Series(pd.to_datetime(["2024-01-01"] * 4)), "points in time"),
+        (lambda: pd.Series(pd.to_timedelta([1] * 4)), "lengths of time"),
+        (lambda: pd.DataFrame({"a": [1, 2, 3, 4], "b": list("abcd")}), "turn text"),
+        (lambda: X.astype(complex), "complex numbers: make two features"),
+        (lambda: np.array([X[0], X[0, :2], 1, 2], object), "an array of arrays"),
+        (lambda: np.array([1, 2, None, 4]), "with None in row 2: fill the gaps"),
+        (lambda: np.array([(1, 2.0)] * 4, [("a", int), ("b", float)]), "each of its fields"),
+        (lambda: jnp.zeros((4, 3), jnp.bfloat16), "dtype bfloat16; convert it first"),
+        (lambda: {"a": X}, "expected an array with one row an example, got a dict"),
+        (lambda: jax.random.key(0), "inputs.*: expected an array, got a PRNGKeyArray"),
+    ],
+)
+def test_what_numpy_drops_or_does_not_know_is_refused(make, message):
+    values = make()
+    with pytest.raises(InputError, match=message):
+        Arrays(values, Y)
+    with pytest.raises(InputError, match=message):
+        Records([(values, 1)]).spec()
+    task = Supervised(nn.Dense(3), losses.cross_entropy, optax.sgd(0.1))
+    with pytest.raises(InputError, match=message):
+        Trainer(task).fit((values, Y), epochs=1)
+    bundle = Bundle(nn.Dense(3), {"params": {}}, jax.ShapeDtypeStruct((3,), np.float32))
+    with pytest.raises(InputError, match=message):
+        bundle.predict(values)
+
+
+def test_complete_data_of_pandas_and_numpy_is_taken():
+    frame = pd.DataFrame({"a": pd.array([1, 2, 3, 4], "Int64"), "b": [True, False, True, True]})
+    assert Arrays(frame, pd.Series(Y, dtype="Int32")).inputs.tolist() == [  # type: ignore
+        [1, 1],
+        [2, 0],
+        [3, 1],
+        [4, 1],
+    ]
+    assert Arrays(np.ma.masked_array(X, mask=False), Y).inputs.tolist() == X.tolist()
 
 
 def test_opposite_infinities_do_not_cancel():

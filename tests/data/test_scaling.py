@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-from jaxnet.data import Arrays, Scale, fit_range, fit_standard, load_mnist
+from jaxnet.data import Arrays, Scale, fit_range, fit_standard, fit_target, load_mnist
 from jaxnet.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -141,3 +142,65 @@ def test_inputs_with_other_features_are_refused(shape):
 def test_a_dict_of_something_else_is_refused(values):
     with pytest.raises(InputError, match="made of shift and scale, got"):
         Scale.from_dict(values)
+
+
+FAR = 1_700_000_000 + np.arange(100)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64, np.int32, np.uint32])
+def test_a_large_offset_leaves_no_trace(dtype):
+    inputs = np.stack([FAR, np.arange(100)], axis=1).astype(dtype)
+    reference = StandardScaler().fit_transform(inputs.astype(np.float64))
+    scale = fit_standard(inputs, per_feature=True)
+    np.testing.assert_allclose(scale(inputs), reference, rtol=1e-5, atol=1e-6)
+    assert len(np.unique(scale(inputs)[:, 0])) == 100
+    np.testing.assert_allclose(scale.undo(scale(inputs)), inputs, rtol=0, atol=1e-4)
+    if dtype in (np.int32, np.uint32):
+        compiled = jax.jit(scale)(jnp.asarray(inputs))
+        np.testing.assert_allclose(compiled, reference, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32])
+def test_integers_of_any_size_are_scaled_in_a_compiled_program(dtype):
+    limits = np.iinfo(dtype)
+    inputs = np.array([[limits.min, limits.min + 1, 0, 5, 4095, 4096, limits.max]], dtype)
+    for scale in (Scale(0.0, 0.5), Scale(123456789.25, 1e-3), Scale(-7.5, 1.0)):
+        expected = (inputs.astype(np.float64) - scale.shift) * scale.scale
+        np.testing.assert_allclose(jax.jit(scale)(jnp.asarray(inputs)), expected, rtol=2e-7)
+
+
+def test_the_rounding_of_a_shift_leaves_no_trace_in_a_compiled_program():
+    inputs = np.float32(1e6) + np.arange(0, 4, 0.25, dtype=np.float32)[:, None]
+    scale = fit_standard(Arrays(inputs, np.zeros(16)))
+    expected = (inputs.astype(np.float64) - scale.shift) * scale.scale
+    np.testing.assert_allclose(jax.jit(scale)(jnp.asarray(inputs)), expected, atol=1e-6)
+    shifted = Scale(1e6 + 0.03, 1.0)  # half a step of float32 beside a number that it has
+    expected = inputs.astype(np.float64) - shifted.shift
+    np.testing.assert_allclose(jax.jit(shifted)(jnp.asarray(inputs)), expected, atol=1e-6)
+    gradients = jax.vmap(jax.grad(lambda x: shifted(x).sum()))(jnp.asarray(inputs))
+    np.testing.assert_array_equal(gradients, np.ones_like(inputs))
+
+
+def test_targets_in_float64_are_scaled_and_brought_back():
+    labels = FAR.astype(np.float64)
+    scale = fit_target(labels)
+    data = Arrays(np.zeros((100, 1)), scale(labels))
+    assert len(np.unique(data.labels)) == 100
+    np.testing.assert_allclose(scale.undo(data.labels), labels, rtol=0, atol=1e-4)
+    with pytest.raises(InputError, match=r"labels: expected numbers to predict, .* int64"):
+        fit_target(FAR)
+
+
+@pytest.mark.parametrize("per_feature", [True, False])
+def test_fitting_and_scaling_images_take_little_memory(per_feature):
+    images = Arrays(RNG.integers(0, 255, (60, 224, 224, 3), np.uint8), np.zeros(60))
+    whole = 8 * images.inputs.size
+    tracemalloc.start()
+    scale = fit_standard(images, per_feature=per_feature)
+    fitting = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    scale(images.inputs)
+    scaling = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert fitting < whole / 2
+    assert scaling < whole  # half of it is the result

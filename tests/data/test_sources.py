@@ -287,7 +287,7 @@ def test_records_are_split_without_being_read():
         ([], "records: expected at least one record"),
         ([1.0], "got float in record 0"),
         ([{"image": 1}], "got keys image in record 0"),
-        ([("text", 1)], "inputs: expected numbers, got <U4 in record 0"),
+        ([("text", 1)], "inputs of record 0: expected numbers, got dtype <U4"),
         ([(np.zeros(2), 1), (np.zeros(3), 1)], r"\(2,\) in every record.*\(3,\) in record 1"),
         ([(np.zeros(2), 1), {"inputs": np.zeros(2)}], "got nothing in record 1"),
         ([(np.zeros(2), 1), (np.zeros(2), 1.5)], r"int32 \(\) in every .*float32 \(\) in record 1"),

@@ -271,3 +271,12 @@ def test_groups_are_the_ranges_of_the_categories():
         ("c=a", "c=b"),
         ("d=u", "d=v", "d=w"),
     ]
+
+
+def test_a_large_offset_costs_an_input_nothing_and_is_refused_in_a_target():
+    rows = {"time": 1_700_000_000 + np.arange(100), "y": np.arange(100) % 7 / 2}
+    encoder = fit_table(read_table(rows, "y", kinds={"time": "number"}))
+    expected = StandardScaler().fit_transform(np.arange(100.0)[:, None])
+    np.testing.assert_allclose(encoder(rows), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match=r"target 'time': of 100 .* 2 apart: subtract a fixed"):
+        read_table(rows, "time")

@@ -144,13 +144,19 @@ def place(index: tuple[int, ...]) -> str:
 
 def _check_complete(values: Any, where: str) -> None:
     """Raise `InputError` where `numpy.asarray` would drop a part of what the values say."""
-    parts = values if isinstance(values, list | tuple) else [values]
-    masked = [np.ma.count_masked(part) for part in parts if isinstance(part, np.ma.MaskedArray)]
+    nested = isinstance(values, list | tuple)
+    masked = [
+        np.ma.count_masked(part)
+        for part in (values if nested else [values])
+        if isinstance(part, np.ma.MaskedArray)
+    ]
     if any(masked):
         raise InputError(
             f"{where}: {sum(masked)} values are masked, and would be trained on like the others: "
             "fill them (values.filled(...)), or leave out their rows (np.ma.compress_rows)"
         )
+    if nested:
+        return
     # SciPy's and others' matrices, and those of JAX.
     if hasattr(values, "todense"):
         dense = "toarray" if hasattr(values, "toarray") else "todense"

@@ -167,7 +167,7 @@ def _finish(
     if "confusion" in summaries[0]:
         confusion = np.sum([summary["confusion"] for summary in summaries], axis=0)
         names = class_names or [str(i) for i in range(len(confusion))]
-        plot_confusion(confusion, names, folder / "confusion.png")
+        plot_confusion(confusion, names, folder / "confusion.png", run_folder.title(folder))
         figures["confusion"] = confusion.tolist()
     write_json(folder / "summary.json", {**figures, **run_folder.environment()})
     shown |= {name: f"{figures[name]}" for name in ("seconds", "compiles")}

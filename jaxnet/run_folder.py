@@ -84,6 +84,30 @@ def prepare(folder: Path, config: Any, *, resume: bool, may_change: tuple[str, .
         ) from error
 
 
+def title(folder: Path) -> str:
+    """What a picture of a run says above it: data, target, model and seed.
+
+    Args:
+        folder: the run folder; without a configuration its own name has to do.
+    """
+    import tomllib
+
+    try:
+        # One of several networks of a run has a folder within that of the run.
+        homes = (home for home in (folder, folder.parent) if (home / "config.toml").exists())
+        file = next(homes, folder) / "config.toml"
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return folder.name
+    data = values.get("data") or ""
+    if data in ("csv", "folder", "text") and values.get("data_dir"):
+        data = Path(values["data_dir"]).name
+    parts = [data, values.get("target"), values.get("model")]
+    if "seed" in values:
+        parts.append(f"seed {values['seed']}")
+    return ", ".join(part for part in parts if part) or folder.name
+
+
 def fit(
     folder: Path,
     config: Run,
@@ -179,12 +203,12 @@ def finish(
     if predictions is not None:
         test = {**test, **_curves(folder, *predictions, class_names)}
     values = {**summarised(result, test), **figures}
-    result.history.plot(folder / "curves.png", result.best_step)
+    result.history.plot(folder / "curves.png", result.best_step, title(folder))
     if any("_norm/" in column for column in result.history.columns):
-        plot_norms(result.history, folder / "norms.png", result.model.layers())
+        plot_norms(result.history, folder / "norms.png", result.model.layers(), title(folder))
     if "confusion" in test:
         names = class_names or tuple(str(i) for i in range(len(test["confusion"])))
-        plot_confusion(test["confusion"], names, folder / "confusion.png")
+        plot_confusion(test["confusion"], names, folder / "confusion.png", title(folder))
     bundle = Bundle.of(result.model, class_names=class_names, info=values, encoder=encoder)
     bundle.save(folder / "bundle")
     write_json(folder / "summary.json", values)
@@ -207,8 +231,8 @@ def _curves(
 
     roc = metrics.roc_curves(outputs, labels, class_names=class_names)
     pr = metrics.precision_recall_curves(outputs, labels, class_names=class_names)
-    plot_roc(roc, folder / "roc.png")
-    plot_precision_recall(pr, folder / "pr.png")
+    plot_roc(roc, folder / "roc.png", title(folder))
+    plot_precision_recall(pr, folder / "pr.png", title(folder))
     return {"roc_auc": metrics.mean_area(roc), "average_precision": metrics.mean_area(pr)}
 
 
@@ -246,7 +270,8 @@ def preview(
     root = jax.random.key(seed)
     draws = [varied(jax.random.fold_in(root, i), batch)["inputs"] for i in range(PREVIEWED - 1)]
     grid = np.stack([chosen.inputs, *map(np.asarray, draws)], axis=1)
-    plot_images(grid, folder / "augmented.png", ("stored", *["seen"] * len(draws)))
+    names = ("stored", *(f"seen {i + 1}" for i in range(len(draws))))
+    plot_images(grid, folder / "augmented.png", names, title(folder))
 
 
 def summarised(result: FitResult, test: Mapping[str, Any]) -> dict[str, Any]:

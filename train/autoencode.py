@@ -233,33 +233,43 @@ def _draw(
         return np.asarray(compiled(function)(state, *inputs))
 
     rows = made(lambda state, images: _rows(config, task, state, images), test.inputs[:SHOWN])
-    save_grid(rows, folder / "reconstructions.png")
+    title = run_folder.title(folder)
+    names = ("image", *(["with noise"] if config.noise else []), "reconstruction")
+    save_grid(rows, folder / "reconstructions.png", title, names)
     shown = test.inputs[:PLACED]
     codes = made(task.encode, shown)
-    points, title = _plane(codes)
+    points, axes = _plane(codes)
     names = test.class_names or tuple(map(str, range(test.num_classes)))
-    plot_labelled_points(points, test.labels[:PLACED], names, folder / "latent.png", title)
+    plot_labelled_points(points, test.labels[:PLACED], names, folder / "latent.png", axes, title)
     if not isinstance(task, Variational):
         return
     key, shape = jax.random.key(config.seed), (SIDE**2, codes.shape[1])
     drawn = made(lambda state, key: task.sample(state, key, shape), key)
-    save_grid(drawn.reshape(SIDE, SIDE, *drawn.shape[1:]), folder / "generated.png")
+    save_grid(
+        drawn.reshape(SIDE, SIDE, *drawn.shape[1:]), folder / "generated.png", f"generated: {title}"
+    )
     if codes.shape[1] == 2:
         plane = made(task.decode, _even_codes(PLANE))
-        save_grid(plane.reshape(PLANE, PLANE, *plane.shape[1:]), folder / "plane.png")
+        save_grid(
+            plane.reshape(PLANE, PLANE, *plane.shape[1:]),
+            folder / "plane.png",
+            f"the plane of the codes: {title}",
+        )
 
 
-def _plane(codes: np.ndarray) -> tuple[np.ndarray, str]:
+def _plane(codes: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
     """Codes (n, latent) in the plane, (n, 2), and what its axes are."""
     import numpy as np
 
     from jaxnet.training.plots import principal_plane
 
     if codes.shape[1] == 1:
-        return np.concatenate([codes, np.zeros_like(codes)], axis=1), "the code"
+        return np.concatenate([codes, np.zeros_like(codes)], axis=1), ("the code", "")
     if codes.shape[1] == 2:
-        return codes, "the two dimensions of the code"
-    return principal_plane(codes)[0], "the first two principal components of the codes"
+        return codes, ("first dimension of the code", "second dimension of the code")
+    points, shares = principal_plane(codes)
+    first, second = (f"{share:.0%} of the variance" for share in shares)
+    return points, (f"first principal component ({first})", f"second ({second})")
 
 
 def _even_codes(side: int) -> np.ndarray:

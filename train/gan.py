@@ -247,17 +247,18 @@ def _draw(folder: Path, config: Config, result: FitResult, parts: ImageParts, sc
     from jaxnet.training.pictures import plot_together, save_grid
 
     noise = _noise(config, SIDE * SIDE)
-    save_grid(_grid(result.model.predict(noise)), folder / "generated.png")
+    title = run_folder.title(folder)
+    save_grid(_grid(result.model.predict(noise)), folder / "generated.png", f"generated: {title}")
     ends = noise[:SIDE], noise[SIDE : 2 * SIDE]
     # Along the great circle, on which the noise stays as long as what the generator knows.
     turns = np.linspace(0, np.pi / 2, SIDE, dtype=np.float32)
     path = [np.cos(t) * ends[0] + np.sin(t) * ends[1] for t in turns]
     between = np.stack(path, axis=1).reshape(-1, noise.shape[1])
-    save_grid(_grid(result.model.predict(between)), folder / "interpolation.png")
+    save_grid(_grid(result.model.predict(between)), folder / "interpolation.png", title)
     real = scale(sample(parts.train, SIDE * SIDE, config.seed).inputs[: SIDE * SIDE])
-    save_grid(_grid(real), folder / "real.png")
+    save_grid(_grid(real), folder / "real.png", f"real: {title}")
     losses = ("generator_loss", "discriminator_loss")
-    plot_together(result.history, losses, folder / "losses.png")
+    plot_together(result.history, losses, folder / "losses.png", "loss", title)
 
 
 def _judge(config: Config, folder: Path, parts: ImageParts) -> Bundle | None:

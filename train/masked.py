@@ -219,6 +219,7 @@ def _show(folder: Path, data: Data, model: Trained) -> None:
         weights,
         [name.replace("Ġ", " ").replace("Ċ", "\\n") for name in names],
         folder / "attention.png",
+        title=run_folder.title(folder),
     )
 
 

@@ -377,7 +377,8 @@ def _draw(folder: Path, data: Data, found: Found) -> None:
     for name, lists in found.lists.items():
         measured = retrieval.measure(lists, relevant, ks)
         curves[name] = [measured[f"recall@{k}"] for k in ks]
-    plot_lines(curves, ks, folder / "recall.png", "length of the list", "recall")
+    title = run_folder.title(folder)
+    plot_lines(curves, ks, folder / "recall.png", "length of the list", "recall", title)
     popularity = data.train.popularity()
     seen = np.flatnonzero(popularity)
     if len(seen) > 1:
@@ -385,7 +386,9 @@ def _draw(folder: Path, data: Data, found: Found) -> None:
         names = {int(row): items.title(int(seen[row])) for row in best}
         colours = np.log10(popularity[seen])
         path = folder / "items.png"
-        plot_plane(found.vectors[seen], path, colours, "log10 of how often it was taken", names)
+        plot_plane(
+            found.vectors[seen], path, colours, "log10 of how often it was taken", names, title
+        )
 
 
 def main() -> int:

@@ -99,7 +99,13 @@ def train(config: Config) -> int:
     if result is None:
         return cli.PREEMPTED
     predicted = result.model.predict(test.inputs)[:, 0]
-    plot_predicted(test.labels, predicted, folder / "predicted.png")
+    plot_predicted(
+        test.labels,
+        predicted,
+        folder / "predicted.png",
+        config.target or "disease progression",
+        run_folder.title(folder),
+    )
     run_folder.finish(folder, result, _measure(result.model, test), encoder=encoder)
     return cli.DONE
 

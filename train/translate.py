@@ -253,7 +253,8 @@ def _report(
     if first is not None:
         texts = test.source[first], made[first]
         weights, written, read = translation_attention(model, variables, tokenizer, *texts)
-        plot_attention(weights, written, folder / "attention.png", sources=read)
+        title = run_folder.title(folder)
+        plot_attention(weights, written, folder / "attention.png", sources=read, title=title)
     references = [[metrics.mteval_words(text)] for text in test.target]
     candidates = [metrics.mteval_words(text) for text in made]
     return 100 * float(metrics.bleu(candidates, references, smoothing="exp").compute())

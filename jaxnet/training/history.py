@@ -58,11 +58,11 @@ class History:
             writer.writeheader()
             writer.writerows(self.rows)
 
-    def plot(self, path: Path, best_step: int | None = None) -> None:
+    def plot(self, path: Path, best_step: int | None = None, title: str = "") -> None:
         """Draw the learning curves into a picture; see `jaxnet.training.plots`."""
         from jaxnet.training.plots import plot_curves
 
-        plot_curves(self, path, best_step)
+        plot_curves(self, path, best_step, title)
 
 
 Sums = Mapping[str, np.ndarray]

@@ -19,6 +19,8 @@ import pytest
 # Doctests leave their last value in `builtins._`, and a list there breaks tyro's import.
 import tyro  # noqa: F401
 
+from jaxnet.cache import enable_compilation_cache
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # A CPU becomes eight devices, for tests/parallel; what uses one device uses the first.
@@ -47,11 +49,12 @@ jaxtyping.install_import_hook(
     "beartype.beartype",
 )
 
-# A compilation cache of this session's own: processes that tests start share it, the user's stays
-# as it is.
+# A compilation cache of this session's own: its workers and the processes that tests start share
+# it, the user's stays as it is.
 if "JAXNET_CACHE_DIR" not in os.environ:
     os.environ["JAXNET_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxnet-tests-")
     atexit.register(shutil.rmtree, os.environ["JAXNET_CACHE_DIR"], ignore_errors=True)
+enable_compilation_cache()
 
 
 @pytest.fixture(autouse=True, scope="module")

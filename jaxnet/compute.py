@@ -202,7 +202,8 @@ def training_shapes(
     others = {name: value for name, value in variables.items() if name != "params"}
 
     def forward(params: Any, others: Any, *arrays: Any) -> Any:
-        rngs = {"dropout": jax.random.key(0)}
+        # For any other stream Flax takes that of "params".
+        rngs = {"dropout": jax.random.key(0), "params": jax.random.key(1)}
         outputs, _ = model.apply(
             {"params": params, **others},
             *arrays,

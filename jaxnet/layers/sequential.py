@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from flax import linen as nn
 from jaxtyping import Array, Shaped
+
+from jaxnet.summary import train_option
 
 
 class Flatten(nn.Module):
@@ -31,8 +32,8 @@ class Sequential(nn.Module):
     """Each layer on what the one before gave, told whether it is training.
 
     Unlike `flax.linen.Sequential` it takes `train`, so that dropout and batch normalisation need no
-    class around them: layers that take `train`, `deterministic` or `use_running_average` get it,
-    unless the layer was made with a value of its own.
+    class around them: layers that take `train`, `training`, `deterministic` or
+    `use_running_average` get it, unless the layer was made with a value of its own.
 
     Args:
         layers: modules and functions of one array. The parameters of layer `i` are `layers_i`.
@@ -55,18 +56,6 @@ class Sequential(nn.Module):
         """The last layer's outputs."""
         outputs = inputs
         for layer in self.layers:
-            outputs = layer(outputs, **_mode(layer, train))
+            options = train_option(layer, train) if isinstance(layer, nn.Module) else {}
+            outputs = layer(outputs, **options)
         return outputs
-
-
-def _mode(layer: Callable[..., Any], train: bool) -> dict[str, bool]:
-    """What tells a layer that it is training, in the layer's own words."""
-    if not isinstance(layer, nn.Module):
-        return {}
-    words = {"train": train, "deterministic": not train, "use_running_average": not train}
-    takes = inspect.signature(type(layer).__call__).parameters
-    return {
-        word: value
-        for word, value in words.items()
-        if word in takes and getattr(layer, word, None) is None
-    }

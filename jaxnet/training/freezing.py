@@ -13,6 +13,7 @@ import optax
 
 from jaxnet import trees
 from jaxnet.training.chosen import chosen
+from jaxnet.training.modes import FROZEN
 from jaxnet.training.network import Network, intercepted
 from jaxnet.training.state import PyTree
 from jaxnet.training.task import GradientTask, Optimizer
@@ -155,7 +156,7 @@ def by_running_statistics(frozen: Choice) -> Any:
             return call(*args, **kwargs)
         given = inspect.signature(type(module).__call__).bind(module, *args, **kwargs)
         given.arguments.pop("use_running_average", None)
-        same = module.clone(parent=module.scope, use_running_average=True)
+        same = module.clone(parent=module.scope, use_running_average=FROZEN)
         return same(*given.args[1:], **given.kwargs)
 
     return interceptor

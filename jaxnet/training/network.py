@@ -10,11 +10,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import errors
 from flax.core.tracers import current_trace
 
 from jaxnet.errors import InputError
 from jaxnet.layers.experts import LOSSES
 from jaxnet.summary import train_option
+from jaxnet.training.modes import evaluated, watched
+from jaxnet.training.state import stream
 
 PyTree = Any
 Variables = Mapping[str, PyTree]
@@ -75,13 +78,17 @@ def as_network(model: nn.Module | Network, method: str = "__call__") -> Network:
     """A Linen module, or a `Network` of your own, as a `Network`.
 
     Args:
-        model: a Linen module whose `__call__` takes `(inputs)` or `(inputs, train=...)`; inputs
-            that are a tuple become the first arguments one by one. Its method
-            `check_inputs(inputs)`, if it has one, becomes that of the network.
+        model: a Linen module whose `__call__` takes `(inputs)` or `(inputs, train=...)`, where
+            `train` may be called `training` or `is_training`, or `deterministic` for its opposite;
+            inputs that are a tuple become the first arguments one by one. It may draw from any
+            random stream in training (`self.make_rng("noise")`), which are derived from one key.
+            Its method `check_inputs(inputs)`, if it has one, becomes that of the network.
         method: the module's method that `apply` calls.
 
     Raises:
         TypeError: the model is neither.
+        InputError: (when it is called) it has dropout or batch normalisation and isn't told that it
+            is training; or it draws random numbers, or changes its variables, in evaluation.
 
     Example:
         >>> network = as_network(nn.Dense(3))
@@ -168,22 +175,41 @@ def _from_linen(module: nn.Module, method: str) -> Network:
     def init(key: jax.Array, inputs: jax.Array) -> Variables:
         return module.init({"params": key}, *_arguments(inputs), **options(False))
 
+    name = type(module).__name__
+    streams = {"dropout"}  # those that it is known to ask for
+
     def apply(
         variables: Variables, inputs: jax.Array, train: bool, key: jax.Array | None
     ) -> tuple[PyTree, Variables]:
-        if not train:
-            return module.apply(variables, *_arguments(inputs), **options(False)), _others(
-                variables
-            )
-        mutable = [*_others(variables), LOSSES]
-        outputs, collections = module.apply(
-            variables,
-            *_arguments(inputs),
-            **options(True),
-            rngs={"dropout": cast(Any, key)},
-            mutable=mutable,
-        )
-        return outputs, collections
+        if train:
+            return in_training(variables, inputs, cast(Any, key))
+        with evaluated(name):
+            outputs = module.apply(variables, *_arguments(inputs), **options(False))
+        return outputs, _others(variables)
+
+    def in_training(variables: Variables, inputs: jax.Array, key: jax.Array) -> Any:
+        given = set(streams)
+        rngs = {each: key if each == "dropout" else stream(key, each) for each in given}
+        with watched() as seen:
+            try:
+                result = module.apply(
+                    variables,
+                    *_arguments(inputs),
+                    **options(True),
+                    rngs=rngs,
+                    mutable=[*_others(variables), LOSSES],
+                )
+            except errors.InvalidRngError:
+                result = None
+                if not seen.streams - given:
+                    raise
+        # Flax takes the stream "params" for any that it isn't given, which copies may share.
+        asked = seen.streams - given - {"params"} or (seen.streams - given if not result else set())
+        if asked:
+            streams.update(asked)
+            return in_training(variables, inputs, key)
+        seen.check(name)
+        return result
 
     def layers(variables: Variables, inputs: jax.Array, key: jax.Array) -> list[tuple[str, Any]]:
         seen: list[tuple[str, Any]] = []

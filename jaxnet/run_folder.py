@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from jaxnet.data import Arrays, Source
     from jaxnet.data.augmentation import Augmentation
     from jaxnet.data.encoders import Encoder
-    from jaxnet.training.callbacks import Callback
     from jaxnet.training.task import Task
     from jaxnet.training.trainer import FitResult
 
@@ -115,7 +114,7 @@ def fit(
     train: Arrays | Source,
     valid: Arrays | Source,
     augment: Augment = Augment(),  # noqa: B008
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Any] = (),
 ) -> FitResult | None:
     """Train in a run folder as configured, or go on with it.
 

@@ -1,20 +1,29 @@
 """What watches a run: progress on the screen, files in the run folder, and your own.
 
-A callback is told what happens and changes nothing. Write one by giving a class some of the methods
-of `Callback`; it is called at the end of stretches and epochs, never within a compiled program.
+A callback is told what happens, and may end the run. Write one by giving a class some of the
+methods of `Callback`, which it need not inherit from; it is called at the end of stretches and
+epochs, never within a compiled program.
+
+    class Enough:
+        def on_epoch(self, row, state):
+            if row["val_accuracy"] > 0.99:
+                return "good enough"  # which ends the run, and is its stop_reason
 """
 
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jaxnet.errors import UsageError
 from jaxnet.files import expanded, json_text, write_atomically
+from jaxnet.parallel import processes
 from jaxnet.training.history import History, Row
 
 
@@ -38,7 +47,15 @@ class Plan:
 
 
 class Callback:
-    """Told of a run as it goes on. Every method may be left out.
+    """Told of a run as it goes on. Every method may be left out, and so may this base class.
+
+    A text that `on_start`, `on_stretch` or `on_epoch` returns ends the run: it becomes
+    `FitResult.stop_reason`, the best weights are restored and the run is saved, as whatever ends
+    it. The same call goes on from there, unless a callback says so again; `on_start` may look at
+    `plan.history` for that. (`"preempted"` makes a command end with exit code 75, "run me again".)
+
+    Where several processes train together, all end at the same step: after `on_stretch` at their
+    next agreement on the pace, the next save or the end of the epoch, whichever comes first.
 
     Where several processes train together, process 0 alone tells its callbacks. The state that they
     are lent is then whole and on the host, so that this process can compute with it by itself.
@@ -49,17 +66,91 @@ class Callback:
 
     looks = True
 
-    def on_start(self, plan: Plan) -> None:
+    def on_start(self, plan: Plan) -> str | None:
         """Training begins or goes on."""
 
-    def on_stretch(self, step: int, loss: float | None) -> None:
+    def on_stretch(self, step: int, loss: float | None) -> str | None:
         """Steps up to `step` are done; `loss` is the epoch's mean so far, if there is one."""
 
-    def on_epoch(self, row: Row, state: Any) -> None:
+    def on_epoch(self, row: Row, state: Any) -> str | None:
         """An epoch and its evaluation are done. `state` is lent: copy what you keep."""
 
     def on_stop(self, reason: str) -> None:
         """Training is over: `FitResult.stop_reason`, or `"error"` if it failed."""
+
+
+METHODS = ("on_start", "on_stretch", "on_epoch", "on_stop")
+
+
+@dataclass
+class Watchers:
+    """The callbacks of a run, and what they want.
+
+    Attributes:
+        callbacks: objects with some of the methods of `Callback`.
+        wish: why to end the run, if one of them said so; known to the process that tells them.
+    """
+
+    callbacks: Sequence[Any]
+    wish: str | None = None
+
+    @property
+    def present(self) -> Sequence[Any]:
+        """Those that this process tells; of several the first tells all."""
+        return self.callbacks if processes.is_first() else ()
+
+    @property
+    def look(self) -> bool:
+        """Whether one of them looks at the state."""
+        return any(
+            getattr(callback, "looks", hasattr(callback, "on_epoch")) for callback in self.callbacks
+        )
+
+    def tell(self, method: str, *arguments: Any) -> None:
+        """Call a method of all that have it."""
+        for callback in self.present:
+            self.tell_one(callback, method, *arguments)
+
+    def tell_one(self, callback: Any, method: str, *arguments: Any) -> None:
+        """Call a method of one of them, if it has it, and note what it wants.
+
+        Raises:
+            UsageError: it returned something else than a reason to end the run.
+        """
+        answer = getattr(callback, method, lambda *_: None)(*arguments)
+        if answer is None or method == "on_stop":
+            return
+        if not isinstance(answer, str) or not answer:
+            raise UsageError(
+                f"{type(callback).__name__}.{method} returned {answer!r}: expected None, or a text "
+                "that says why to end the run"
+            )
+        self.wish = self.wish or answer
+
+    def asked(self) -> str | None:
+        """Why to end the run, if that is wanted; all processes have to call this."""
+        return processes.from_first(lambda: self.wish)
+
+
+def check_callbacks(callbacks: Sequence[Any]) -> None:
+    """Refuse what can't be a callback.
+
+    Raises:
+        UsageError: a class in place of an object, one without any of the methods of `Callback`, or
+            one with a method that is called almost like one of them.
+    """
+    for callback in callbacks:
+        kind = callback if isinstance(callback, type) else type(callback)
+        expected = f"expected objects with some of the methods {', '.join(METHODS)}"
+        if isinstance(callback, type):
+            raise UsageError(f"callbacks: {expected}, got the class {kind.__name__}: call it")
+        own = [name for name in dir(kind) if name.startswith("on_") and name not in METHODS]
+        if strays := [name for name in own if difflib.get_close_matches(name, METHODS)]:
+            raise UsageError(
+                f"callbacks: {expected}; {kind.__name__} has {strays[0]}, which is never called"
+            )
+        if not any(hasattr(callback, name) for name in METHODS):
+            raise UsageError(f"callbacks: {expected}; {kind.__name__} has none of them")
 
 
 @dataclass

@@ -13,7 +13,7 @@ Its order is deliberate:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxnet.data.pipeline import Pipeline, Stretch
 from jaxnet.parallel import processes
-from jaxnet.training.callbacks import Callback, Plan
+from jaxnet.training.callbacks import Plan, Watchers
 from jaxnet.training.checkpoints import CheckpointStore
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.history import add_steps, as_metrics, computed, scalars
@@ -140,7 +140,7 @@ class Loop:
         store: where to save, if anywhere.
         save_every: save after so many steps, and not only after epochs.
         save_seconds: skip the save after an epoch where the last save is younger than this.
-        callbacks: whom to tell; of several processes the first does.
+        watchers: whom to tell, and what they want.
         steps: the number of steps in all.
         end: the reason to report when they are done.
     """
@@ -154,7 +154,7 @@ class Loop:
     store: CheckpointStore | None
     save_every: int | None
     save_seconds: float
-    callbacks: Sequence[Callback]
+    watchers: Watchers
     steps: int
     end: str
     clock: Clock = field(default_factory=Clock)
@@ -177,9 +177,9 @@ class Loop:
         plan = Plan(epochs, self.train.steps, self.steps, progress.step, progress.history)
         reason = "error"
         with ExitStack() as ends:
-            for callback in self._told:
-                callback.on_start(plan)
-                ends.callback(lambda told=callback: told.on_stop(reason))
+            for callback in self.watchers.present:
+                self.watchers.tell_one(callback, "on_start", plan)
+                ends.callback(lambda one=callback: self.watchers.tell_one(one, "on_stop", reason))
             ends.callback(self.pace.close)
             ends.enter_context(self.preemption)
             state, progress, reason = self._epochs(state, progress)
@@ -203,7 +203,7 @@ class Loop:
         return state, progress, reason
 
     def _train(self, state: PyTree, progress: Progress) -> tuple[PyTree, Progress, str | None]:
-        """The steps that are left of the epoch, up to its end, a halt or a signal."""
+        """The steps that are left of the epoch, up to its end, a halt, a signal or a wish."""
         stretches = self.train.stretches(
             progress.seed, progress.epoch, progress.position, self._wanted(progress)
         )
@@ -222,7 +222,9 @@ class Loop:
             save = bool(self.save_every) and step % self.save_every == 0 and not judged
             preempted = self.preemption.asked() and not judged
             agree = self.pace.due(step)
-            if not (save or preempted or may_halt or agree or self.clock.pace is None):
+            # The other processes hear of a wish where all wait for each other anyway.
+            heed = (bool(self.watchers.wish) and not processes.several()) or agree or save
+            if not (heed or preempted or may_halt or self.clock.pace is None):
                 continue
             if may_halt and (halted := self._halted(before, state, feed, log, progress)):
                 self.pace.close()
@@ -235,6 +237,9 @@ class Loop:
                 self.pace.agree(step)
             if save:
                 self._save(state, progress)
+            if heed and not judged and (reason := self.watchers.asked()):
+                self.pace.close()
+                return state, progress, reason
             if agree or save:
                 self.clock.restart()
         return state, self._collect(in_flight, progress), None
@@ -252,8 +257,7 @@ class Loop:
             step=progress.step + taken,
             sums=add_steps(progress.sums, without_halts(measured)),
         )
-        for callback in self._told:
-            callback.on_stretch(progress.step, self._measured(progress).get("loss"))
+        self.watchers.tell("on_stretch", progress.step, self._measured(progress).get("loss"))
         return progress
 
     def _halted(
@@ -300,17 +304,12 @@ class Loop:
             self._unsaved_best = self._timed(progress)
         return state, progress
 
-    @property
-    def _told(self) -> Sequence[Callback]:
-        return self.callbacks if processes.is_first() else ()
-
     def _show(self, progress: Progress, state: PyTree) -> None:
         """The last of an epoch: tell the callbacks, and lend them the state."""
-        if any(callback.looks for callback in self.callbacks):
+        if self.watchers.look:
             state = self.programs.forms.to_plain(state)
             state = processes.on_host(state) if processes.several() else state
-        for callback in self._told:
-            callback.on_epoch(progress.history.rows[-1], state)
+        self.watchers.tell("on_epoch", progress.history.rows[-1], state)
 
     def _finished(self, progress: Progress) -> str | None:
         """Why there is nothing left to do, if that is so."""
@@ -320,7 +319,7 @@ class Loop:
         judged = bool(rows) and rows[-1]["step"] == progress.step
         if progress.step >= self.steps and judged:
             return self.end
-        return "preempted" if self.preemption.asked() else None
+        return "preempted" if self.preemption.asked() else self.watchers.asked()
 
     def _wanted(self, progress: Progress) -> Callable[[int], int]:
         """How many steps the next dispatch should take, by the position in the epoch."""

@@ -20,7 +20,7 @@ from jaxnet.errors import NonFiniteError, UsageError
 from jaxnet.files import expanded, write_atomically
 from jaxnet.parallel import processes
 from jaxnet.parallel.layout import Layout
-from jaxnet.training.callbacks import Callback, ProgressBar
+from jaxnet.training.callbacks import ProgressBar, Watchers, check_callbacks
 from jaxnet.training.checkpoints import Checkpoints, CheckpointStore
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.evaluation import BatchSize, Data, Evaluator
@@ -78,7 +78,7 @@ class FitResult:
         model: the trained network with that state.
         history: the epochs.
         stop_reason: `"epochs"`, `"steps"`, `"early_stopping"`, `"diverged"`, `"nonfinite_metric"`,
-            `"nonfinite"`, or `"preempted"`.
+            `"nonfinite"`, `"preempted"`, or what a callback returned.
         best_step: the step whose state this is.
         best: the value of the monitored metric there.
         last_step: the last step that was taken.
@@ -111,7 +111,8 @@ class Trainer:
         task: what to train; see `jaxnet.training.Supervised`.
         early_stopping: when to stop, and which metric decides what the best step is.
         checkpoints: where to save; None saves nothing.
-        callbacks: what watches the run.
+        callbacks: what watches the run and may end it: objects with some of the methods of
+            `jaxnet.training.Callback`.
         progress: whether to show a progress bar; None shows it where the screen is a terminal.
         eval_batch_size: examples a batch in evaluation and prediction; it changes the speed and
             the memory, and the metrics only in their last bits. None takes 256, or fewer where
@@ -136,7 +137,7 @@ class Trainer:
     task: Task[Any]
     early_stopping: EarlyStopping = EarlyStopping()
     checkpoints: Checkpoints | None = None
-    callbacks: Sequence[Callback] = ()
+    callbacks: Sequence[Any] = ()
     progress: bool | None = None
     eval_batch_size: int | None = None
     steps_per_dispatch: StepsPerDispatch = "auto"
@@ -145,6 +146,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         _check_whole(1, eval_batch_size=self.eval_batch_size)
+        check_callbacks(self.callbacks)
 
     @cached_property
     def programs(self) -> Programs:
@@ -220,7 +222,7 @@ class Trainer:
                 store=store,
                 save_every=self.checkpoints.every_steps if self.checkpoints else None,
                 save_seconds=self.checkpoints.min_seconds if self.checkpoints else 0.0,
-                callbacks=self._watchers(),
+                watchers=self._watchers(),
                 steps=wanted,
                 end=end,
                 clock=clock,
@@ -312,9 +314,9 @@ class Trainer:
                 there,
             )
 
-    def _watchers(self) -> list[Callback]:
+    def _watchers(self) -> Watchers:
         shown = sys.stderr.isatty() if self.progress is None else self.progress
-        return [*self.callbacks, *([ProgressBar()] if shown else [])]
+        return Watchers([*self.callbacks, *([ProgressBar()] if shown else [])])
 
     def _explain(self, halt: Halt, state: PyTree) -> None:
         """Say what went wrong in the step that ended training, and keep its batch."""

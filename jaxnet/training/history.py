@@ -67,6 +67,9 @@ class History:
 
 Sums = Mapping[str, np.ndarray]
 
+# A loop in Python costs some microseconds a step, which is nothing beside so many additions.
+_LARGE = 2**12
+
 
 def add_steps(total: Sums | None, steps: PyTree) -> Sums:
     """Add what each of some steps measured to running sums, in float64.
@@ -77,13 +80,21 @@ def add_steps(total: Sums | None, steps: PyTree) -> Sums:
         total: the sums so far, by the paths of the metrics' leaves; None is zero.
         steps: metrics on the host, with the step as leading axis.
     """
-    leaves = {path: np.asarray(leaf, np.float64) for path, leaf in trees.named(steps).items()}
+    leaves = {path: np.asarray(leaf) for path, leaf in trees.named(steps).items()}
     if total is None:
         total = {path: np.zeros(leaf.shape[1:]) for path, leaf in leaves.items()}
-    return {
-        path: np.add.accumulate(np.concatenate([total[path][None], leaf]), axis=0)[-1]
-        for path, leaf in leaves.items()
-    }
+    return {path: _added(total[path], leaf) for path, leaf in leaves.items()}
+
+
+def _added(total: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """`total` and each of `steps`, one after the other, in float64."""
+    if total.size > _LARGE:  # without a copy of all steps in float64
+        total = total.copy()
+        for step in steps:
+            total += step
+        return total
+    steps = np.concatenate([total[None], steps.astype(np.float64)])
+    return np.add.accumulate(steps, axis=0)[-1]
 
 
 def as_metrics(sums: Sums, like: PyTree) -> PyTree:

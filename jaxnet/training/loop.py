@@ -324,12 +324,13 @@ class Loop:
     def _wanted(self, progress: Progress) -> Callable[[int], int]:
         """How many steps the next dispatch should take, by the position in the epoch."""
         offset = progress.step - progress.position
+        most = self.programs.steps_with(self.metrics)
 
         def size(position: int) -> int:
             left = self.steps - offset - position
             if self.save_every:
                 left = min(left, self.save_every - (offset + position) % self.save_every)
-            return min(left, self.pace.steps(offset + position), self.programs.capacity)
+            return min(left, self.pace.steps(offset + position), most)
 
         return size
 

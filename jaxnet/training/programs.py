@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet import trees
 from jaxnet.cache import enable_compilation_cache
 from jaxnet.compute import peak_bytes
 from jaxnet.data.feeds import ONE_DEVICE, Places
@@ -46,6 +47,9 @@ Use = Literal["train", "evaluate", "predict"]
 # From some 20 steps a dispatch on, the overhead was measured below 1 %. More costs nothing: the
 # loop bounds a dispatch in seconds too, so that a checkpoint is never far away.
 AUTO_STEPS = 512
+# What the steps of a dispatch measure waits on the device until its end, so that the host can add
+# it up step by step. It takes no more than this: a confusion matrix of 1,000 classes has 4 MB.
+LOG_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,14 @@ class Programs:
     def capacity(self) -> int:
         """The largest number of steps in a dispatch."""
         return AUTO_STEPS if self.steps_per_dispatch == "auto" else self.steps_per_dispatch
+
+    def steps_with(self, metrics: Metrics) -> int:
+        """The largest number of steps in a dispatch whose steps measure so much.
+
+        Args:
+            metrics: what a step measures, or its shapes.
+        """
+        return max(1, min(self.capacity, LOG_BYTES // max(trees.size_bytes(metrics), 1)))
 
     @cached_property
     def on_mesh(self) -> OnMesh | None:
@@ -222,7 +234,8 @@ class Programs:
     def train(self, form: Form, state: PyTree, feed: Any, count: int) -> tuple[PyTree, Log]:
         """Take `count` steps from `feed`. The state is donated: go on with the returned one.
 
-        A step that halts training is the last one taken.
+        A step that halts training is the last one taken, and `steps_with` of what is measured is
+        the most that are.
         """
         if self.on_mesh:
             feed = self.on_mesh.feed(feed)
@@ -261,12 +274,14 @@ class Programs:
                 log = jax.tree.map(lambda steps, m: steps.at[i].set(m), log, metrics)
                 return i + 1, jnp.asarray(_halted(metrics)), state, log
 
+            shapes = jax.eval_shape(self._step, state, self._batch(feed, 0))[1]
+            rows = min(feed.capacity, self.steps_with(shapes))
+
             def go_on(carry):
                 i, halted, _, _ = carry
-                return (i < count) & ~halted
+                return (i < jnp.minimum(count, rows)) & ~halted
 
-            shapes = jax.eval_shape(self._step, state, self._batch(feed, 0))[1]
-            log = jax.tree.map(lambda m: jnp.zeros((feed.capacity, *m.shape), m.dtype), shapes)
+            log = jax.tree.map(lambda m: jnp.zeros((rows, *m.shape), m.dtype), shapes)
             start = (jnp.zeros((), jnp.int32), jnp.zeros((), bool), state, log)
             taken, _, state, log = jax.lax.while_loop(go_on, step, start)
             return state, log, taken

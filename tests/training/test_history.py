@@ -119,3 +119,20 @@ def test_a_run_with_nothing_left_to_do_has_its_history_and_a_new_one_none(tmp_pa
     file = written(tmp_path, epochs(1, 3), [])
     assert file.read_bytes() == expected(tmp_path, epochs(1, 3))
     assert not written(tmp_path, [], []).exists()
+
+
+def test_sums_are_the_same_bits_however_steps_are_grouped_and_however_large_they_are():
+    rng = np.random.default_rng(0)
+    for shape in [(), (3, 3), (80, 80)]:
+        # Of many magnitudes, so that each other order would round otherwise.
+        steps = (rng.normal(size=(12, *shape)) * 10.0 ** rng.integers(-6, 6, (12, *shape))).astype(
+            np.float32
+        )
+        expected = np.zeros(shape)
+        for step in steps:
+            expected = expected + step.astype(np.float64)
+        for cuts in ([], [1], [5, 6], range(1, 12)):
+            total = None
+            for part in np.split(steps, list(cuts)):
+                total = add_steps(total, {"m": part})
+            assert total is not None and total["m"].tobytes() == expected.tobytes()

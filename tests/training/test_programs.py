@@ -9,11 +9,20 @@ import jax
 import numpy as np
 import pytest
 
+from jaxnet import metrics, trees
 from jaxnet.data.pipeline import pipeline
 from jaxnet.errors import UsageError
 from jaxnet.training import Callback, Trainer
 from jaxnet.training.programs import AUTO_STEPS, Programs
-from tests.training.helpers import ConvNet, assert_close, bits, classifier, images, table
+from tests.training.helpers import (
+    ConvNet,
+    assert_close,
+    bits,
+    classifier,
+    images,
+    make_batch,
+    table,
+)
 
 
 class Dropped(nn.Module):
@@ -145,3 +154,30 @@ def test_impossible_numbers_of_steps_are_refused(steps):
     message = rf"expected steps_per_dispatch 'auto' or a whole number of at least 1, got {steps!r}"
     with pytest.raises(UsageError, match=message):
         Trainer(classifier(), steps_per_dispatch=steps).fit(table(8), epochs=1)
+
+
+def test_what_is_measured_bounds_the_steps_of_a_dispatch(monkeypatch):
+    task = classifier(metrics={"confusion": metrics.confusion_matrix(3)})
+    whole = Trainer(task, steps_per_dispatch=8)
+    expected = whole.fit(table(60), epochs=2, batch_size=5)
+    monkeypatch.setattr("jaxnet.training.programs.LOG_BYTES", 200)
+    bounded = Trainer(task, steps_per_dispatch=8)
+    logs: list[int] = []
+    train = Programs.train
+
+    def noted(self, form, state, feed, count):
+        state, log = train(self, form, state, feed, count)
+        logs.append(len(jax.tree.leaves(log.parts)[0]))
+        return state, log
+
+    monkeypatch.setattr(Programs, "train", noted)
+    result = bounded.fit(table(60), epochs=2, batch_size=5)
+    batch = make_batch(5)
+    state = jax.eval_shape(task.init, jax.random.key(0), batch)
+    size = trees.size_bytes(bounded.programs.metrics(state, batch))
+    assert set(logs) == {200 // size} and 1 < 200 // size < 8
+    assert result.history == expected.history
+    assert bits(result.state) == bits(expected.state)
+    assert bounded.programs.steps_with({"m": np.zeros((1000, 1000), np.float32)}) == 1
+    monkeypatch.setattr("jaxnet.training.programs.LOG_BYTES", 2**26)
+    assert Trainer(task).programs.steps_with({"m": np.zeros((1000, 1000), np.float32)}) == 16

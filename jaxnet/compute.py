@@ -18,7 +18,8 @@ from jax.extend.core import Jaxpr, JaxprEqn, Var, jaxprs_in_params
 
 from jaxnet import trees
 from jaxnet.errors import UsageError
-from jaxnet.summary import abstract, scopes_of, summary, train_option
+from jaxnet.summary import abstract, scopes_of, summary
+from jaxnet.switch import train_option
 
 PF_DAY = 1e15 * 24 * 60 * 60
 """The operations of a petaflop/s-day."""

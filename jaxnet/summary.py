@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 
 from jaxnet import trees
 from jaxnet.errors import InputError
+from jaxnet.switch import train_option
 
 Path = tuple[str, ...]
 
@@ -280,31 +280,3 @@ def _short(number: float, unit: str = "") -> str:
             return f"{digits}{gap}{prefix}{unit}"
         number /= 1000
     return f"{number:.2f}{gap}P{unit}"
-
-
-# What modules call the switch between training and evaluation, and what it is in training.
-_SWITCHES = {
-    "train": True,
-    "training": True,
-    "is_training": True,
-    "deterministic": False,
-    "use_running_average": False,
-}
-
-
-def train_option(module: nn.Module, train: bool, method: str = "__call__") -> dict[str, bool]:
-    """What tells a call of a module, or of another method, whether it is training.
-
-    It is in the module's own words: `train`, `training`, `is_training`, `deterministic` or
-    `use_running_average`. A module that was made with a value of its own for one isn't told.
-
-    Example:
-        >>> train_option(nn.Dense(1), True), train_option(nn.Dropout(0.5), True)
-        ({}, {'deterministic': False})
-    """
-    takes = inspect.signature(getattr(type(module), method)).parameters
-    return {
-        word: train == in_training
-        for word, in_training in _SWITCHES.items()
-        if word in takes and getattr(module, word, None) is None
-    }

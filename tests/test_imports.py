@@ -12,7 +12,7 @@ import jaxnet
 ROOT = Path(jaxnet.__file__).parent
 # From the ground up: a room imports only from floors below its own.
 FLOORS = [
-    {"errors", "units", "versions"},
+    {"errors", "switch", "units", "versions"},
     {"files", "names", "trees", "numerics"},
     {"cache", "config"},
     {"schedules"},

@@ -8,7 +8,7 @@ from typing import Any
 from flax import linen as nn
 from jaxtyping import Array, Shaped
 
-from jaxnet.summary import train_option
+from jaxnet.switch import train_option
 
 
 class Flatten(nn.Module):

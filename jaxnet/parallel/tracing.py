@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from jaxnet import trees
 from jaxnet.compute import training_shapes
-from jaxnet.summary import abstract, summary, train_option
+from jaxnet.summary import abstract, summary
+from jaxnet.switch import train_option
 
 PyTree = Any
 

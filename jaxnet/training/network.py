@@ -15,7 +15,7 @@ from flax.core.tracers import current_trace
 
 from jaxnet.errors import InputError
 from jaxnet.layers.experts import LOSSES
-from jaxnet.summary import train_option
+from jaxnet.switch import train_option
 from jaxnet.training.modes import evaluated, watched
 from jaxnet.training.state import stream
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxnet.data.scaling import Scale
 from jaxnet.errors import InputError, UsageError
-from jaxnet.summary import train_option
+from jaxnet.switch import train_option
 from jaxnet.training.task import Loss, Supervised
 
 

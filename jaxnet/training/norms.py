@@ -63,7 +63,7 @@ def _has_rows(output: Any, examples: int) -> bool:
 
 @dataclass(frozen=True)
 class _LogNorms(Technique):
-    def observe(self, state, batch, grads, aux, taken):
+    def step_metrics(self, state, batch, grads, aux, taken):
         # The innermost task's, because a moving average isn't what the gradient is of.
         *_, innermost = chain(self.task)
         network, _, variables = innermost.inference(state)
@@ -81,7 +81,7 @@ class _LogNorms(Technique):
             ACTIVATION + path: Mean.of(norm, weights)
             for path, norm in activation_norms(layers, len(weights)).items()
         }
-        return {**self.task.observe(state, batch, grads, aux, taken), **norms}
+        return {**self.task.step_metrics(state, batch, grads, aux, taken), **norms}
 
 
 def log_norms(task: GradientTask) -> GradientTask:

@@ -164,7 +164,7 @@ class GradientTask:
         """Whether `apply_gradients` learns from these; loss scaling leaves out an overflow."""
         return True
 
-    def observe(
+    def step_metrics(
         self, state: TrainState, batch: Batch, grads: PyTree, aux: Aux, taken: jax.Array
     ) -> Metrics:
         """What a step measures: here what the objective reported.
@@ -188,7 +188,7 @@ class GradientTask:
         batch = self.prepare(state, batch)
         grads, aux = self.gradients(self.objective, state, batch)
         new, real = self.apply_gradients(state, grads, aux), aux.weight > 0
-        metrics = self.observe(state, batch, grads, aux, real & self.takes(grads))
+        metrics = self.step_metrics(state, batch, grads, aux, real & self.takes(grads))
         # On a gradient of zero, too, weight decay and momentum move parameters, and averages go on.
         return select(real, new, replace(state, step=new.step)), metrics
 

@@ -96,11 +96,11 @@ class Technique(GradientTask):
         """See `GradientTask`."""
         return self.task.takes(grads)
 
-    def observe(
+    def step_metrics(
         self, state: TrainState, batch: Batch, grads: PyTree, aux: Aux, taken: jax.Array
     ) -> Metrics:
         """See `GradientTask`."""
-        return self.task.observe(state, batch, grads, aux, taken)
+        return self.task.step_metrics(state, batch, grads, aux, taken)
 
     def map_optimizer(self, change: Callable[[Optimizer], Optimizer]) -> GradientTask:
         """See `GradientTask`."""

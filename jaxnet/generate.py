@@ -74,7 +74,7 @@ def write(config: Config) -> int:
             filters = generation.chosen(config.temperature, config.top_k, config.top_p)
             made = generation.generate(*arguments, filters=filters, seed=config.seed)
     for prompt, tokens in zip(config.prompt, made.texts(), strict=True):
-        print(f"{prompt}{tokenizer.decode(tokens)}\n")
+        print(f"{tokenizer.join(prompt, tokens)}\n")
     return cli.DONE
 
 

@@ -486,7 +486,8 @@ class ImageRun(Run):
     """digits, mnist, fashion_mnist, cifar10, cifar100, or folder for images of your own in a
     sub-folder for each class"""
     data_dir: Path | None = None
-    """the folder of the data's files; by default the original images are downloaded"""
+    """the folder of the data's files; by default what JAXNET_DATA_DIR holds, or else the original
+    images are downloaded"""
     image_size: int | None = None
     """folder: height and width to which images are resized, if they aren't all of one size"""
 

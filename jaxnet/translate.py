@@ -17,6 +17,7 @@ from pathlib import Path
 from jaxnet import cli
 from jaxnet.config import from_command_line
 from jaxnet.errors import InputError, UsageError
+from jaxnet.files import read_text
 from jaxnet.numerics import matmul_precision
 
 PROGRAM = "python -m jaxnet.translate"
@@ -79,10 +80,7 @@ def write(config: Config) -> int:
 
 
 def _lines(file: Path) -> list[str]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--file {file}: {error}") from error
+    text = read_text(file)
     # Not splitlines, which ends lines at characters that stand within texts, such as U+0085.
     return text.removesuffix("\n").split("\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import dataclass
 from functools import partial
@@ -10,11 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxnet import Bundle, data
+from jaxnet import Bundle, data, translate
 from jaxnet.config import from_command_line, from_toml
+from jaxnet.data import (
+    load_movielens,
+    read_interactions,
+    read_labelled_lines,
+    read_lines,
+    read_parallel,
+)
 from jaxnet.data.prose import read_prose
 from jaxnet.errors import InputError
-from jaxnet.files import expanded, json_text, write_atomically
+from jaxnet.files import expanded, json_text, read_text, write_atomically
 from jaxnet.training import Checkpoints, RunWriter
 from jaxnet.training.callbacks import Plan
 from jaxnet.training.early_stopping import Stopping
@@ -120,3 +128,42 @@ def test_progress_keeps_nan_and_infinity_through_strict_json():
     # Earlier versions wrote what Python's own parser reads.
     before = {**written, "sums": {"loss": [0.1, np.nan, -np.inf], "n": np.inf}}
     assert repr(Progress.from_json(json.loads(json.dumps(before)))) == repr(progress)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_every_reader_of_texts_knows_byte_order_marks(encoding, tmp_path):
+    def file(name: str, text: str) -> Path:
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        return tmp_path / name
+
+    assert read_text(file("a.txt", "grün\r\nblau")) == "grün\nblau"
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress("grün".encode(encoding)))
+    assert read_text(tmp_path / "a.txt.gz") == "grün"
+    assert read_prose("text", file("b.txt", "grün")) == "grün"
+    assert read_lines(file("c.txt", "grün\nblau\n")) == ["grün", "blau"]
+    mails = read_labelled_lines(file("d.txt", "spam\tja\nham\tnein\n"))
+    assert mails.class_names == ("ham", "spam")
+    pairs = read_parallel(file("e.en", "green\nblue\n"), file("e.de", "grün\nblau\n"))
+    assert (pairs.source, pairs.target) == (("green", "blue"), ("grün", "blau"))
+    likes = read_interactions(file("f.csv", "user,item\nänne,tee\nbo,milch\n"))
+    assert likes.known_users.ids == ("bo", "änne")
+    file("ratings.csv", "userId,movieId,rating,timestamp\n1,7,4.5,99\n2,7,3,100\n")
+    file("movies.csv", "movieId,title,genres\n7,Übermut (1999),Drama\n")
+    films = load_movielens(tmp_path)
+    assert films.known_items.titles == ("Übermut (1999)",)
+    assert translate._lines(file("g.txt", "eins\nzwei\n")) == ["eins", "zwei"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("ä".encode("latin-1"), "a.txt: expected UTF-8, got byte 0xe4 at 0; .*iconv -f cp1252"),
+        (b"\xff\xfea", "a.txt: expected UTF-16, got byte 0x61 at 2"),
+    ],
+)
+def test_bytes_that_are_no_text_are_placed(content, message, tmp_path):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_text(tmp_path / "a.txt")
+    with pytest.raises(InputError, match=r"b\.txt: No such file"):
+        read_text(tmp_path / "b.txt")

@@ -46,8 +46,8 @@ class Config(Tabular):
     sub-folder for each class (perhaps below train/, valid/ and test/), or csv for a table of your
     own (Parquet too)"""
     data_dir: Path | None = None
-    """the folder of the data's files, or the table's file; by default the original images are
-    downloaded"""
+    """the folder of the data's files, or the table's file; by default what JAXNET_DATA_DIR holds,
+    or else the original images are downloaded"""
     image_size: int | None = None
     """folder: height and width to which images are resized, if they aren't all of one size"""
     model: str | None = None
@@ -99,10 +99,12 @@ def _table(load: Callable[[Config], Table]) -> Callable[[Config], Data]:
 
 def _titanic(config: Config) -> Table:
     from jaxnet.data import load_titanic
+    from jaxnet.data.at_hand import at_hand
 
-    if config.data_dir is None:
+    path = config.data_dir or at_hand("titanic.csv")
+    if path is None:
         raise UsageError("--data titanic needs --data-dir, titanic.csv or the folder with it")
-    table = load_titanic(config.data_dir)
+    table = load_titanic(path)
     print(table.describe())
     return table
 

@@ -178,10 +178,12 @@ def _known(config: Config) -> tuple[Interactions, KnownTowers | None]:
 
 def _movielens(config: Config) -> tuple[Interactions, KnownTowers | None]:
     from jaxnet.data import load_movielens
+    from jaxnet.data.at_hand import at_hand
 
-    if config.data_dir is None:
+    path = config.data_dir or at_hand("movielens", "movielens.zip")
+    if path is None:
         raise UsageError("--data movielens needs --data-dir, the folder or the zip file of a set")
-    return load_movielens(config.data_dir), None
+    return load_movielens(path), None
 
 
 def _csv(config: Config) -> tuple[Interactions, KnownTowers | None]:

@@ -112,7 +112,7 @@ def _docstrings(config: Config) -> Texts:
 def _sms_spam(config: Config) -> Texts:
     from jaxnet.data import read_labelled_lines
 
-    path = _path(config, "sms_spam.tsv or the folder with it")
+    path = _path(config, "sms_spam.tsv or the folder with it", "sms_spam.tsv")
     file = path / "sms_spam.tsv" if path.is_dir() else path
     return replace(read_labelled_lines(file), name="sms_spam")
 
@@ -120,7 +120,8 @@ def _sms_spam(config: Config) -> Texts:
 def _rt_polarity(config: Config) -> Texts:
     from jaxnet.data import read_class_files
 
-    folder = _path(config, "the folder with rt-polarity.pos and rt-polarity.neg")
+    what = "the folder with rt-polarity.pos and rt-polarity.neg"
+    folder = _path(config, what, "rt_polarity", "rt-polaritydata")
     files = {"negative": folder / "rt-polarity.neg", "positive": folder / "rt-polarity.pos"}
     return read_class_files(files, "rt_polarity")
 
@@ -135,16 +136,20 @@ def _folder(config: Config) -> Texts:
     from jaxnet.data import read_class_files
 
     folder = _path(config, "the folder with a text file for each class")
-    files = {file.stem: file for file in sorted(folder.glob("*.txt"))}
+    files = {file.stem: file for file in sorted(folder.glob("[!.]*.txt"))}
     if len(files) < 2:
         raise InputError(f"{folder}: expected CLASS.txt for at least two classes, got {len(files)}")
     return read_class_files(files, folder.name)
 
 
-def _path(config: Config, what: str) -> Path:
-    if config.data_dir is None:
+def _path(config: Config, what: str, *names: str) -> Path:
+    """What was said to hold the data, or what is called so where JAXNET_DATA_DIR says."""
+    from jaxnet.data.at_hand import at_hand
+
+    found = config.data_dir or at_hand(*names)
+    if found is None:
         raise UsageError(f"--data {config.data} needs --data-dir, {what}")
-    return config.data_dir
+    return found
 
 
 def _recurrent(config: Config, num_classes: int) -> nn.Module:

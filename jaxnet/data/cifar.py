@@ -22,7 +22,7 @@ import numpy as np
 
 from jaxnet.data.arrays import Arrays
 from jaxnet.data.decoding import decode
-from jaxnet.data.images import EXTENSIONS
+from jaxnet.data.images import EXTENSIONS, is_litter
 from jaxnet.data.sources import reading_threads
 from jaxnet.errors import InputError, UsageError
 from jaxnet.files import expanded
@@ -217,6 +217,8 @@ def _key(path: str, names: set[str]) -> str | None:
     parts = PurePosixPath(path).parts
     if parts[-1] in names:
         return parts[-1]
+    if any(map(is_litter, parts[-3:])):
+        return None
     if len(parts) >= 3 and parts[-3] in _PARTS and path.lower().endswith(EXTENSIONS):
         return "/".join(parts[-3:])
     return None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxnet.data.arrays import Arrays
+from jaxnet.data.at_hand import home_of
 from jaxnet.data.cifar import load_cifar10, load_cifar100
 from jaxnet.data.idx import load_fashion_mnist, load_mnist
 from jaxnet.data.images import ImageFolder, training_parts
@@ -39,8 +40,9 @@ def read_images(
     """The images called `name`.
 
     Args:
-        name: digits, which come with scikit-learn; mnist, fashion_mnist, cifar10 or cifar100, which
-            are downloaded where no folder is given; or folder, for images of one's own.
+        name: digits, which come with scikit-learn; mnist, fashion_mnist, cifar10 or cifar100,
+            which, where no folder is given, are looked for in the folder that JAXNET_DATA_DIR
+            names, and then downloaded; or folder, for images of one's own.
         folder: where the files are.
         size: folder: height and width to bring all images to; None expects all to be of one size.
         seed: of the split.
@@ -64,7 +66,7 @@ def _digits(name: str, folder: Path | None, size: int | None, seed: int) -> Imag
 
 def _original(load: Callable[[Path], tuple[Arrays, Arrays]]) -> Reader:
     def read(name: str, folder: Path | None, size: int | None, seed: int) -> ImageParts:
-        whole, test = load(folder or download_original(name))
+        whole, test = load(folder or home_of(name) or download_original(name))
         train, valid = split(whole, (0.9, 0.1), seed=seed)
         return ImageParts(train, valid, test, whole)
 

@@ -22,6 +22,13 @@ from jaxnet.errors import InputError, UsageError
 from jaxnet.files import expanded
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+# What file managers, notebooks, archives and network disks leave in folders, besides hidden files.
+LITTER = frozenset(
+    (
+        *("@eadir", "#recycle", "#snapshot", "__macosx", "thumbs.db", "desktop.ini"),
+        *("$recycle.bin", "system volume information", "lost+found", "__pycache__"),
+    )
+)
 # What the parts of a dataset are called on disk.
 PARTS = {
     "train": ("train", "training"),
@@ -233,13 +240,34 @@ def _parts(folder: Path) -> dict[str, Path]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    found = (path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
-    return sorted(found, key=lambda path: path.name)
+    """The folders in a folder by name, without hidden ones, litter, and links to where it lies."""
+    above = _above(folder)
+    found = (path for path in folder.iterdir() if path.is_dir() and not is_litter(path.name))
+    kept = (path for path in found if os.path.realpath(path) not in above)
+    return sorted(kept, key=lambda path: path.name)
+
+
+def _above(folder: Path) -> set[str]:
+    """The real paths of a folder and of all that it lies in."""
+    real = Path(os.path.realpath(folder))
+    return {str(real), *map(str, real.parents)}
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file or folder is hidden, or one that systems and tools leave among images.
+
+    Example:
+        >>> [is_litter(name) for name in (".ipynb_checkpoints", "@eaDir", "cats")]
+        [True, True, False]
+    """
+    return name.startswith(".") or name.lower() in LITTER
 
 
 def _images(home: Path, class_names: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """All images below the folders of the classes, and their labels."""
     known = {name: label for label, name in enumerate(class_names)}
+    # A link within a class doesn't make another class's images its own.
+    classes = {os.path.realpath(folder) for folder in _folders(home)}
     files: list[str] = []
     labels: list[int] = []
     for folder in _folders(home):
@@ -248,7 +276,7 @@ def _images(home: Path, class_names: Sequence[str]) -> tuple[list[str], np.ndarr
                 f"{folder}: the training part has no class {folder.name!r}; "
                 f"it has {', '.join(class_names)}"
             )
-        found = _files(folder)
+        found = _files(folder, classes)
         if not found:
             raise InputError(f"{folder}: expected images ({', '.join(EXTENSIONS)}), found none")
         files += found
@@ -258,11 +286,18 @@ def _images(home: Path, class_names: Sequence[str]) -> tuple[list[str], np.ndarr
     return files, np.array(labels, np.int32)
 
 
-def _files(folder: Path) -> list[str]:
-    """The images in a folder and below it, in the order of their names."""
-    return sorted(
-        os.path.join(place, name)
-        for place, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(EXTENSIONS) and name[0] != "."
-    )
+def _files(folder: Path, classes: set[str]) -> list[str]:
+    """The images in a folder and below it, each folder once, in the order of their names."""
+    found: list[str] = []
+    seen = _above(folder) | classes
+    for place, folders, names in os.walk(folder, followlinks=True):
+        # A link may lead to where the walk is or was: "." would count all images again.
+        inside = {name: os.path.realpath(os.path.join(place, name)) for name in sorted(folders)}
+        folders[:] = []
+        for name, real in inside.items():
+            if not is_litter(name) and real not in seen:
+                seen.add(real)
+                folders.append(name)
+        images = (name for name in names if name.lower().endswith(EXTENSIONS))
+        found += [os.path.join(place, name) for name in images if not is_litter(name)]
+    return sorted(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from jaxnet.data.interactions import Interactions, named
 from jaxnet.errors import InputError
-from jaxnet.files import expanded
+from jaxnet.files import expanded, read_text
 
 
 def encoded(
@@ -85,10 +86,9 @@ def read_columns(path: Path, wanted: Sequence[str]) -> list[list[str]]:
         InputError: the file can't be read, has no rows, lacks a column, or has a gap.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected a CSV file in UTF-8: {error}") from error
+        rows = list(csv.reader(io.StringIO(read_text(path))))
+    except csv.Error as error:
+        raise InputError(f"{path}: this can't be read as CSV: {error}") from error
     header, *rows = rows or [[]]
     rows = [row for row in rows if row]
     missing = [column for column in wanted if column not in header]

@@ -27,7 +27,7 @@ import numpy as np
 from jaxnet.data.interaction_files import coded, encoded
 from jaxnet.data.interactions import Entities, Interactions
 from jaxnet.errors import InputError
-from jaxnet.files import expanded
+from jaxnet.files import decoded, expanded, marked_encoding
 
 # The order of the 19 flags in u.item.
 _FLAGS = """
@@ -122,9 +122,9 @@ def _files(path: Path) -> dict[str, Callable[[], bytes]]:
 def _read(
     ratings: Callable[[], bytes], films: Callable[[], bytes], form: _Format, name: str
 ) -> Interactions:
-    users, items, values, times = _ratings(ratings(), form).T
+    users, items, values, times = _ratings(_unmarked(ratings(), form.ratings), form).T
     data = encoded(users.astype(np.int64), items.astype(np.int64), values, times, name)
-    described = {row[0]: form.film(row) for row in _film_rows(films(), form)}
+    described = {row[0]: form.film(row) for row in _film_rows(_unmarked(films(), form.films), form)}
     nothing = _Film("", GENRES[0])
     ids = data.known_items.ids
     known = [described.get(one, nothing) for one in ids]
@@ -134,6 +134,11 @@ def _read(
     features = np.stack([genre, decade], axis=1)
     items_known = Entities(ids, features, (genres, decades), titles)
     return dataclasses.replace(data, known_items=items_known)
+
+
+def _unmarked(content: bytes, name: str) -> bytes:
+    """What a file holds, in UTF-8 where a byte order mark says in which encoding it is."""
+    return decoded(content, name).encode() if marked_encoding(content) else content
 
 
 def _ratings(content: bytes, form: _Format) -> np.ndarray:

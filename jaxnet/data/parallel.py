@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import gzip
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet.errors import InputError
-from jaxnet.files import expanded
+from jaxnet.files import expanded, read_text
 
 _PARTS = {"training": ("train",), "validation": ("val", "valid", "dev"), "test": ("test",)}
 _FIRST_DAY, _DAYS = datetime.date(1900, 1, 1), 73049  # to the end of 2099
@@ -179,12 +178,7 @@ def _locale(language: str) -> Any:
 
 
 def _lines(path: Path) -> list[str]:
-    opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8") as file:
-            return [line.strip() for line in file]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {error}") from error
+    return [line.strip() for line in read_text(path).removesuffix("\n").split("\n")]
 
 
 def _only(folder: Path, part: str, starts: tuple[str, ...], language: str) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxnet.data.text import Texts
 from jaxnet.errors import InputError, UsageError
-from jaxnet.files import expanded
+from jaxnet.files import expanded, read_text
 from jaxnet.names import lookup
 
 LIBRARIES = ("matplotlib", "numpy", "scipy", "sklearn")
@@ -127,10 +127,7 @@ def _file(path: Path | None) -> str:
     if path is None:
         raise UsageError("--data text needs --data-dir, a text file")
     path = expanded(path)
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected a text in UTF-8: {error}") from error
+    return read_text(path)
 
 
 def _sentences(library: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxnet.errors import InputError
-from jaxnet.files import expanded
+from jaxnet.files import expanded, read_text
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,16 +116,8 @@ def read_class_files(files: Mapping[str, Path | str], name: str = "texts") -> Te
 
 def _numbered(path: Path) -> list[tuple[int, str]]:
     """The lines that hold something, with their numbers from 1."""
-    try:
-        # Not splitlines, which ends lines at characters that stand within texts, such as U+0085.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: expected UTF-8, got byte {error.object[error.start]:#x} at {error.start}; "
-            "convert the file first"
-        ) from error
+    # Not splitlines, which ends lines at characters that stand within texts, such as U+0085.
+    lines = read_text(path).split("\n")
     numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise InputError(f"{path}: expected lines of text, got an empty file")

@@ -117,6 +117,19 @@ class Tokenizer:
         """
         return self.backend.decode([int(token) for token in tokens], skip_special_tokens=True)
 
+    def join(self, text: str, tokens: Sequence[int] | np.ndarray) -> str:
+        """A text and what tokens (n,) add to it, with a blank between where there is one in words.
+
+        Example:
+            >>> words = fit_tokenizer("to be or not", "word")
+            >>> words.join("to", words.encode("be or"))
+            'to be or'
+        """
+        added = self.decode(tokens)
+        # Without a decoder of its own the library puts a blank between any two tokens.
+        apart = self.backend.decoder is None and added and text and not text[-1].isspace()
+        return f"{text} {added}" if apart else text + added
+
     def decode_batch(self, tokens: np.ndarray) -> list[str]:
         """The texts of the rows of (n, length) tokens."""
         return self.backend.decode_batch(np.asarray(tokens).tolist(), skip_special_tokens=True)

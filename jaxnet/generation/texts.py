@@ -45,8 +45,7 @@ def generate_texts(
     encoded = [tokenizer.encode(prompt) for prompt in prompts]
     made = generate(model, variables, encoded, new_tokens, **options)
     return [
-        prompt + tokenizer.decode(tokens)
-        for prompt, tokens in zip(prompts, made.texts(), strict=True)
+        tokenizer.join(prompt, tokens) for prompt, tokens in zip(prompts, made.texts(), strict=True)
     ]
 
 

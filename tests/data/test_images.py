@@ -40,6 +40,37 @@ def flowers(folder: Path, parts: tuple[str, ...] = ("",), each: int = 2) -> Path
     return folder
 
 
+def test_hidden_folders_litter_and_links_that_lead_back_count_nothing(tmp_path):
+    flowers(tmp_path)
+    expected = image_folders(tmp_path)["train"]
+    for place in (".", "rose", "rose/deep"):
+        for litter in (".ipynb_checkpoints", "@eaDir", "__MACOSX/rose", "$RECYCLE.BIN"):
+            write(tmp_path / place / litter, {"0-copy.png": picture(0)})
+    for name in ("Thumbs.db", ".DS_Store", "._0.png", "desktop.ini"):
+        (tmp_path / "rose" / name).touch()
+    for link, target in (
+        ("all", "."),
+        ("rose/again", "."),
+        ("rose/up", ".."),
+        ("rose/other", "../tulip"),
+        ("rose/deep/loop", "../deep"),
+        ("aster/outside", tmp_path.as_posix()),
+    ):
+        (tmp_path / link).symlink_to(target)
+    found = image_folders(tmp_path)["train"]
+    assert found.files == expected.files
+    assert found.labels.tolist() == expected.labels.tolist()
+    assert found.class_names == expected.class_names
+
+
+def test_a_link_to_images_elsewhere_is_followed_once(tmp_path):
+    flowers(tmp_path / "data")
+    write(tmp_path / "elsewhere", {"more.png": picture(7)})
+    for name in ("one", "two"):
+        (tmp_path / "data" / "rose" / name).symlink_to(tmp_path / "elsewhere")
+    assert len(image_folders(tmp_path / "data")["train"]) == 7
+
+
 def test_classes_are_numbered_by_name_and_files_come_in_order(tmp_path):
     write(tmp_path / "rose", {"b.png": picture(1), "a.PNG": picture(2), "deep/c.png": picture(3)})
     write(tmp_path / "aster", {"x.bmp": picture(4)})

@@ -14,7 +14,14 @@ import pytest
 from jaxnet import losses
 from jaxnet.data import fit_tokenizer
 from jaxnet.errors import InputError
-from jaxnet.generation import Samples, Translations, checked_prompts, with_room
+from jaxnet.generation import (
+    Generated,
+    Samples,
+    Translations,
+    checked_prompts,
+    generate_texts,
+    with_room,
+)
 from jaxnet.training import Supervised, with_ema
 from jaxnet.training.averaging import local_sgd
 from jaxnet.training.callbacks import Plan
@@ -45,6 +52,28 @@ def test_prompts_and_the_room_after_them():
 def test_prompts_that_cannot_be_are_refused(tokenizer, prompt, message):
     with pytest.raises(InputError, match=message):
         checked_prompts(GPT2(20, length=6), tokenizer, ["or", prompt], "--prompt")
+
+
+@pytest.mark.parametrize(
+    ("level", "prompt", "text"),
+    [
+        ("word", "To be", "To be or not"),
+        ("word", "To be ", "To be or not"),
+        ("word", "To be\n", "To be\nor not"),
+        ("word", "ROMEO:", "ROMEO: or not"),
+        ("character", "To be", "To beor not"),
+        ("bpe", "To be", "To beor not"),
+        ("bpe", "To be ", "To be or not"),
+    ],
+)
+def test_words_that_go_on_with_a_prompt_stand_apart_from_it(level, prompt, text, monkeypatch):
+    tokenizer = fit_tokenizer("To be or not To be", level, vocab_size=300)
+    added = tokenizer.encode("or not")
+    assert tokenizer.join(prompt, added) == text
+    assert tokenizer.join(prompt, added[:0]) == prompt
+    made = Generated(np.asarray(added)[None], np.array([len(added)]))
+    monkeypatch.setattr("jaxnet.generation.texts.generate", lambda *_, **__: made)
+    assert generate_texts(None, None, tokenizer, [prompt], 2) == [text]
 
 
 TECHNIQUES = {

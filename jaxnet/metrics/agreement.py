@@ -87,7 +87,7 @@ def balanced_accuracy(
         0.75
     """
     got = answered("balanced_accuracy", outputs, labels, weights, threshold)
-    return Score(against_rest(got), _mean_recall)
+    return Score(against_rest(got), _mean_recall, "max")
 
 
 def matthews_correlation(
@@ -109,7 +109,7 @@ def matthews_correlation(
         0.5774
     """
     got = answered("matthews_correlation", outputs, labels, weights, threshold)
-    return Score(against_rest(got), _matthews)
+    return Score(against_rest(got), _matthews, "max")
 
 
 def cohen_kappa(
@@ -147,7 +147,7 @@ def cohen_kappa(
             f"cohen_kappa expects as weighting None, 'linear' or 'quadratic'; got {weighting!r}"
         )
     confusion = _confusion("cohen_kappa", outputs, labels, weights, threshold)
-    return Score(confusion, _Kappa(weighting))
+    return Score(confusion, _Kappa(weighting), "max")
 
 
 def _confusion(

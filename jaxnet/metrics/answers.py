@@ -42,7 +42,7 @@ def accuracy(
     else:
         outputs, labels = class_labels("accuracy", outputs, labels)
         correct = jnp.argmax(outputs, axis=-1).astype(jnp.int32) == labels
-    return Mean.of(_share(correct), weights)
+    return Mean.of(_share(correct), weights, "max")
 
 
 def top_k_accuracy(k: int) -> Metric:
@@ -69,7 +69,7 @@ def top_k_accuracy(k: int) -> Metric:
             raise InputError(f"top_k_accuracy({k}) needs {k} classes; got {outputs.shape[-1]}")
         _, best = jax.lax.top_k(outputs, k)
         hits = jnp.any(best == labels[..., None], axis=-1)
-        return Mean.of(_share(hits), weights)
+        return Mean.of(_share(hits), weights, "max")
 
     return metric
 
@@ -136,7 +136,7 @@ def multilabel_accuracy(
         >>> multilabel_accuracy(logits, labels, jnp.ones(2)).compute()
         0.75
     """
-    return Mean.of(_share(_right(outputs, labels, threshold)), weights)
+    return Mean.of(_share(_right(outputs, labels, threshold)), weights, "max")
 
 
 def exact_match(
@@ -156,7 +156,7 @@ def exact_match(
         0.5
     """
     right = _right(outputs, labels, threshold)
-    return Mean.of(jnp.all(right, axis=tuple(range(1, right.ndim))), weights)
+    return Mean.of(jnp.all(right, axis=tuple(range(1, right.ndim))), weights, "max")
 
 
 class Answers(NamedTuple):

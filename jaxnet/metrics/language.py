@@ -54,7 +54,7 @@ def perplexity(
     labels = labels.reshape(-1)
     values = losses.cross_entropy(outputs.reshape(-1, outputs.shape[-1]), labels)
     rows = jnp.where(labels >= 0, rows, 0)
-    return Score(Mean.of(values, rows), _exponential)
+    return Score(Mean.of(values, rows), _exponential, "min")
 
 
 def _exponential(mean: Mean) -> float:
@@ -126,7 +126,7 @@ def bleu(
         counts += [_matched(candidate, alternatives, n) for n in range(1, max_n + 1)]
     length = float(sum(map(len, candidates)))
     sums = BleuCounts(counts[:, 0], counts[:, 1], length, float(reference_length))
-    return Score(sums, _Bleu(smoothing))
+    return Score(sums, _Bleu(smoothing), "max")
 
 
 def mteval_words(text: str) -> list[str]:

@@ -160,7 +160,7 @@ def _area(
     weights = jnp.where(jnp.isnan(scores) & (weights != 0), jnp.nan, weights)
     where = (jnp.where(truth, 0, 1), np.arange(classes)[None], BINS.of(scores))
     both = jnp.zeros((2, classes, BINS.count), scores.dtype).at[where].add(weights)
-    return Score(Histogram(both[0], both[1]), _Area(areas, average))
+    return Score(Histogram(both[0], both[1]), _Area(areas, average), "max")
 
 
 @dataclass(frozen=True)

@@ -336,4 +336,4 @@ def _rate(ratio: Ratio, counts: Counts, average: Average, zero_division: float) 
     check_average(average, len(counts.true_positives))
     # The formulas of sums that are merged have to be equal.
     empty = None if np.isnan(zero_division) else float(zero_division)
-    return Score(counts, _Rate(ratio, average, empty))
+    return Score(counts, _Rate(ratio, average, empty), "max")

@@ -32,7 +32,7 @@ def mean_squared_error(
         >>> mean_squared_error(jnp.array([1.0, 3.0]), jnp.zeros(2), jnp.ones(2)).compute()
         5.0
     """
-    return Mean.of(losses.squared_error(outputs, labels), weights)
+    return Mean.of(losses.squared_error(outputs, labels), weights, "min")
 
 
 def mean_absolute_error(
@@ -46,7 +46,7 @@ def mean_absolute_error(
         >>> mean_absolute_error(jnp.array([1.0, 3.0]), jnp.zeros(2), jnp.ones(2)).compute()
         2.0
     """
-    return Mean.of(losses.absolute_error(outputs, labels), weights)
+    return Mean.of(losses.absolute_error(outputs, labels), weights, "min")
 
 
 def root_mean_squared_error(
@@ -60,7 +60,7 @@ def root_mean_squared_error(
         >>> root_mean_squared_error(jnp.array([1.0, 7.0]), jnp.zeros(2), jnp.ones(2)).compute()
         5.0
     """
-    return Score(mean_squared_error(outputs, labels, weights), _root)
+    return Score(mean_squared_error(outputs, labels, weights), _root, "min")
 
 
 def r2(
@@ -91,7 +91,7 @@ def r2(
     outputs, labels, weights = _rows("r2", outputs, labels, weights)
     errors = _masked(jnp.square(outputs - labels), weights) * weights[:, None]
     sums = {"left": jnp.sum(errors, axis=0), "labels": Moments.of(labels, weights)}
-    return Score(sums, _Explained(_epsilon(labels)))
+    return Score(sums, _Explained(_epsilon(labels)), "max")
 
 
 def explained_variance(
@@ -113,7 +113,7 @@ def explained_variance(
         "left": Moments.of(outputs - labels, weights),
         "labels": Moments.of(labels, weights),
     }
-    return Score(sums, _Explained(_epsilon(labels)))
+    return Score(sums, _Explained(_epsilon(labels)), "max")
 
 
 @no_type_check  # As `Mean`.

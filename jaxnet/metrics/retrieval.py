@@ -82,7 +82,7 @@ class _AtK:
         count = (relevant >= 0).sum(axis=1)
         known = count > 0
         values = self.values(hits, jnp.where(known, count, 1))
-        return Mean.of(values, jnp.where(known, jnp.asarray(weights, jnp.float32), 0))
+        return Mean.of(values, jnp.where(known, jnp.asarray(weights, jnp.float32), 0), "max")
 
 
 def _recall(hits: Bool[Array, "batch k"], count: Int[Array, " batch"]) -> Float[Array, " batch"]:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Shaped
 
 from jaxnet import losses
 from jaxnet.errors import InputError
+from jaxnet.metrics.direction import Direction
 
 
 @runtime_checkable
@@ -34,14 +35,27 @@ S = TypeVar("S")
 @no_type_check
 @flax.struct.dataclass
 class Mean:
-    """A weighted mean, as its numerator and denominator."""
+    """A weighted mean, as its numerator and denominator.
+
+    Attributes:
+        total: the weighted sum of the values.
+        count: the sum of the weights.
+        better: `"max"` where larger is better, `"min"` where smaller is, None where neither is
+            said; early stopping goes by it. It is part of the pytree's structure.
+    """
 
     total: jax.Array | np.floating | float
     count: jax.Array | np.floating | float
+    better: Direction | None = flax.struct.field(pytree_node=False, default=None)
 
     @classmethod
-    def of(cls, values: Shaped[ArrayLike, "*_batch"], weights: Float[ArrayLike, "*_batch"]) -> Mean:
-        """The mean of `values` (B,) under `weights` (B,).
+    def of(
+        cls,
+        values: Shaped[ArrayLike, "*_batch"],
+        weights: Float[ArrayLike, "*_batch"],
+        better: Direction | None = None,
+    ) -> Mean:
+        """The mean of `values` (B,) under `weights` (B,); `better` as in the attributes.
 
         A value of weight 0 is left out even if it is NaN or infinite.
 
@@ -54,7 +68,7 @@ class Mean:
             2.0
         """
         values, weights = weighted(values, weights)
-        return cls(total=jnp.sum(values * weights), count=jnp.sum(weights))
+        return cls(jnp.sum(values * weights), jnp.sum(weights), better)
 
     def compute(self) -> float:
         """`total / count` as a Python float; NaN where nothing was counted."""
@@ -71,6 +85,7 @@ class Score:
         sums: a pytree of sums over examples.
         formula: from the same pytree in float64 to a float or an array. It is part of the pytree's
             structure: functions and frozen dataclasses compare as they should.
+        better: as in `Mean`.
 
     Example:
         >>> def rate(sums):
@@ -82,6 +97,7 @@ class Score:
 
     sums: Any
     formula: Callable[[Any], float | np.ndarray] = flax.struct.field(pytree_node=False)
+    better: Direction | None = flax.struct.field(pytree_node=False, default=None)
 
     def compute(self) -> float | np.ndarray:
         """The formula's value, on the host in float64."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, get_args
 
 from jaxnet.errors import UsageError
 
-Mode = Literal["auto", "min", "max"]
+if TYPE_CHECKING:
+    from jaxnet.metrics.direction import Direction
 
-# What grows when things get better; every other metric is taken to shrink.
-_GROWING = (
-    *("accuracy", "precision", "recall", "sensitivity", "specificity", "predictive_value", "f1"),
-    *("match", "matthews", "kappa", "auc", "r2", "explained_variance", "bleu", "elbo"),
-)
+Mode = Literal["auto", "min", "max"]
 
 
 def monitored(wanted: str | None, columns: Sequence[str], watcher: str) -> str:
@@ -46,16 +44,41 @@ def monitored(wanted: str | None, columns: Sequence[str], watcher: str) -> str:
     return column
 
 
-def direction(mode: Mode, monitor: str) -> int:
-    """1 where a larger value of the metric `monitor` is better, -1 where a smaller one is.
+def direction(
+    mode: Mode,
+    monitor: str,
+    declared: Mapping[str, Direction] = MappingProxyType({}),
+    watcher: str = "early stopping",
+) -> Direction:
+    """Whether a larger or a smaller value of the metric `monitor` is better.
+
+    Args:
+        mode: what the user said.
+        monitor: a column of the history.
+        declared: what the metrics say of themselves (`jaxnet.metrics.Mean.better`), by column.
+        watcher: who watches it, for the message.
+
+    Raises:
+        UsageError: nobody said so, and the words of the name don't either.
 
     Example:
         >>> direction("auto", "val_accuracy"), direction("auto", "val_loss")
-        (1, -1)
+        ('max', 'min')
+        >>> direction("auto", "val_fit", {"val_fit": "max"}), direction("min", "val_fit")
+        ('max', 'min')
     """
-    if mode == "auto":
-        return 1 if any(name in monitor for name in _GROWING) else -1
-    return 1 if mode == "max" else -1
+    # Here and not above: configurations are read without JAX, which the metrics need.
+    from jaxnet.metrics.direction import direction_of
+
+    if mode != "auto":
+        return mode
+    known = declared.get(monitor) or direction_of(monitor)
+    if known is None:
+        raise UsageError(
+            f"{watcher} watches {monitor!r}, of which nothing says whether a larger or a smaller "
+            'value is better: say mode="max" or mode="min"'
+        )
+    return known
 
 
 def check_mode(mode: str, owner: str) -> None:
@@ -95,7 +118,8 @@ class EarlyStopping:
         patience: stop after this many evaluations in a row without an improvement (0 means 1, as
             in Keras); None never stops.
         min_delta: an improvement has to be larger than this.
-        mode: whether smaller (`"min"`) or larger (`"max"`) is better; `"auto"` goes by the name.
+        mode: whether smaller (`"min"`) or larger (`"max"`) is better; `"auto"` goes by what the
+            metric says of itself, or by the words of its name, and refuses to guess otherwise.
         baseline: a value that has to be beaten within `patience` evaluations.
         start_epoch: evaluations of earlier epochs (counted from 1) don't count as waiting.
         divergence: stop at once when the metric is worse than this.
@@ -135,23 +159,26 @@ class EarlyStopping:
             )
         check_mode(self.mode, "early stopping")
 
-    def key(self, columns: list[str]) -> str:
-        """The column of the history to watch.
+    def resolved(
+        self,
+        columns: Sequence[str],
+        declared: Mapping[str, Direction] = MappingProxyType({}),
+    ) -> EarlyStopping:
+        """The same rule with the column and the mode that it comes to in a run.
+
+        Args:
+            columns: what the run measures.
+            declared: the directions that the metrics say of themselves, by column.
 
         Raises:
-            UsageError: the history has no such column.
+            UsageError: there is no such column, or nothing says which way it gets better.
         """
-        return monitored(self.monitor, columns, "early stopping")
+        column = monitored(self.monitor, columns, "early stopping")
+        return replace(self, monitor=column, mode=direction(self.mode, column, declared))
 
-    def sign(self, monitor: str) -> int:
-        """1 where larger is better, -1 where smaller is."""
-        return direction(self.mode, monitor)
-
-    def update(
-        self, memory: Stopping, value: float, step: int, epoch: int, monitor: str = "loss"
-    ) -> Stopping:
+    def update(self, memory: Stopping, value: float, step: int, epoch: int) -> Stopping:
         """What to remember after the evaluation at `step`, at the end of epoch `epoch` (from 1)."""
-        sign = self.sign(monitor)
+        sign = 1 if direction(self.mode, self.monitor or "loss") == "max" else -1
         if not math.isfinite(value):
             reason = "nonfinite_metric" if self.check_finite else None
             return self._no_better(memory, epoch, reason)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxnet import trees
 from jaxnet.files import write_atomically
+from jaxnet.metrics.direction import Direction
 
 PyTree = Any
 Row = Mapping[str, float]
@@ -63,6 +64,35 @@ class History:
         from jaxnet.training.plots import plot_curves
 
         plot_curves(self, path, best_step, title)
+
+
+@jax.tree_util.register_pytree_node_class
+class JudgedRow(dict[str, Any]):
+    """A row of the history on its way into a program, with the direction of its metrics.
+
+    Attributes:
+        declared: the directions that the metrics say of themselves (`metrics.Mean.better`), by
+            column. They are part of the pytree's structure.
+
+    Example:
+        >>> row = JudgedRow({"val_hits": np.float32(3)}, {"val_hits": "max"})
+        >>> jax.tree.map(lambda value: 2 * value, row).declared
+        {'val_hits': 'max'}
+    """
+
+    def __init__(self, values: Mapping[str, Any], declared: Mapping[str, Direction]) -> None:
+        super().__init__(values)
+        self.declared = declared
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """See `jax.tree_util.register_pytree_node_class`."""
+        return tuple(self.values()), (tuple(self), tuple(self.declared.items()))
+
+    @classmethod
+    def tree_unflatten(cls, names: tuple[Any, ...], values: Sequence[Any]) -> JudgedRow:
+        """See `jax.tree_util.register_pytree_node_class`."""
+        columns, declared = names
+        return cls(dict(zip(columns, values, strict=True)), dict(declared))
 
 
 Sums = Mapping[str, np.ndarray]

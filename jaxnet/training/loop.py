@@ -13,7 +13,7 @@ Its order is deliberate:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -23,11 +23,12 @@ import jax
 import numpy as np
 
 from jaxnet.data.pipeline import Pipeline, Stretch
+from jaxnet.metrics.direction import Direction
 from jaxnet.parallel import processes
 from jaxnet.training.callbacks import Plan, Watchers
 from jaxnet.training.checkpoints import CheckpointStore
 from jaxnet.training.early_stopping import EarlyStopping
-from jaxnet.training.history import add_steps, as_metrics, computed, scalars
+from jaxnet.training.history import JudgedRow, add_steps, as_metrics, computed, scalars
 from jaxnet.training.pace import Pace, pace
 from jaxnet.training.preemption import Preemption
 from jaxnet.training.programs import Log, Programs, halt_names, halt_reason, without_halts
@@ -135,8 +136,8 @@ class Loop:
         train: what to learn from.
         evaluate: the validation metrics of a state; none without validation data.
         metrics: a training step's metrics, as shapes.
-        early_stopping: when to stop.
-        monitor: the column of the history that early stopping watches.
+        early_stopping: when to stop, resolved for what this run measures.
+        declared: which way the metrics get better, as they say themselves, by column.
         store: where to save, if anywhere.
         save_every: save after so many steps, and not only after epochs.
         save_seconds: skip the save after an epoch where the last save is younger than this.
@@ -150,7 +151,7 @@ class Loop:
     evaluate: Callable[[PyTree], dict[str, Any]]
     metrics: PyTree
     early_stopping: EarlyStopping
-    monitor: str
+    declared: Mapping[str, Direction]
     store: CheckpointStore | None
     save_every: int | None
     save_seconds: float
@@ -292,10 +293,10 @@ class Loop:
         }
         if self.programs.after_evaluation:
             values = {name: np.float32(value) for name, value in row.items()}
+            values = JudgedRow(values, self.declared)
             state = self.programs.after_evaluation(state, values)
-        stopping = self.early_stopping.update(
-            progress.stopping, row[self.monitor], row["step"], row["epoch"], self.monitor
-        )
+        value = row[self.early_stopping.monitor or "loss"]
+        stopping = self.early_stopping.update(progress.stopping, value, row["step"], row["epoch"])
         progress = replace(progress, history=progress.history.add(row), stopping=stopping)
         if progress.position == self.train.steps:  # and not in an epoch that the run's end cuts
             progress = replace(progress, epoch=progress.epoch + 1, position=0, sums=None)

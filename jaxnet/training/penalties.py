@@ -31,10 +31,10 @@ class _Penalize(Technique):
     def objective(self, params, collections, batch, key):
         loss, aux = self.task.objective(params, collections, batch, key)
         penalty = self._penalty(params).astype(loss.dtype)
-        before = aux.metrics.get("penalty", Mean(jnp.zeros_like(aux.weight), aux.weight))
+        before = aux.metrics.get("penalty", Mean(jnp.zeros_like(aux.weight), aux.weight, "min"))
         # Weighed as the loss is, so that the parts of an accumulated batch add up to it.
         total = before.total + penalty.astype(aux.weight.dtype) * aux.weight
-        metrics = {**aux.metrics, "penalty": Mean(total, aux.weight)}
+        metrics = {**aux.metrics, "penalty": Mean(total, aux.weight, "min")}
         return loss + penalty, replace(aux, metrics=metrics)
 
     def _penalty(self, params: PyTree) -> jax.Array:

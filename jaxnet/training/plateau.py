@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from jaxnet.errors import UsageError
-from jaxnet.training.early_stopping import Mode, check_mode, direction
+from jaxnet.training.early_stopping import Mode, check_mode, direction, monitored
 
 if TYPE_CHECKING:
     import jax
+
+    from jaxnet.metrics.direction import Direction
 
 
 class Plateau(NamedTuple):
@@ -42,7 +46,7 @@ class ReduceOnPlateau:
         factor: what to multiply the learning rate with, in (0, 1).
         patience: after how many evaluations without an improvement (0 means 1).
         min_delta: an improvement has to be larger than this.
-        mode: whether smaller (`"min"`) or larger (`"max"`) is better; `"auto"` goes by the name.
+        mode: as in `EarlyStopping`.
         cooldown: evaluations after a reduction that don't count as waiting.
         min_scale: the product of all factors is no smaller than this.
 
@@ -92,12 +96,23 @@ class ReduceOnPlateau:
         zero = jnp.zeros((), jnp.int32)
         return Plateau(jnp.ones(()), jnp.full((), jnp.inf, jnp.float32), zero, zero)
 
-    def update(self, memory: Plateau, value: jax.Array | float, monitor: str = "loss") -> Plateau:
-        """What to remember after an evaluation that gave `value` for the metric `monitor`."""
+    def resolved(
+        self,
+        columns: Sequence[str],
+        declared: Mapping[str, Direction] = MappingProxyType({}),
+    ) -> ReduceOnPlateau:
+        """As `EarlyStopping.resolved`."""
+        watcher = "reduce on plateau"
+        column = monitored(self.monitor, columns, watcher)
+        return replace(self, monitor=column, mode=direction(self.mode, column, declared, watcher))
+
+    def update(self, memory: Plateau, value: jax.Array | float) -> Plateau:
+        """What to remember after an evaluation that gave `value`."""
         import jax.numpy as jnp
 
         value = jnp.asarray(value, jnp.float32)
-        gain = direction(self.mode, monitor) * (value - memory.best)
+        sign = 1 if direction(self.mode, self.monitor or "loss") == "max" else -1
+        gain = sign * (value - memory.best)
         better = jnp.isfinite(value) & ((gain > self.min_delta) | jnp.isinf(memory.best))
         waited = jnp.where(better | (memory.cooldown > 0), 0, memory.waited + 1)
         reduce = waited >= max(self.patience, 1)

@@ -65,7 +65,7 @@ class Retrieval(Supervised):
         _, catalogue = self.predict_step(state, {"inputs": jnp.asarray(pairs)})
         users, items = self.predict_step(state, batch)
         losses = log_partition(users, catalogue) - jnp.sum(users * items, axis=1)
-        return {"loss": Mean.of(losses, example_weights(batch))}
+        return {"loss": Mean.of(losses, example_weights(batch), "min")}
 
     def check(self, outputs: PyTree, columns: Any, name: str) -> None:
         """Raise `InputError` where a label is no item of the catalogue."""

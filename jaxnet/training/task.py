@@ -260,7 +260,7 @@ def with_layer_losses(loss: jax.Array, aux: Aux, batch: Batch) -> tuple[jax.Arra
     weights = example_weights(batch)
     penalty = jnp.stack([weighted_mean(each, weights) for each in sown]).sum()
     collections = {name: kept for name, kept in aux.collections.items() if name != LOSSES}
-    metrics = {**aux.metrics, "penalty": Mean(penalty * aux.weight, aux.weight)}
+    metrics = {**aux.metrics, "penalty": Mean(penalty * aux.weight, aux.weight, "min")}
     return loss + penalty, replace(aux, collections=collections, metrics=metrics)
 
 
@@ -475,7 +475,7 @@ class Supervised(GradientTask):
 
     def _metrics(self, metrics, losses, outputs, labels, weights):
         reported = {name: metric(outputs, labels, weights) for name, metric in metrics.items()}
-        return {"loss": Mean.of(losses, weights), **reported}
+        return {"loss": Mean.of(losses, weights, "min"), **reported}
 
 
 def _searchable(params: PyTree, grads: PyTree, aux: Aux) -> dict[str, Any]:

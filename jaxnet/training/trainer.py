@@ -18,6 +18,7 @@ from jaxnet.data.arrays import Arrays
 from jaxnet.data.pipeline import ArrayPipeline, Pipeline, Placement, pipeline
 from jaxnet.errors import NonFiniteError, UsageError
 from jaxnet.files import expanded, write_atomically
+from jaxnet.metrics.direction import Direction, declared
 from jaxnet.parallel import processes
 from jaxnet.parallel.layout import Layout
 from jaxnet.training.callbacks import ProgressBar, Watchers, check_callbacks
@@ -25,7 +26,7 @@ from jaxnet.training.checkpoints import Checkpoints, CheckpointStore
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.evaluation import BatchSize, Data, Evaluator
 from jaxnet.training.guard import NONFINITE
-from jaxnet.training.history import History, computed, scalars
+from jaxnet.training.history import History, JudgedRow, computed, scalars
 from jaxnet.training.loop import Clock, Halt, Loop
 from jaxnet.training.norms import layer_order
 from jaxnet.training.programs import Programs, StepsPerDispatch, without_halts
@@ -201,7 +202,7 @@ class Trainer:
         )
         held = [] if valid is None else self.evaluator.hold(valid, shapes)
         metrics = self.programs.metrics(shapes, batch)
-        monitor = self._monitor(shapes, batch, metrics, valid is not None)
+        early_stopping, better = self._judges(shapes, batch, metrics, valid is not None)
         self._tell(shapes)
         start, forms = Progress(seed, batch_size, train.examples, form="loop"), self.programs.forms
         store = self.checkpoints.open() if self.checkpoints else None
@@ -217,8 +218,8 @@ class Trainer:
                 train=train,
                 evaluate=lambda state: self.evaluator.evaluate(state, held, "val_"),
                 metrics=metrics,
-                early_stopping=self.early_stopping,
-                monitor=monitor,
+                early_stopping=early_stopping,
+                declared=better,
                 store=store,
                 save_every=self.checkpoints.every_steps if self.checkpoints else None,
                 save_seconds=self.checkpoints.min_seconds if self.checkpoints else 0.0,
@@ -294,14 +295,19 @@ class Trainer:
             self._pipelines[data] = made
         return made
 
-    def _monitor(self, shapes: PyTree, batch: PyTree, metrics: PyTree, validates: bool) -> str:
-        columns = _columns(metrics)
+    def _judges(
+        self, shapes: PyTree, batch: PyTree, metrics: PyTree, validates: bool
+    ) -> tuple[EarlyStopping, dict[str, Direction]]:
+        """Early stopping for what this run measures, and which way its metrics get better."""
+        columns, better = _columns(metrics), declared(metrics)
         if validates:
-            columns += _columns(self.programs.measured(shapes, batch), "val_")
+            measured = self.programs.measured(shapes, batch)
+            columns += _columns(measured, "val_")
+            better |= declared(measured, "val_")
         if after := getattr(self.task, "after_evaluation", None):
             row = dict.fromkeys(["epoch", "step", *columns], np.float32(0))
-            self.programs.shapes(after, shapes, row)
-        return self.early_stopping.key(columns)
+            self.programs.shapes(after, shapes, JudgedRow(row, better))
+        return self.early_stopping.resolved(columns, better), better
 
     def _tell(self, state: PyTree) -> None:
         """Say on how many devices this trains."""

@@ -13,7 +13,6 @@ import optax
 from jaxnet.errors import UsageError
 from jaxnet.metrics import Mean
 from jaxnet.training.chosen import chosen
-from jaxnet.training.early_stopping import monitored
 from jaxnet.training.plateau import Plateau, ReduceOnPlateau
 from jaxnet.training.state import PyTree, TrainState
 from jaxnet.training.task import AfterEvaluation, GradientTask
@@ -93,10 +92,11 @@ class _Plateau(Technique):
 
         def after(state: TrainState, row: Mapping[str, jax.Array]) -> TrainState:
             state = inner(state, row) if inner else state
-            monitor = monitored(self.rule.monitor, list(row), "reduce on plateau")
+            rule = self.rule.resolved(list(row), getattr(row, "declared", {}))
+            value = row[rule.monitor or "loss"]
 
             def update(node: Any) -> Any:
-                return self.rule.update(node, row[monitor], monitor) if _remembers(node) else node
+                return rule.update(node, value) if _remembers(node) else node
 
             opt_state = jax.tree.map(update, state.opt_state, is_leaf=_remembers)
             return replace(state, opt_state=opt_state)

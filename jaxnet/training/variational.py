@@ -93,7 +93,7 @@ class Variational(Reconstruction):
         variables = {"params": state.params, **state.collections}
         bound = self._bound(variables, clean, evaluation_keys(state, clean), None)
         elbo = -(bound.reconstruction + bound.kl)
-        return {**self._sums(bound, weights), "elbo": Mean.of(elbo, weights)}
+        return {**self._sums(bound, weights), "elbo": Mean.of(elbo, weights, "max")}
 
     def encode(self, state: TrainState, inputs: jax.Array) -> jax.Array:
         """The means (B, latent) of the codes of inputs (B, ...)."""
@@ -132,8 +132,8 @@ class Variational(Reconstruction):
 
     def _sums(self, bound: _Bound, weights: jax.Array) -> dict[str, PyTree]:
         return {
-            "loss": Mean.of(bound.reconstruction + self.beta * bound.kl, weights),
-            "reconstruction": Mean.of(bound.reconstruction, weights),
+            "loss": Mean.of(bound.reconstruction + self.beta * bound.kl, weights, "min"),
+            "reconstruction": Mean.of(bound.reconstruction, weights, "min"),
             "kl": Mean.of(bound.kl, weights),
         }
 

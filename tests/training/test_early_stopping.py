@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import flax.linen as nn
 import optax
 import pytest
 
 from jaxnet.errors import UsageError
-from jaxnet.metrics import METRICS
-from jaxnet.training import EarlyStopping, Trainer
+from jaxnet.metrics import Mean
+from jaxnet.training import EarlyStopping, ReduceOnPlateau, Trainer, reduce_on_plateau
 from jaxnet.training.early_stopping import Stopping
-from tests.training.helpers import bits, classifier, table
+from tests.training.helpers import MLP, bits, classifier, table
 
 NAN, INF = float("nan"), float("inf")
 
 
-@pytest.mark.parametrize("name", METRICS)
-def test_of_every_metric_it_is_known_whether_it_should_grow(name: str):
-    shrinks = "error" in name or name == "perplexity"
-    assert EarlyStopping(f"val_{name}").sign(f"val_{name}") == (-1 if shrinks else 1)
-
-
-def judged(rule: EarlyStopping, values: Sequence[float], monitor: str = "loss") -> tuple:
+def judged(rule: EarlyStopping, values: Sequence[float]) -> tuple:
     """The epoch after which training stopped (0: never), why, and the best epoch."""
     memory = Stopping()
     for epoch, value in enumerate(values, start=1):
-        memory = rule.update(memory, value, step=epoch, epoch=epoch, monitor=monitor)
+        memory = rule.update(memory, value, step=epoch, epoch=epoch)
         if memory.reason:
             return epoch, memory.reason, memory.best_step
     return 0, None, memory.best_step
@@ -78,27 +74,12 @@ def test_a_baseline_for_a_metric_that_grows():
     assert judged(rule, [0.3, 0.6, 0.5, 0.7]) == (0, None, 4)
 
 
-@pytest.mark.parametrize(
-    ("monitor", "sign"),
-    [
-        ("loss", -1),
-        ("val_loss", -1),
-        ("mean_squared_error", -1),
-        ("perplexity", -1),
-        ("accuracy", 1),
-        ("val_top_5_accuracy", 1),
-        ("val_f1", 1),
-        ("val_auc", 1),
-        ("r2", 1),
-    ],
-)
-def test_the_mode_goes_by_the_name(monitor, sign):
-    assert EarlyStopping().sign(monitor) == sign
-    assert EarlyStopping(mode="min").sign(monitor) == -1
-    assert EarlyStopping(mode="max").sign(monitor) == 1
-    better, worse = (3, 2) if sign > 0 else (2, 3)
-    rule = EarlyStopping(patience=1)
-    assert judged(rule, [worse, better, worse], monitor) == (3, "early_stopping", 2)
+@pytest.mark.parametrize(("monitor", "better"), [("val_acc", 3), ("val_layer2_loss", 2)])
+def test_the_mode_goes_by_the_words_of_the_name(monitor, better):
+    values = [5 - better, better, 5 - better]
+    assert judged(EarlyStopping(monitor, patience=1), values) == (3, "early_stopping", 2)
+    turned = EarlyStopping(monitor, patience=1, mode="min" if better == 3 else "max")
+    assert judged(turned, values) == (2, "early_stopping", 1)
 
 
 @pytest.mark.parametrize(
@@ -149,11 +130,33 @@ def test_impossible_values_are_refused(options, message):
 COLUMNS = ["loss", "accuracy", "val_loss", "val_accuracy"]
 
 
+def watched(rule: EarlyStopping, columns: list[str] = COLUMNS, **declared: Any) -> tuple:
+    resolved = rule.resolved(columns, declared)
+    return resolved.monitor, resolved.mode
+
+
 def test_the_column_to_watch():
-    assert EarlyStopping().key(COLUMNS) == "val_loss"
-    assert EarlyStopping().key(COLUMNS[:2]) == "loss"
-    assert EarlyStopping("val/accuracy").key(COLUMNS) == "val_accuracy"
-    assert EarlyStopping("train/loss").key(COLUMNS) == "loss"
+    assert watched(EarlyStopping()) == ("val_loss", "min")
+    assert watched(EarlyStopping(), COLUMNS[:2]) == ("loss", "min")
+    assert watched(EarlyStopping("val/accuracy")) == ("val_accuracy", "max")
+    assert watched(EarlyStopping("train/loss")) == ("loss", "min")
+    assert watched(EarlyStopping("step", mode="max")) == ("step", "max")
+
+
+def test_what_the_metric_says_goes_before_its_name_and_what_the_user_says_before_both():
+    assert watched(EarlyStopping("val_accuracy"), val_accuracy="min") == ("val_accuracy", "min")
+    rule = EarlyStopping("val_accuracy", mode="max")
+    assert watched(rule, val_accuracy="min") == ("val_accuracy", "max")
+
+
+@pytest.mark.parametrize("name", ["val_gain", "neg_loss", "epoch"])
+def test_nobody_guesses_which_way_a_metric_gets_better(name):
+    message = f'watches \'{name}\', .* say mode="max" or mode="min"'
+    with pytest.raises(UsageError, match=f"early stopping {message}"):
+        watched(EarlyStopping(name), [*COLUMNS, name])
+    with pytest.raises(UsageError, match=f"reduce on plateau {message}"):
+        ReduceOnPlateau(name).resolved([*COLUMNS, name])
+    assert watched(EarlyStopping(name, mode="max"), [*COLUMNS, name]) == (name, "max")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +172,7 @@ def test_the_column_to_watch():
 )
 def test_an_unknown_column_is_refused_with_those_there_are(monitor, columns, message):
     with pytest.raises(UsageError, match=message):
-        EarlyStopping(monitor).key(columns)
+        EarlyStopping(monitor).resolved(columns)
 
 
 @pytest.fixture(scope="module")
@@ -219,3 +222,24 @@ def test_divergence_ends_a_run_and_leaves_its_best_state():
     assert math.isfinite(best)
     assert result.best == best
     assert result.best_step == result.history["step"][result.history["loss"].index(best)]
+
+
+def rising(better: Any) -> Any:
+    """The probability of class 0, of which we say which way it gets better."""
+    return lambda outputs, labels, weights: Mean.of(nn.softmax(outputs)[:, 0], weights, better)
+
+
+@pytest.mark.parametrize(("better", "best"), [("max", -1), ("min", 0)])
+def test_runs_go_by_what_a_metric_says_whatever_it_is_called(better, best):
+    """Its name says the other thing: the run and its plateau follow the metric."""
+    name = {"max": "loss_like", "min": "accuracy"}[better]
+    task = classifier(MLP(outputs=3), optax.sgd(0.5), metrics={name: rising(better)})
+    plateau = ReduceOnPlateau(f"val_{name}", factor=0.5, patience=1, min_delta=0.0)
+    trainer = Trainer(reduce_on_plateau(task, plateau), early_stopping=EarlyStopping(f"val_{name}"))
+    inputs, labels = table(40)
+    result = trainer.fit((inputs, 0 * labels), (inputs, labels), epochs=4, batch_size=20)
+    values = result.history[f"val_{name}"]
+    assert values == sorted(values)
+    assert result.best == values[best]
+    scales = result.history["learning_rate_scale"]
+    assert scales == ([1, 1, 1, 1] if better == "max" else [1, 1, 0.5, 0.25])

@@ -84,11 +84,11 @@ def test_impossible_rates_are_refused():
 # --- reduce_on_plateau --------------------------------------------------------------------------
 
 
-def decisions(rule: ReduceOnPlateau, values: Any, monitor: str = "loss") -> list[float]:
+def decisions(rule: ReduceOnPlateau, values: Any) -> list[float]:
     """The scale after each evaluation."""
 
     def step(memory: Any, value: Any) -> Any:
-        memory = rule.update(memory, value, monitor)
+        memory = rule.update(memory, value)
         return memory, memory.scale
 
     values = np.asarray(values, np.float32)
@@ -152,9 +152,9 @@ def test_infinity_is_no_improvement(mode):
 
 
 def test_the_mode_goes_by_the_name():
-    rule, rising = ReduceOnPlateau(patience=1, factor=0.5), [0.1, 0.2, 0.3]
-    assert decisions(rule, rising, "val_accuracy") == [1, 1, 1]
-    assert decisions(rule, rising, "val_loss") == [1, 0.5, 0.25]
+    rising, options = [0.1, 0.2, 0.3], {"patience": 1, "factor": 0.5}
+    assert decisions(ReduceOnPlateau("val_acc", **options), rising) == [1, 1, 1]
+    assert decisions(ReduceOnPlateau("val_layer2_loss", **options), rising) == [1, 0.5, 0.25]
 
 
 @pytest.mark.parametrize(

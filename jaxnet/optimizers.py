@@ -256,6 +256,36 @@ def by_name(
     return optimizer._replace(update=relaxed(optimizer.update))
 
 
+# Those that Keras takes too; of others papers and libraries take different ones.
+_USUAL_RATES = {
+    **dict.fromkeys(("adam", "adamw", "nadam", "adamax", "rmsprop"), 1e-3),
+    **dict.fromkeys(("sgd", "momentum", "nesterov"), 1e-2),
+}
+
+
+def usual(name: str) -> optax.GradientTransformation:
+    """The optimizer called `name` with its usual learning rate.
+
+    That is 0.001 for adam, adamw, nadam, adamax and rmsprop, and 0.01 for sgd, momentum and
+    nesterov, as in Keras. `lbfgs` searches for its own.
+
+    Raises:
+        UsageError: an unknown name, or one without a usual learning rate.
+
+    Example:
+        >>> optimizer = usual("sgd")
+        >>> updates, _ = optimizer.update({"w": 2.0}, optimizer.init({"w": 1.0}))
+        >>> round(float(updates["w"]), 6)
+        -0.02
+    """
+    if lookup(name, OPTIMIZERS, "optimizer") is not lbfgs and name not in _USUAL_RATES:
+        raise UsageError(
+            f"optimizer {name!r} has no usual learning rate: give one, "
+            f"jaxnet.optimizers.by_name({name!r}, LEARNING_RATE)"
+        )
+    return by_name(name, _USUAL_RATES.get(name))
+
+
 def _check_learning_rate(learning_rate: Any) -> None:
     # A traced learning rate, as under `optax.inject_hyperparams`, has no value to check yet.
     if not callable(learning_rate) and not isinstance(learning_rate, jax.Array):

@@ -26,6 +26,7 @@ from jaxnet.losses.classification import hinge as hinge
 from jaxnet.losses.classification import kl_divergence as kl_divergence
 from jaxnet.losses.classification import multiclass_hinge as multiclass_hinge
 from jaxnet.losses.classification import squared_hinge as squared_hinge
+from jaxnet.losses.labels import check_labels as check_labels
 from jaxnet.losses.regression import absolute_error as absolute_error
 from jaxnet.losses.regression import huber as huber
 from jaxnet.losses.regression import log_cosh as log_cosh

@@ -11,6 +11,10 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from jaxnet.errors import InputError
 from jaxnet.losses.shapes import kind, paired, per_example, widened
 
+# How far probabilities may be from [0, 1], and their sum from 1: half precision, and a scale that
+# was fitted on other data. What is no probability is further off.
+SLACK = 0.01
+
 
 def cross_entropy(
     logits: Float[ArrayLike, "*_batch_dims_classes"],
@@ -53,13 +57,15 @@ def categorical_cross_entropy(
 ) -> Float[Array, " batch"]:
     """Softmax cross-entropy against one-hot labels or class probabilities, in nats.
 
+    A row of labels that doesn't sum to 1, or has a negative one, makes the loss NaN.
+
     Args:
         logits: (B, ..., C) unnormalised log-probabilities.
         labels: (B, ..., C) probabilities.
         label_smoothing: see `cross_entropy`.
 
     Raises:
-        InputError: the shapes differ.
+        InputError: the shapes differ, or there is one class.
 
     Example:
         >>> labels = jnp.array([[0.0, 1.0], [0.5, 0.5]])
@@ -67,16 +73,19 @@ def categorical_cross_entropy(
         [0.6931 0.6931]
     """
     _check_smoothing(label_smoothing)
-    logits, labels = _class_shares("categorical_cross_entropy", logits, labels)
+    logits, labels, known = _class_shares("categorical_cross_entropy", logits, labels)
     if label_smoothing:
         labels = optax.losses.smooth_labels(labels, label_smoothing)
-    return per_example(optax.losses.safe_softmax_cross_entropy(logits, labels))
+    losses = optax.losses.safe_softmax_cross_entropy(logits, labels)
+    return per_example(jnp.where(known, losses, jnp.nan))
 
 
 def binary_cross_entropy(
     logits: Float[ArrayLike, " batch *_dims"], labels: Shaped[ArrayLike, "*_batch_dims"]
 ) -> Float[Array, " batch"]:
     """Sigmoid cross-entropy of yes-or-no labels, in nats; several labels an example are averaged.
+
+    A label outside of 0 to 1 makes the loss of its example NaN.
 
     Args:
         logits: (B, ...) log-odds of "yes"; a last axis of size 1 more than `labels` has is dropped.
@@ -89,8 +98,8 @@ def binary_cross_entropy(
         >>> print(binary_cross_entropy(jnp.zeros((2, 1)), jnp.array([0, 1])).round(4))
         [0.6931 0.6931]
     """
-    logits, labels = paired(logits, labels)
-    return per_example(optax.losses.sigmoid_binary_cross_entropy(logits, labels))
+    losses, known = log_odds_losses(*paired(logits, labels))
+    return per_example(jnp.where(known, losses, jnp.nan))
 
 
 def kl_divergence(
@@ -115,9 +124,10 @@ def kl_divergence(
         >>> print(kl_divergence(jnp.zeros((2, 2)), labels).round(4))
         [0.     0.6931]
     """
-    logits, labels = _class_shares("kl_divergence", logits, labels)
+    logits, labels, known = _class_shares("kl_divergence", logits, labels)
     entropy = jax.scipy.special.entr(labels).sum(axis=-1)
-    return per_example(optax.losses.safe_softmax_cross_entropy(logits, labels) - entropy)
+    losses = optax.losses.safe_softmax_cross_entropy(logits, labels) - entropy
+    return per_example(jnp.where(known, losses, jnp.nan))
 
 
 def focal(
@@ -145,12 +155,15 @@ def focal(
     """
     _check_gamma(gamma)
     logits, labels, known = _class_numbers("focal", logits, labels)
-    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
     # log(1 - p) from the other classes' logits: 1 - p itself would round to 0.
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    others = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=-1)
-    wrong = others - jax.nn.logsumexp(logits, axis=-1)
-    return per_example(jnp.where(known, jnp.exp(gamma * wrong) * losses, jnp.nan))
+    others = jnp.where(is_label, -jnp.inf, logits)
+    # Where all others are ruled out, p is 1 and the sum of their exponentials has no gradient.
+    certain = jnp.max(others, axis=-1) == -jnp.inf
+    others = jax.nn.logsumexp(jnp.where(certain[..., None], 0, others), axis=-1)
+    wrong = jnp.where(certain, 0, others - jax.nn.logsumexp(logits, axis=-1))
+    factor = jnp.where(certain, 0.0**gamma, jnp.exp(gamma * wrong))
+    return per_example(jnp.where(known, factor * _negative_log_share(logits, labels), jnp.nan))
 
 
 def binary_focal(
@@ -167,7 +180,12 @@ def binary_focal(
     """
     _check_gamma(gamma)
     logits, labels = paired(logits, labels)
-    return per_example(optax.losses.sigmoid_focal_loss(logits, labels, gamma=gamma))
+    wrong = labels * jax.nn.sigmoid(-logits) + (1 - labels) * jax.nn.sigmoid(logits)
+    # A power below 1 has an infinite slope at 0.
+    certain = wrong <= 0
+    factor = jnp.where(certain, 0.0**gamma, jnp.where(certain, 1, wrong) ** gamma)
+    losses, known = log_odds_losses(logits, labels)
+    return per_example(jnp.where(known, factor * losses, jnp.nan))
 
 
 def hinge(
@@ -177,7 +195,7 @@ def hinge(
 
     Args:
         scores: (B, ...) above 0 for "yes"; a last axis of size 1 more than `labels` has is dropped.
-        labels: (B, ...) 1 for "yes", and 0 or -1 for "no".
+        labels: (B, ...) 1 for "yes", and 0 or -1 for "no"; another one makes the loss NaN.
 
     Raises:
         InputError: the shapes do not fit.
@@ -234,19 +252,33 @@ def categorical_hinge(
     """Keras's `CategoricalHinge`: `multiclass_hinge` with one-hot labels and scores from 0 on.
 
     `max(0, 1 + max_c (1 - y_c) s_c - sum_c y_c s_c)`: the right class stands in the maximum with 0,
-    so it has to reach 1 however low the others are.
+    so it has to reach 1 however low the others are. A row of labels that doesn't sum to 1 makes the
+    loss NaN.
 
     Raises:
-        InputError: the shapes differ.
+        InputError: the shapes differ, or there is one class.
 
     Example:
         >>> print(categorical_hinge(jnp.array([[-1.0, -3.0]]), jnp.array([[1, 0]])))
         [2.]
     """
-    scores, labels = _class_shares("categorical_hinge", scores, labels)
-    right = jnp.sum(labels * scores, axis=-1)
-    wrong = jnp.max((1 - labels) * scores, axis=-1)
-    return per_example(jnp.maximum(0, 1 + wrong - right))
+    scores, labels, known = _class_shares("categorical_hinge", scores, labels)
+    # A score of -inf, which rules a class out, times 0 would be NaN.
+    right = jnp.sum(jnp.where(labels == 0, 0, labels * scores), axis=-1)
+    wrong = jnp.max(jnp.where(labels == 1, 0, (1 - labels) * scores), axis=-1)
+    return per_example(jnp.where(known, jnp.maximum(0, 1 + wrong - right), jnp.nan))
+
+
+def log_odds_losses(
+    logits: Float[Array, "*dims"], labels: Float[Array, "*dims"]
+) -> tuple[Float[Array, "*dims"], Bool[Array, "*dims"]]:
+    """`-log p` of each label, 0 or 1 or a probability of "yes", and which labels are any.
+
+    Logits may be infinite: what is certain and right costs 0, and not 0 times infinity.
+    """
+    yes = jnp.where(labels == 0, 0, labels * jax.nn.softplus(-logits))
+    no = jnp.where(labels == 1, 0, (1 - labels) * jax.nn.softplus(logits))
+    return yes + no, (labels >= -SLACK) & (labels <= 1 + SLACK)
 
 
 @jax.custom_jvp
@@ -293,6 +325,7 @@ def _class_numbers(
             f"{kind(logits)} and labels {kind(labels)}. For one-hot labels or probabilities "
             f"use categorical_cross_entropy, for one logit an example binary_cross_entropy"
         )
+    _check_several(name, logits)
     # Eight-bit labels, as image sets have them, cannot hold an index beyond 255.
     labels = labels.astype(jnp.int32)
     return logits, labels, (labels >= 0) & (labels < logits.shape[-1])
@@ -302,20 +335,38 @@ def _class_shares(
     name: str,
     logits: Float[ArrayLike, "*_batch_dims_classes"],
     labels: Shaped[ArrayLike, "*_batch_dims_classes"],
-) -> tuple[Float[Array, "*batch_dims classes"], Float[Array, "*batch_dims classes"]]:
-    """Logits widened, and the classes' probabilities in their type."""
+) -> tuple[
+    Float[Array, "*batch_dims classes"],
+    Float[Array, "*batch_dims classes"],
+    Bool[Array, "*batch_dims"],
+]:
+    """Logits widened, the classes' probabilities in their type, and which rows of those are any."""
     logits, labels = widened(logits), jnp.asarray(labels)
     if logits.ndim < 2 or labels.shape != logits.shape:
         raise InputError(
             f"{name} expects logits and labels of one shape (B, ..., C); got logits "
             f"{kind(logits)} and labels {kind(labels)}. For class numbers use cross_entropy"
         )
-    return logits, labels.astype(logits.dtype)
+    _check_several(name, logits)
+    labels = labels.astype(logits.dtype)
+    known = (labels >= -SLACK).all(axis=-1) & (jnp.abs(labels.sum(axis=-1) - 1) <= SLACK)
+    return logits, labels, known
+
+
+def _check_several(name: str, logits: jax.Array) -> None:
+    if logits.shape[-1] == 1:
+        raise InputError(
+            f"{name} compares the logits of several classes, and there is one an example: outputs "
+            f"{kind(logits)}. Give the model an output for each class, or use "
+            "binary_cross_entropy, which takes one logit for yes or no"
+        )
 
 
 def _hinges(scores: ArrayLike, labels: ArrayLike) -> jax.Array:
     scores, labels = paired(scores, labels)
-    return jnp.maximum(0, 1 - jnp.where(labels > 0, scores, -scores))
+    known = (labels == 1) | (labels == 0) | (labels == -1)
+    hinges = jnp.maximum(0, 1 - jnp.where(labels > 0, scores, -scores))
+    return jnp.where(known, hinges, jnp.nan)
 
 
 def _check_smoothing(label_smoothing: float) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
+from jaxnet.losses.classification import log_odds_losses
 from jaxnet.losses.shapes import paired, widened
 
 
@@ -16,7 +16,8 @@ def bernoulli(
     """`-log p` of yes-or-no values, summed over an example's, in nats.
 
     Unlike `binary_cross_entropy`, which is the mean. Of values between 0 and 1 it is the mean over
-    what they are the probabilities of (and so never 0, as no such value has a probability).
+    what they are the probabilities of (and so never 0, as no such value has a probability). A value
+    outside of 0 to 1 makes the loss NaN.
 
     Args:
         logits: (B, ...) log-odds of "yes"; a last axis of size 1 more than `labels` has is dropped.
@@ -29,8 +30,8 @@ def bernoulli(
         >>> print(bernoulli(jnp.zeros((1, 28, 28)), jnp.ones((1, 28, 28))).round(2))  # 784 log 2
         [543.43]
     """
-    logits, labels = paired(logits, labels)
-    losses = optax.losses.sigmoid_binary_cross_entropy(logits, labels)
+    losses, known = log_odds_losses(*paired(logits, labels))
+    losses = jnp.where(known, losses, jnp.nan)
     return jnp.sum(losses, axis=tuple(range(1, losses.ndim)))
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnet.errors import InputError, UsageError
+from jaxnet.losses.labels import Wrong, outside, wrong_labels
 from jaxnet.names import lookup
 
 Loss = Callable[..., jax.Array]
@@ -200,6 +201,18 @@ class _ClassWeighted:
     loss: Loss
     weights: tuple[float, ...]
 
+    def wrong_labels(self, labels: np.ndarray, outputs: tuple[int, ...]) -> Wrong | None:
+        """See `jaxnet.losses.labels.ChecksLabels`."""
+        where = outside(labels, 0, len(self.weights) - 1)
+        if where is None:
+            return wrong_labels(self.loss, labels, outputs)
+        return Wrong(
+            where,
+            f"expected labels from 0 to {len(self.weights) - 1}, one for each weight of "
+            "with_class_weights",
+            "Give a weight for each class, or repair the labels",
+        )
+
     def __call__(self, outputs: ArrayLike, labels: ArrayLike) -> jax.Array:
         labels = _integers(labels, "with_class_weights")
         classes = _classes(jnp.shape(outputs), labels.ndim)
@@ -220,6 +233,11 @@ class _ClassWeighted:
 class _Masked:
     loss: Loss
     ignored: int
+
+    def wrong_labels(self, labels: np.ndarray, outputs: tuple[int, ...]) -> Wrong | None:
+        """See `jaxnet.losses.labels.ChecksLabels`."""
+        # 1 is a label whatever the loss: that of a class, or "yes".
+        return wrong_labels(self.loss, np.where(labels == self.ignored, 1, labels), outputs)
 
     def __call__(self, outputs: ArrayLike, labels: ArrayLike) -> jax.Array:
         labels = _integers(labels, "masked")

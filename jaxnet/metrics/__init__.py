@@ -26,6 +26,9 @@ On the device the sums are float32 (float64 where the outputs are), which counts
 to 2**24 (16.7 million) in one dispatch; the trainer adds the dispatches on the host in float64.
 `jaxnet.metrics.curves` has what needs all predictions at once: exact areas, curves, thresholds.
 
+A metric says which way it gets better (`Mean.better`), by which early stopping goes. What a metric
+of one's own may look like is in `jaxnet.metrics.own`.
+
 The signatures name axes as those of `jaxnet.losses` do.
 """
 
@@ -54,6 +57,8 @@ from jaxnet.metrics.language import BleuCounts as BleuCounts
 from jaxnet.metrics.language import bleu as bleu
 from jaxnet.metrics.language import mteval_words as mteval_words
 from jaxnet.metrics.language import perplexity as perplexity
+from jaxnet.metrics.own import larger_is_better as larger_is_better
+from jaxnet.metrics.own import smaller_is_better as smaller_is_better
 from jaxnet.metrics.ranking import average_precision as average_precision
 from jaxnet.metrics.ranking import roc_auc as roc_auc
 from jaxnet.metrics.rates import f1 as f1

@@ -21,9 +21,9 @@ from .spread import expert_parallel as expert_parallel
 from .spread import pipelined as pipelined
 from .spread import sequence_parallel as sequence_parallel
 from .state import TrainState as TrainState
+from .supervised import Supervised as Supervised
 from .targets import scaled_target as scaled_target
 from .task import GradientTask as GradientTask
-from .task import Supervised as Supervised
 from .task import Task as Task
 from .teacher_forcing import TeacherForcing as TeacherForcing
 from .trainer import FitResult as FitResult

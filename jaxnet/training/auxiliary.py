@@ -6,10 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxnet.errors import UsageError
+from jaxnet.losses.labels import Wrong, wrong_labels
 from jaxnet.training.state import PyTree
-from jaxnet.training.task import Loss, Metric, Supervised
+from jaxnet.training.supervised import Supervised
+from jaxnet.training.task import Loss, Metric
 
 
 def with_auxiliary(task: Supervised, weight: float = 0.3) -> Supervised:
@@ -51,6 +54,10 @@ def with_auxiliary(task: Supervised, weight: float = 0.3) -> Supervised:
 class _AuxiliaryLoss:
     loss: Loss
     weight: float
+
+    def wrong_labels(self, labels: np.ndarray, outputs: tuple[int, ...]) -> Wrong | None:
+        """See `jaxnet.losses.labels.ChecksLabels`."""
+        return wrong_labels(self.loss, labels, outputs)
 
     def __call__(self, outputs: Any, labels: jax.Array) -> jax.Array:
         """(B,), one loss an example."""

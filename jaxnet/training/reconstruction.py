@@ -8,20 +8,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnet.errors import InputError, UsageError
+from jaxnet.losses.labels import check_labels, checks_labels
 from jaxnet.metrics import weighted_mean
 from jaxnet.training.draws import example_keys
 from jaxnet.training.network import Network
+from jaxnet.training.own import example_losses
 from jaxnet.training.state import PyTree, TrainState, stream
+from jaxnet.training.supervised import Supervised
 from jaxnet.training.task import (
     Aux,
     Batch,
     Metrics,
-    Supervised,
     example_weights,
     with_layer_losses,
 )
+
+# Inputs that are checked at a time.
+_ROWS_AT_ONCE = 4096
 
 Noise = Callable[[jax.Array, jax.Array], jax.Array]
 """`(key, example) -> example`, of one example after `preprocess`."""
@@ -113,7 +119,8 @@ class Reconstruction(Supervised):
         seen, clean = self._examples(training_keys(key, clean), clean)
         variables = {"params": params, **collections}
         outputs, updated = self.network.apply(variables, seen, True, key)
-        losses, weights = self.loss(outputs, clean), example_weights(batch)
+        weights = example_weights(batch)
+        losses = example_losses(self.loss, outputs, clean, len(weights))
         metrics = self._metrics(self.metrics, losses, outputs, clean, weights)
         aux = Aux(weights.sum(), dict(updated), metrics)
         return with_layer_losses(weighted_mean(losses, weights), aux, batch)
@@ -124,8 +131,9 @@ class Reconstruction(Supervised):
         seen, clean = self._examples(evaluation_keys(state, clean), clean)
         variables = {"params": state.params, **state.collections}
         outputs, _ = self.network.apply(variables, seen, False, None)
-        losses, metrics = self.loss(outputs, clean), {**self.metrics, **self.eval_metrics}
-        return self._metrics(metrics, losses, outputs, clean, example_weights(batch))
+        weights, metrics = example_weights(batch), {**self.metrics, **self.eval_metrics}
+        losses = example_losses(self.loss, outputs, clean, len(weights))
+        return self._metrics(metrics, losses, outputs, clean, weights)
 
     def spoilt(self, state: TrainState, inputs: jax.Array) -> jax.Array:
         """The inputs (B, ...) as evaluation shows them to the network: preprocessed, with noise."""
@@ -144,13 +152,21 @@ class Reconstruction(Supervised):
         return jax.nn.sigmoid(self._part("decode", state, codes))
 
     def check(self, outputs: PyTree, columns: Mapping[str, Any], name: str) -> None:
-        """Raise `InputError` where outputs can't equal the inputs."""
-        expected = columns["inputs"].shape[1:]
+        """Raise `InputError` where outputs can't equal the inputs, or the loss can't take these."""
+        inputs = columns["inputs"]
+        expected = inputs.shape[1:]
         if outputs.shape[1:] != expected:
             raise InputError(
                 f"{name}: the model gives outputs of shape {outputs.shape[1:]} for inputs of shape "
                 f"{expected}, which it is to give back: give it their shape"
             )
+        if not isinstance(inputs, np.ndarray) or not checks_labels(self.loss):
+            return
+        # In parts, since these are floats, and the inputs may be all of the memory as bytes.
+        for start in range(0, len(inputs), _ROWS_AT_ONCE):
+            clean = np.asarray(self.preprocess(inputs[start : start + _ROWS_AT_ONCE]))
+            where = f"{name}: inputs, as preprocess gives them"
+            check_labels(self.loss, clean, outputs.shape, where, start)
 
     def part(self, method: str) -> Network:
         """A method of the model as a network, with all that was done to the model's.

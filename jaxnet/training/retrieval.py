@@ -13,7 +13,8 @@ from jaxnet.errors import InputError
 from jaxnet.layers.search import log_partition
 from jaxnet.metrics import Mean
 from jaxnet.training.state import PyTree, TrainState
-from jaxnet.training.task import Aux, Batch, Metrics, Supervised, example_weights
+from jaxnet.training.supervised import Supervised
+from jaxnet.training.task import Aux, Batch, Metrics, example_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,12 @@ class Retrieval(Supervised):
 
     def check(self, outputs: PyTree, columns: Any, name: str) -> None:
         """Raise `InputError` where a label is no item of the catalogue."""
-        labels, count = columns["labels"], len(self.catalogue)
+        labels, count = np.asarray(columns["labels"]), len(self.catalogue)
+        if labels.ndim != 1 or labels.dtype.kind not in "ui":
+            raise InputError(
+                f"{name}: expected item numbers (n,), integers, got {labels.dtype}"
+                f"{list(labels.shape)}"
+            )
         wrong = (labels < 0) | (labels >= count)
         if wrong.any():
             row = int(wrong.argmax())

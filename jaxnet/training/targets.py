@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnet.data.scaling import Scale
 from jaxnet.errors import InputError, UsageError
+from jaxnet.losses.labels import Wrong, wrong_labels
 from jaxnet.switch import train_option
-from jaxnet.training.task import Loss, Supervised
+from jaxnet.training.supervised import Supervised
+from jaxnet.training.task import Loss
 
 
 class Unscaled(nn.Module):
@@ -91,6 +94,11 @@ class _ScaledLoss:
 
     loss: Loss
     scale: Scale
+
+    def wrong_labels(self, labels: np.ndarray, outputs: tuple[int, ...]) -> Wrong | None:
+        """See `jaxnet.losses.labels.ChecksLabels`."""
+        wrong = wrong_labels(self.loss, np.asarray(self.scale(labels)), outputs)
+        return wrong and wrong._replace(expected=f"on the scale of the target {wrong.expected}")
 
     def __call__(self, outputs: jax.Array, labels: jax.Array) -> jax.Array:
         """(B,), one loss an example."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxnet.errors import UsageError
-from jaxnet.training.task import Batch, Supervised
+from jaxnet.errors import InputError, UsageError
+from jaxnet.training.state import PyTree
+from jaxnet.training.supervised import Supervised
+from jaxnet.training.task import Batch
 
 
 def shifted(labels: jax.Array, start: int) -> jax.Array:
@@ -46,3 +50,15 @@ class TeacherForcing(Supervised):
                 "take jaxnet.generation"
             )
         return self.preprocess(batch["inputs"]), shifted(batch["labels"], self.start)
+
+    def check(self, outputs: PyTree, columns: Mapping[str, Any], name: str) -> None:
+        """Raise `InputError` where labels aren't tokens, which the decoder reads as well."""
+        super().check(outputs, columns, name)
+        labels = np.asarray(columns["labels"])
+        if labels.min() < 0:
+            row = int((labels < 0).any(axis=-1).argmax())
+            raise InputError(
+                f"{name}: expected tokens from 0 as labels, which the decoder reads too; got "
+                f"{labels[row].min()} in row {row}. Fill up with a padding token, such as 0, and "
+                "leave that out of the loss: losses.masked(loss, ignored=0)"
+            )

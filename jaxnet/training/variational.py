@@ -12,6 +12,7 @@ from jaxnet.errors import UsageError
 from jaxnet.losses.density import normal_divergence
 from jaxnet.metrics import Mean, weighted_mean
 from jaxnet.training.draws import normal
+from jaxnet.training.own import example_losses
 from jaxnet.training.reconstruction import (
     Noise,
     Reconstruction,
@@ -67,6 +68,7 @@ class Variational(Reconstruction):
     observe: Noise = nothing
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.beta < float("inf"):
             raise UsageError(f"expected a beta of at least 0, got {self.beta}")
 
@@ -123,7 +125,8 @@ class Variational(Reconstruction):
         variables = {"params": variables["params"], **updated}
         outputs, updated = self.part("decode").apply(variables, codes, train, key)
         divergence = normal_divergence(mean, log_variance)
-        return _Bound(self.loss(outputs, wanted), divergence, dict(updated))
+        losses = example_losses(self.loss, outputs, wanted, len(wanted))
+        return _Bound(losses, divergence, dict(updated))
 
     def _examples(self, keys: jax.Array, clean: jax.Array) -> tuple[jax.Array, jax.Array]:
         """See `Reconstruction`; what should come out is observed too."""

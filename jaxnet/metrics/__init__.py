@@ -17,6 +17,13 @@ classification take three forms of outputs and labels:
                     Metrics of answers need a `threshold` then, such as 0.5, for otherwise one-hot
                     labels would pass for these. The rates are those of each label, averaged.
 
+A label below 0 is no class but a gap: every metric of class numbers leaves it out, a position of a
+sequence like an example. What can't be makes the metric NaN, so that early stopping sees it: an
+output that is NaN, which is no answer and never right; a class number of C or more; a label of yes
+or no outside of 0 to 1. (-1 for "no", as `losses.hinge` takes it, is none here, where it might be a
+gap as well: give `labels > 0`, or say that it is one with `masked`.) What has weight 0 is left out,
+whatever it holds.
+
 Where a value is undefined: a rate whose denominator is 0 (precision without a positive answer, say)
 is 0, as in scikit-learn, or what `zero_division` says; an area under a curve, R2, explained
 variance and kappa are NaN; an average is over the classes for which there is something to average;

@@ -37,8 +37,7 @@ def confusion_matrix(num_classes: int, *, threshold: float | None = None) -> Met
 
     It takes logits (B, ..., num_classes), integer labels (B, ...) and weights (B,), and raises
     `InputError` where the shapes do not fit. For two classes it takes one logit an example too,
-    (B,) or (B, 1), with labels 0 and 1, where the answer is 1 above `threshold` (None: 0.5). An
-    example whose label is outside `0 ... num_classes-1` is left out.
+    (B,) or (B, 1), with labels 0 and 1, where the answer is 1 above `threshold` (None: 0.5).
 
     Example:
         >>> logits = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
@@ -74,7 +73,7 @@ def balanced_accuracy(
 
     Args:
         outputs: logits (B, ..., C), or one logit an example, (B,) or (B, 1).
-        labels: (B, ...) class numbers; with one logit 0 and 1. Others are left out.
+        labels: (B, ...) class numbers; with one logit 0 and 1.
         weights: (B,).
         threshold: with one logit, the probability above which the answer is "yes" (None: 0.5).
 
@@ -165,6 +164,8 @@ def _confusion(
 
 
 def _mean_recall(counts: Counts) -> float:
+    if np.isnan(np.sum(jax.tree.leaves(counts))):
+        return np.nan
     recalls = RECALL.of(counts, zero_division=np.nan)
     return float(np.nanmean(recalls)) if np.isfinite(recalls).any() else np.nan
 
@@ -173,7 +174,7 @@ def _matthews(counts: Counts) -> float:
     tp, fp, fn, _ = jax.tree.leaves(counts)
     true, answered = tp + fn, tp + fp
     total = true.sum()
-    if not total:
+    if not total or np.isnan(total):
         return np.nan
     # Asked of the counts, which are exactly 0 then, and not of variances, which are rounded.
     if min(np.count_nonzero(true), np.count_nonzero(answered)) < 2:

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from jaxnet import losses
 from jaxnet.errors import InputError
+from jaxnet.metrics.own import adapted
 from jaxnet.metrics.sums import Mean, Metric, Sums
 
 
@@ -25,7 +26,8 @@ def accuracy(
     Args:
         outputs: logits (B, ..., C): the answer is the class of the largest, the first of equals.
             With one logit an example, (B,) or (B, 1), the answer is "yes" above 0.
-        labels: (B, ...) class numbers; with one logit an example 0 and 1.
+        labels: (B, ...) class numbers; with one logit an example 0 and 1. See the module
+            `jaxnet.metrics` for what is left out and what makes it NaN.
         weights: (B,).
 
     Raises:
@@ -37,12 +39,11 @@ def accuracy(
         0.5
     """
     if is_single(outputs):
-        outputs, labels = losses.paired(outputs, labels)
-        correct = (outputs > 0) == (labels > 0.5)
-    else:
-        outputs, labels = class_labels("accuracy", outputs, labels)
-        correct = jnp.argmax(outputs, axis=-1).astype(jnp.int32) == labels
-    return Mean.of(_share(correct), weights, "max")
+        right = _right(outputs, labels, 0.5)
+        return Mean.of(_share(right), weights, "max")
+    outputs, labels = class_labels("accuracy", outputs, labels)
+    right = jnp.argmax(outputs, axis=-1).astype(jnp.int32) == labels
+    return _class_share(right, outputs, labels, weights)
 
 
 def top_k_accuracy(k: int) -> Metric:
@@ -69,7 +70,7 @@ def top_k_accuracy(k: int) -> Metric:
             raise InputError(f"top_k_accuracy({k}) needs {k} classes; got {outputs.shape[-1]}")
         _, best = jax.lax.top_k(outputs, k)
         hits = jnp.any(best == labels[..., None], axis=-1)
-        return Mean.of(_share(hits), weights, "max")
+        return _class_share(hits, outputs, labels, weights)
 
     return metric
 
@@ -81,31 +82,39 @@ def masked(metric: Metric, ignored: int = -1) -> Metric:
     among its positions that count. To let each position count alike, weigh the examples by their
     positions: `Arrays(inputs, labels, weights=losses.position_counts(labels))`.
 
+    A label below 0 is left out of metrics of class numbers anyway; this leaves out any other one,
+    shares the weight, and serves labels of yes and no, of which -1 isn't a gap by itself.
+
     Args:
-        metric: of class numbers, such as `accuracy`.
+        metric: such as `accuracy`.
         ignored: the label that marks what doesn't count.
 
     Returns:
-        A metric of logits (B, ..., C), integer labels (B, ...) and weights (B,), which raises
-        `InputError` where the shapes do not fit.
+        A metric of logits (B, ..., C), integer labels (B, ...) and weights (B,), or of one logit
+        for each label, which raises `InputError` where the shapes do not fit.
 
     Example:
         >>> logits = jnp.array([[[2.0, 0.0], [9.0, 0.0], [0.0, 5.0]]])
         >>> masked(accuracy)(logits, jnp.array([[0, 1, -1]]), jnp.ones(1)).compute()
         0.5
     """
+    own = adapted("masked", metric)
 
     def counted(
-        outputs: Float[ArrayLike, "*_batch_dims_classes"],
+        outputs: Float[ArrayLike, " batch *_dims"],
         labels: Shaped[ArrayLike, "*_batch_dims"],
         weights: Float[ArrayLike, "*_batch"],
     ) -> Sums:
-        outputs, labels = class_labels("masked", outputs, labels)
+        single = jnp.shape(outputs) in (jnp.shape(labels), (*jnp.shape(labels), 1))
+        classes = () if single else jnp.shape(outputs)[-1:]
+        outputs, labels = (
+            losses.paired(outputs, labels) if single else class_labels("masked", outputs, labels)
+        )
         counts = (labels != ignored).reshape(len(labels), -1)
         weights = jnp.asarray(weights)
         share = weights / jnp.maximum(counts.sum(axis=1), 1).astype(weights.dtype)
-        return metric(
-            outputs.reshape(-1, outputs.shape[-1]),
+        return own(
+            outputs.reshape(-1, *classes),
             jnp.where(counts.ravel(), labels.reshape(-1), 0),
             jnp.where(counts, share[:, None], 0).ravel(),
         )
@@ -156,7 +165,8 @@ def exact_match(
         0.5
     """
     right = _right(outputs, labels, threshold)
-    return Mean.of(jnp.all(right, axis=tuple(range(1, right.ndim))), weights, "max")
+    # The product, which keeps NaN, in the place of `all`.
+    return Mean.of(jnp.prod(right, axis=tuple(range(1, right.ndim))), weights, "max")
 
 
 class Answers(NamedTuple):
@@ -165,7 +175,7 @@ class Answers(NamedTuple):
     Attributes:
         truth: (N,) class numbers.
         answers: (N,) class numbers.
-        weights: (N,) float; 0 where the truth is no class.
+        weights: (N,) float; 0 where the label is a gap, NaN where it can't be or the output is NaN.
         classes: how many there are.
         single: whether there was one logit an example, whose classes are no (0) and yes (1).
     """
@@ -200,6 +210,7 @@ def answered(
     single = is_single(outputs)
     if single:
         outputs, labels = losses.paired(outputs, labels)
+        wrong = ~is_yes_or_no(labels) | jnp.isnan(outputs)
         truth = (labels > 0.5).astype(jnp.int32)
         answers, classes = (outputs > cut(threshold)).astype(jnp.int32), 2
     elif threshold is not None:
@@ -210,10 +221,11 @@ def answered(
     else:
         outputs, truth = class_labels(metric, outputs, labels)
         answers, classes = jnp.argmax(outputs, axis=-1).astype(jnp.int32), outputs.shape[-1]
+        wrong = (truth >= classes) | jnp.isnan(outputs).any(axis=-1)
     weights = spread(metric, weights, answers).astype(outputs.dtype)
-    truth = truth.reshape(-1)
-    known = (truth >= 0) & (truth < classes)
-    return Answers(truth, answers.reshape(-1), jnp.where(known, weights, 0), classes, single)
+    truth, wrong = truth.reshape(-1), wrong.reshape(-1)
+    weights = unless(wrong, jnp.where(truth >= 0, weights, 0))
+    return Answers(truth, answers.reshape(-1), weights, classes, single)
 
 
 def is_single(outputs: ArrayLike) -> bool:
@@ -248,13 +260,38 @@ def spread(metric: str, weights: ArrayLike, answers: jax.Array) -> Float[Array, 
     return jnp.repeat(weights, math.prod(answers.shape[1:]))
 
 
+def unless(wrong: Bool[Array, " rows"], weights: Float[Array, " rows"]) -> Float[Array, " rows"]:
+    """The weights of rows, NaN where a row is wrong and counts: so are the sums then."""
+    return jnp.where(wrong & (weights != 0), jnp.nan, weights)
+
+
+def is_yes_or_no(labels: Float[Array, "*dims"]) -> Bool[Array, "*dims"]:
+    """Which labels are 0, 1, or a probability between them."""
+    return (labels >= 0) & (labels <= 1)
+
+
 def _right(outputs: ArrayLike, labels: ArrayLike, threshold: float) -> jax.Array:
+    """1 where a yes or no is right, else 0; NaN where the output or the label is none."""
     outputs, labels = losses.paired(outputs, labels)
-    return (outputs > cut(threshold)) == (labels > 0.5)
+    right = (outputs > cut(threshold)) == (labels > 0.5)
+    known = is_yes_or_no(labels) & ~jnp.isnan(outputs)
+    return jnp.where(known, right.astype(jnp.float32), jnp.nan)
 
 
-def _share(correct: jax.Array) -> jax.Array:
-    return jnp.mean(correct, axis=tuple(range(1, correct.ndim)), dtype=jnp.float32)
+def _share(right: jax.Array) -> jax.Array:
+    return jnp.mean(right, axis=tuple(range(1, right.ndim)), dtype=jnp.float32)
+
+
+def _class_share(
+    right: jax.Array, outputs: jax.Array, labels: jax.Array, weights: ArrayLike
+) -> Mean:
+    """The share of right answers (B, ...) among the labels of an example that are no gaps."""
+    wrong = (labels >= outputs.shape[-1]) | jnp.isnan(outputs).any(axis=-1)
+    right = jnp.where(wrong, jnp.nan, right.astype(jnp.float32))
+    counts, axes = labels >= 0, tuple(range(1, labels.ndim))
+    count = counts.sum(axis=axes)
+    shares = jnp.sum(right, axis=axes, where=counts) / jnp.maximum(count, 1).astype(jnp.float32)
+    return Mean.of(shares, jnp.where(count > 0, jnp.asarray(weights), 0), "max")
 
 
 def class_labels(metric: str, outputs: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array]:

@@ -293,11 +293,17 @@ def _columns(
     """Scores and truth (N, K) and weights (N,), float64, of the examples that count."""
     examples = np.shape(outputs)[0]
     weights = np.ones(examples) if weights is None else np.asarray(weights, np.float64)
-    scores, truth, known = map(np.asarray, one_vs_rest(metric, outputs, labels))
+    scores, truth, known, wrong = map(np.asarray, one_vs_rest(metric, outputs, labels))
     if weights.shape != (examples,):
         raise InputError(f"{metric} expects weights ({examples},); got {list(weights.shape)}")
     weights = np.repeat(weights, len(scores) // examples) if examples else weights
     counts = known & (weights != 0)
+    if (wrong & counts).any():
+        row = int((wrong & counts).argmax())
+        raise InputError(
+            f"{metric}: label {np.asarray(labels).reshape(len(scores), -1)[row]} of row {row} is "
+            "none: expected 0 or 1, or the number of a class, below 0 for a gap"
+        )
     scores, truth, weights = scores[counts].astype(np.float64), truth[counts], weights[counts]
     if np.isnan(scores).any():
         row = int(np.isnan(scores).any(axis=1).argmax())

@@ -1,31 +1,39 @@
 """Areas under curves: how well scores rank what is so above what is not.
 
-The area needs all scores side by side, which no sum over batches has. What is summed here is a
-histogram of the scores of positives and of negatives: 8,192 bins, whose edges are the float32 with
-7 bits after the leading one. That is the precision of bfloat16, so for bfloat16 logits of sizes
-from 2**-16 to 2**16 the areas are exact; for others, scores in one bin (within 1/128 of each other)
-count as ties. `error_bound` says, from the histogram, how much that can matter at most: for
-the ROC curve half the chance that a positive and a negative share a bin.
-`jaxnet.metrics.curves` has the exact areas, for when all predictions are at hand.
+The area needs all scores side by side, which no sum over batches has. What is summed here are two
+histograms of the scores of positives and of negatives, with bins as fine as the leading bits of a
+float32 (`jaxnet.metrics.bins`):
 
-Best used in evaluation (`eval_metrics`): the sums are 2 x K x 8,192 numbers, which a training loop
-would have to keep for each step.
+    cells       16,384 for each class, scores within 1/128 of each other, over all numbers.
+    parts       each cell once more in up to 1,024 parts, within 2**-17 of each other. There is no
+                room for the parts of all cells, so that 64 places are shared by cells far from each
+                other. A cell that nobody else shares its place with is told apart by its parts: so
+                those are fine to which many scores crowd, wherever that is.
+
+Scores in one bin count as ties. `error_bound` says, from the histograms, by how much that can be
+wrong at most: for the ROC curve by half the chance that a positive and a negative share a bin. From
+`WARNED` on it is said in the log. bfloat16 logits of sizes from 2**-32 to 2**32 have exact areas.
+`jaxnet.metrics.curves` has the exact areas of all, for when all predictions are at hand.
+
+Best used in evaluation (`eval_metrics`): the sums are K x 32,768 numbers and 2**17 more, which a
+training loop would have to keep for each step.
 
 What is scored:
 
     one logit       (B,) or (B, 1); labels (B,) of 0 and 1.
     one of C        logits (B, ..., C), integer labels (B, ...): each class against the rest, scored
                     by the log-odds of its softmax probability, which rank as the probability
-                    does. Rows whose label is outside `0 ... C-1` are left out.
+                    does.
     any of K        logits (B, ..., K) and labels of the same shape: each label by its logit.
 
 `average` is as in `jaxnet.metrics.rates`; "micro" pools the classes' scores. A class with only
 positives or only negatives (for average precision: without positives) has no area: its value is
-NaN, and it stays out of means. A NaN among the scores makes the result NaN.
+NaN, and it stays out of means.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import no_type_check
@@ -38,21 +46,36 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Shaped
 
 from jaxnet import losses
-from jaxnet.metrics.answers import class_labels, is_single, spread
+from jaxnet.metrics.answers import class_labels, is_single, is_yes_or_no, spread, unless
 from jaxnet.metrics.bins import Bins
 from jaxnet.metrics.rates import Average, averaged, check_average
 from jaxnet.metrics.sums import Score
 
-BINS = Bins(bits=7, octaves=16)
+Areas = Callable[[np.ndarray, np.ndarray], tuple[float, float]]
+BINS = Bins(bits=7, octaves=32)
+# How many places there are for the parts of cells, and how many parts a cell has, as a power of 2.
+PLACES, PART_BITS = 64, 10
+# An area that may be off by more is told of.
+WARNED = 0.01
+
+log = logging.getLogger("jaxnet")
 
 
 @no_type_check  # As `Mean`.
 @flax.struct.dataclass
 class Histogram:
-    """The weight of positives and negatives by score, for each of K classes."""
+    """The weight of positives and negatives by score, for each of K classes; see the module."""
 
-    positives: Float[Array | np.ndarray, "classes bins"]
-    negatives: Float[Array | np.ndarray, "classes bins"]
+    positives: Float[Array | np.ndarray, "classes cells"]
+    negatives: Float[Array | np.ndarray, "classes cells"]
+    positive_parts: Float[Array | np.ndarray, "classes places parts"]
+    negative_parts: Float[Array | np.ndarray, "classes places parts"]
+
+    def ordered(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Positives and negatives of each class by bin, the lowest scores first, on the host."""
+        return [
+            _ordered(*each) for each in zip(*map(np.asarray, jax.tree.leaves(self)), strict=True)
+        ]
 
 
 def roc_auc(
@@ -74,7 +97,7 @@ def roc_auc(
         >>> roc_auc(logits, labels, jnp.ones(4)).compute()
         0.75
     """
-    return _area("roc_auc", _roc_areas, outputs, labels, weights, average)
+    return _area("roc_auc", _roc_area, outputs, labels, weights, average)
 
 
 def average_precision(
@@ -97,27 +120,32 @@ def average_precision(
         >>> round(average_precision(logits, labels, jnp.ones(4)).compute(), 4)
         0.8333
     """
-    return _area("average_precision", _precision_areas, outputs, labels, weights, average)
+    return _area("average_precision", _precision_area, outputs, labels, weights, average)
 
 
 def error_bound(score: Score) -> float | np.ndarray:
     """How far a `roc_auc` or an `average_precision` can be from the exact area, at most.
 
     Example:
-        >>> logits, labels = jnp.array([1.001, 1.002, 3.0, -1.0]), jnp.array([1, 0, 1, 0])
-        >>> area = roc_auc(logits, labels, jnp.ones(4))
+        >>> logits = jnp.array([1.000001, 1.000002, 3.0, -1.0])
+        >>> area = roc_auc(logits, jnp.array([1, 0, 1, 0]), jnp.ones(4))
         >>> area.compute(), error_bound(area)  # the exact area is 0.75
         (0.875, 0.125)
     """
-    formula = score.formula
-    bounds = {_roc_areas: _roc_bounds, _precision_areas: _precision_bounds}
-    return Score(score.sums, _Area(bounds[formula.areas], formula.average)).compute()
+    return Score(score.sums, score.formula.bound()).compute()
 
 
 def one_vs_rest(
     metric: str, outputs: ArrayLike, labels: ArrayLike
-) -> tuple[Float[Array, "rows classes"], Bool[Array, "rows classes"], Bool[Array, " rows"]]:
-    """The score and the truth of each class, a row for each answer, and which rows have a label.
+) -> tuple[
+    Float[Array, "rows classes"],
+    Bool[Array, "rows classes"],
+    Bool[Array, " rows"],
+    Bool[Array, " rows"],
+]:
+    """The score and the truth of each class, a row for each answer.
+
+    And which rows have a label, and which one that can't be.
 
     Raises:
         InputError: the shapes do not fit.
@@ -128,11 +156,13 @@ def one_vs_rest(
         scores, labels = losses.paired(outputs, labels)
         truth = (labels > 0.5).reshape(-1, width)
         known = jnp.ones(len(truth), bool)
+        wrong = ~is_yes_or_no(labels).reshape(-1, width).all(axis=1)
     else:
         outputs, labels = class_labels(metric, outputs, labels)
-        scores, truth = log_odds(outputs), jax.nn.one_hot(labels.reshape(-1), width, dtype=bool)
-        known = jnp.any(truth, axis=1)
-    return scores.reshape(-1, width), truth, known
+        labels = labels.reshape(-1)
+        scores, truth = log_odds(outputs), jax.nn.one_hot(labels, width, dtype=bool)
+        known, wrong = labels >= 0, labels >= width
+    return scores.reshape(-1, width), truth, known, wrong
 
 
 def log_odds(logits: Float[Array, "*dims classes"]) -> Float[Array, "*dims classes"]:
@@ -146,70 +176,122 @@ def log_odds(logits: Float[Array, "*dims classes"]) -> Float[Array, "*dims class
 
 def _area(
     metric: str,
-    areas: Callable[[Histogram], np.ndarray],
+    areas: Areas,
     outputs: ArrayLike,
     labels: ArrayLike,
     weights: ArrayLike,
     average: Average,
 ) -> Score:
-    scores, truth, known = one_vs_rest(metric, outputs, labels)
+    scores, truth, known, wrong = one_vs_rest(metric, outputs, labels)
     rows = jnp.reshape(known, (jnp.shape(outputs)[0], -1))
-    weights = jnp.where(known, spread(metric, weights, rows).astype(scores.dtype), 0)[:, None]
+    weights = jnp.where(known, spread(metric, weights, rows).astype(scores.dtype), 0)
     classes = scores.shape[1]
     check_average(average, classes)
-    weights = jnp.where(jnp.isnan(scores) & (weights != 0), jnp.nan, weights)
-    where = (jnp.where(truth, 0, 1), np.arange(classes)[None], BINS.of(scores))
-    both = jnp.zeros((2, classes, BINS.count), scores.dtype).at[where].add(weights)
-    return Score(Histogram(both[0], both[1]), _Area(areas, average), "max")
+    weights = unless(wrong[:, None] | jnp.isnan(scores), weights[:, None])
+    # All classes together have as many parts as one may have, so that sums stay small.
+    parts = 1 << max(0, PART_BITS - (classes - 1).bit_length())
+    fine = Bins(BINS.bits + parts.bit_length() - 1, BINS.octaves).of(scores)
+    cells, kind, number = fine // parts, jnp.where(truth, 0, 1), np.arange(classes)[None]
+
+    def counted(*shape: int, at: tuple[jax.Array, ...]) -> jax.Array:
+        zeros = jnp.zeros((2, classes, *shape), scores.dtype)
+        return zeros.at[(kind, number, *at)].add(weights)
+
+    whole = counted(BINS.count, at=(cells,))
+    split = counted(PLACES, parts, at=(cells % PLACES, fine % parts))
+    return Score(Histogram(*whole, *split), _Area(metric, areas, average), "max")
+
+
+def _ordered(
+    positives: np.ndarray, negatives: np.ndarray, yes: np.ndarray, no: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """One class's bins in order: the parts of a cell that has its place to itself, else the cell.
+
+    Args:
+        positives: (cells,).
+        negatives: (cells,).
+        yes: (places, parts) of the positives.
+        no: (places, parts) of the negatives.
+    """
+    cells = np.arange(len(positives))
+    occupied = np.nonzero(positives + negatives)[0]
+    tenants = np.bincount(occupied % len(yes), minlength=len(yes))
+    split = occupied[tenants[occupied % len(yes)] == 1]
+    wide = np.ones(len(cells), np.int64)
+    wide[split] = yes.shape[1]
+    starts = np.cumsum(wide) - wide
+    places = starts[split][:, None] + np.arange(yes.shape[1])
+    ordered = []
+    for whole, parts in ((positives, yes), (negatives, no)):
+        bins = np.zeros(wide.sum())
+        bins[starts] = whole
+        bins[places] = parts[split % len(yes)]
+        ordered.append(bins)
+    return ordered[0], ordered[1]
 
 
 @dataclass(frozen=True)
 class _Area:
-    """The formula of an area, or of a bound of its error."""
+    """The formula of an area, which tells where it may be far off, or of that bound.
 
-    areas: Callable[[Histogram], np.ndarray]
+    Attributes:
+        metric: what it is called.
+        areas: of a class's positives and negatives by bin, and a bound of its error.
+        average: as in `jaxnet.metrics.rates`.
+        part: 0 for the area, 1 for the bound.
+    """
+
+    metric: str
+    areas: Areas
     average: Average
+    part: int = 0
+
+    def bound(self) -> _Area:
+        """The formula of how far the area can be from the exact one."""
+        return _Area(self.metric, self.areas, self.average, 1)
 
     def __call__(self, histogram: Histogram) -> float | np.ndarray:
         if self.average == "micro":
-            pooled = jax.tree.map(lambda counts: counts.sum(axis=0, keepdims=True), histogram)
-            return float(self.areas(pooled)[0])
-        areas = self.areas(histogram)
-        support, others = (counts.sum(axis=1) for counts in jax.tree.leaves(histogram))
+            histogram = jax.tree.map(lambda sums: sums.sum(axis=0, keepdims=True), histogram)
+        support, others = histogram.positives.sum(axis=1), histogram.negatives.sum(axis=1)
         if np.isnan(support + others).any() and self.average is not None:
             return np.nan
-        return averaged(areas, support, ~np.isnan(areas), self.average)
+        both = np.array([self.areas(*bins) for bins in histogram.ordered()])
+        average = 0 if self.average == "micro" else self.average
+        area, bound = (averaged(column, support, ~np.isnan(column), average) for column in both.T)
+        if not self.part and np.any(np.asarray(bound) > WARNED):
+            log.warning(
+                "%s may be off by %.2g: scores are so close to each other that they count as "
+                "ties. It is right where they are equal; jaxnet.metrics.%s_of tells all apart.",
+                self.metric,
+                np.nanmax(bound),
+                self.metric,
+            )
+        return bound if self.part else area
+
+
+def _roc_area(positives: np.ndarray, negatives: np.ndarray) -> tuple[float, float]:
+    """The area under the ROC curve, and by how much it may be off."""
+    yes, no = _shares(positives), _shares(negatives)
+    return float(no @ (np.cumsum(yes) - yes / 2)), float(yes @ no / 2)
+
+
+def _precision_area(positives: np.ndarray, negatives: np.ndarray) -> tuple[float, float]:
+    """The average precision, and by how much it may be off.
+
+    Within a bin the precision moves between all negatives first and all positives first.
+    """
+    yes, no = positives[::-1], negatives[::-1]
+    tp, fp = np.cumsum(yes), np.cumsum(no)
+    range_ = _precision(tp, fp - no) - _precision(tp - yes, fp)
+    shares = _shares(positives)
+    return float(shares @ _precision(tp, fp)), float(shares @ range_)
 
 
 def _shares(counts: np.ndarray) -> np.ndarray:
     """Each bin's share of its class, the highest scores first; NaN where the class is empty."""
-    total = counts.sum(axis=1, keepdims=True)
-    return np.divide(counts, total, out=np.full_like(counts, np.nan), where=total != 0)[:, ::-1]
-
-
-def _roc_areas(histogram: Histogram) -> np.ndarray:
-    positives, negatives = map(_shares, jax.tree.leaves(histogram))
-    found = np.cumsum(positives, axis=1)
-    return (negatives * (found - positives / 2)).sum(axis=1)
-
-
-def _roc_bounds(histogram: Histogram) -> np.ndarray:
-    positives, negatives = map(_shares, jax.tree.leaves(histogram))
-    return (positives * negatives).sum(axis=1) / 2
-
-
-def _precision_areas(histogram: Histogram) -> np.ndarray:
-    positives, negatives = jax.tree.leaves(histogram)
-    tp, fp = (np.cumsum(counts[:, ::-1], axis=1) for counts in (positives, negatives))
-    return (_shares(positives) * _precision(tp, fp)).sum(axis=1)
-
-
-def _precision_bounds(histogram: Histogram) -> np.ndarray:
-    """Within a bin the precision moves between all negatives first and all positives first."""
-    positives, negatives = (counts[:, ::-1] for counts in jax.tree.leaves(histogram))
-    tp, fp = np.cumsum(positives, axis=1), np.cumsum(negatives, axis=1)
-    range_ = _precision(tp, fp - negatives) - _precision(tp - positives, fp)
-    return (_shares(positives[:, ::-1]) * range_).sum(axis=1)
+    total = counts.sum()
+    return counts[::-1] / total if total else np.full_like(counts, np.nan)
 
 
 def _precision(tp: np.ndarray, fp: np.ndarray) -> np.ndarray:

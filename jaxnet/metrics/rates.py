@@ -14,7 +14,7 @@ What they have in common:
                     answer is "yes" (None: 0.5); the rate is that of "yes" alone. With logits
                     (B, ..., K) it makes each of them a yes or no of its own, with labels of the
                     same shape. None takes the largest of (B, ..., C) for the answer, with integer
-                    labels (B, ...); rows whose label is outside `0 ... C-1` are left out.
+                    labels (B, ...).
     zero_division   the rate of a class for which the ratio is 0 / 0; NaN keeps it out of means.
 
 The shapes are otherwise as in `jaxnet.metrics.accuracy`, and what does not fit raises `InputError`.
@@ -34,7 +34,15 @@ from jaxtyping import Array, Float, Shaped
 
 from jaxnet import losses
 from jaxnet.errors import InputError
-from jaxnet.metrics.answers import Answers, answered, cut, is_single, spread
+from jaxnet.metrics.answers import (
+    Answers,
+    answered,
+    cut,
+    is_single,
+    is_yes_or_no,
+    spread,
+    unless,
+)
 from jaxnet.metrics.sums import Score
 
 Average = Literal["macro", "micro", "weighted"] | int | None
@@ -74,7 +82,8 @@ class Ratio:
         ]
         table = np.asarray(four, np.float64)
         above, below = np.tensordot([self.numerator, self.denominator], table, axes=1)
-        return np.divide(above, below, out=np.full_like(below, zero_division), where=below > 0)
+        empty = np.where(np.isnan(below), np.nan, zero_division)
+        return np.divide(above, below, out=empty, where=below > 0)
 
 
 PRECISION = Ratio((1, 0, 0, 0), (1, 1, 0, 0))
@@ -254,7 +263,8 @@ def counted(
     weights = spread(metric, weights, outputs[..., 0]).astype(outputs.dtype)
     rows = (-1, outputs.shape[-1])
     answers, truth = (outputs > cut(threshold)).reshape(rows), (labels > 0.5).reshape(rows)
-    return _counts(truth, answers, weights)
+    wrong = (~is_yes_or_no(labels) | jnp.isnan(outputs)).reshape(rows).any(axis=1)
+    return _counts(truth, answers, unless(wrong, weights))
 
 
 def against_rest(got: Answers) -> Counts:
@@ -323,7 +333,9 @@ class _Rate:
         tp, fp, fn, tn = jax.tree.leaves(counts)
         support, present = tp + fn, tp + fp + fn > 0
         empty = np.nan if self.zero_division is None else self.zero_division
-        if not (tp + fp + fn + tn).any():
+        total = tp + fp + fn + tn
+        # Each of the four is NaN for some class, where an output was: no class has a rate.
+        if np.isnan(total).any() or not total.any():
             values = np.full_like(tp, np.nan)
         elif self.average == "micro":
             return float(self.ratio.of(jax.tree.map(np.sum, counts), empty))

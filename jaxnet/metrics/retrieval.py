@@ -2,7 +2,8 @@
 
 They take item numbers in the place of outputs and labels: `recommended` (B, at least k), the best
 first (`jaxnet.layers.nearest`), and `relevant` (B, most), the right ones in any order. In both, -1
-is no item. A user without relevant items has no value and is left out.
+is no item, and an item that comes twice counts once. A user without relevant items has no value and
+is left out.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -79,7 +81,12 @@ class _AtK:
             )
         first = recommended[:, : self.k]
         hits = ((first[:, :, None] == relevant[:, None, :]) & (first >= 0)[:, :, None]).any(axis=2)
-        count = (relevant >= 0).sum(axis=1)
+        # What is recommended a second time takes a place and is found no second time.
+        same = first[:, :, None] == first[:, None, :]
+        hits = hits & ~(same & np.tri(self.k, k=-1, dtype=bool)[None]).any(axis=2)
+        ordered = jnp.sort(relevant, axis=1)
+        new = jnp.diff(ordered, axis=1, prepend=jnp.full_like(ordered[:, :1], -1)) > 0
+        count = (new & (ordered >= 0)).sum(axis=1)
         known = count > 0
         values = self.values(hits, jnp.where(known, count, 1))
         return Mean.of(values, jnp.where(known, jnp.asarray(weights, jnp.float32), 0), "max")

@@ -98,9 +98,9 @@ def test_confusion_matrix_equals_scikit_learn(weights: np.ndarray):
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
-def test_confusion_matrix_leaves_out_labels_that_are_no_class():
+def test_confusion_matrix_leaves_out_labels_below_0():
     labels = LABELS.copy()
-    labels[:3] = -1, 7, -100
+    labels[:3] = -1, -7, -100
     got = metrics.confusion_matrix(7)(LOGITS, labels, ONES).compute()
     np.testing.assert_array_equal(
         got, sklearn_metrics.confusion_matrix(LABELS[3:], LOGITS[3:].argmax(1), labels=range(7))

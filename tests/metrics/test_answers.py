@@ -105,3 +105,35 @@ def test_accuracies_of_several_labels_equal_scikit_learn(threshold: float):
 def test_a_threshold_is_inside_zero_and_one(threshold: float):
     with pytest.raises(InputError, match=r"inside \(0, 1\)"):
         cut(threshold)
+
+
+def test_labels_below_0_are_gaps_to_accuracies_as_to_all_metrics():
+    labels = LABELS.copy()
+    labels[:10] = -1
+    for metric in (metrics.accuracy, metrics.top_k_accuracy(3)):
+        expected = metric(LOGITS[10:], LABELS[10:], WEIGHTS[10:]).compute()
+        assert metric(LOGITS, labels, WEIGHTS).compute() == pytest.approx(expected, rel=1e-6)
+        # Of a sequence the share is that of the positions that count.
+        rows = metric(LOGITS.reshape(5, 10, 7), labels.reshape(5, 10), np.ones(5)).compute()
+        expected = metric(LOGITS[10:], LABELS[10:], ONES[10:]).compute()
+        assert rows == pytest.approx(expected, rel=1e-6)
+        assert np.isnan(metric(LOGITS, np.full(50, -1), ONES).compute())
+
+
+def test_gaps_of_yes_and_no_are_left_out_where_it_is_said():
+    """-1 is "no" to some and a gap to others: neither is guessed."""
+    labels = RNG.integers(0, 2, LOGITS.shape)
+    labels[RNG.random(labels.shape) < 0.3] = -1
+    assert np.isnan(metrics.multilabel_accuracy(LOGITS, labels, ONES).compute())
+    assert np.isnan(metrics.accuracy(LOGITS[:, 0], labels[:, 0], ONES).compute())
+    kept = labels >= 0
+    right = (LOGITS > 0) == (labels == 1)
+    counts = position_counts(labels)
+    for metric in (metrics.accuracy, metrics.multilabel_accuracy):
+        got = metrics.masked(metric)(LOGITS, labels, counts).compute()
+        assert got == pytest.approx(right[kept].mean(), rel=1e-6)
+    got = metrics.masked(metrics.f1)(LOGITS[:, :1], labels[:, 0], ONES).compute()
+    rows = kept[:, 0]
+    assert got == pytest.approx(
+        sklearn_metrics.f1_score(labels[rows, 0], LOGITS[rows, 0] > 0), rel=1e-6
+    )

@@ -140,13 +140,16 @@ def test_nothing_counted_is_nan():
         assert np.isnan(score.compute()).all(), key
 
 
-def test_labels_that_are_no_class_are_left_out():
+def test_labels_below_0_are_left_out_and_others_cannot_be():
     labels = LABELS.copy()
-    labels[:3] = -1, 5, -100
-    weights = np.where(np.arange(60) < 3, 0, 1).astype(np.float32)
+    labels[:2] = -1, -100
+    weights = np.where(np.arange(60) < 2, 0, 1).astype(np.float32)
     expected = measure(LOGITS, LABELS, weights)
     for key, score in measure(LOGITS, labels, ONES).items():
         np.testing.assert_array_equal(score.compute(), expected[key].compute(), err_msg=key)
+    labels[2] = 5
+    for key, score in measure(LOGITS, labels, ONES).items():
+        assert np.isnan(score.compute()).all(), key
 
 
 def test_scores_of_equal_options_merge_and_others_do_not():

@@ -55,6 +55,18 @@ def test_users_without_relevant_items_and_padding_are_left_out(metric):
     assert merge(*halves).compute() == pytest.approx(whole)
 
 
+def test_what_comes_twice_counts_once():
+    """An item that is recommended twice gave a recall of 2."""
+    twice, right = jnp.array([[4, 4, 9, 4]]), jnp.array([[4, -1, 7, 4]])
+    assert recall_at(4)(twice, right, jnp.ones(1)).compute() == 0.5
+    once = ndcg_at(4)(jnp.array([[4, 8, 9, 6]]), jnp.array([[4, 7]]), jnp.ones(1)).compute()
+    assert ndcg_at(4)(twice, right, jnp.ones(1)).compute() == pytest.approx(once)
+    many = jnp.asarray(RNG.integers(-1, 4, (50, 6)))
+    for metric in (recall_at(5), ndcg_at(5)):
+        for row in metric(many, many[:, ::-1], jnp.ones(50)), metric(many, many, jnp.ones(50)):
+            assert 0 <= row.compute() <= 1
+
+
 def test_no_item_is_no_hit():
     nothing = jnp.full((1, 3), -1)
     assert recall_at(3)(nothing, jnp.array([[4, -1]]), jnp.ones(1)).compute() == 0

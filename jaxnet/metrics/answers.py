@@ -260,8 +260,8 @@ def spread(metric: str, weights: ArrayLike, answers: jax.Array) -> Float[Array, 
     return jnp.repeat(weights, math.prod(answers.shape[1:]))
 
 
-def unless(wrong: Bool[Array, " rows"], weights: Float[Array, " rows"]) -> Float[Array, " rows"]:
-    """The weights of rows, NaN where a row is wrong and counts: so are the sums then."""
+def unless(wrong: jax.Array, weights: jax.Array) -> jax.Array:
+    """The weights, NaN where something is wrong and counts: so are the sums then."""
     return jnp.where(wrong & (weights != 0), jnp.nan, weights)
 
 

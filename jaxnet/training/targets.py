@@ -97,7 +97,9 @@ class _ScaledLoss:
 
     def wrong_labels(self, labels: np.ndarray, outputs: tuple[int, ...]) -> Wrong | None:
         """See `jaxnet.losses.labels.ChecksLabels`."""
-        wrong = wrong_labels(self.loss, np.asarray(self.scale(labels)), outputs)
+        if labels.dtype.kind not in "ui":  # and no numbers of classes
+            labels = np.asarray(self.scale(labels))
+        wrong = wrong_labels(self.loss, labels, outputs)
         return wrong and wrong._replace(expected=f"on the scale of the target {wrong.expected}")
 
     def __call__(self, outputs: jax.Array, labels: jax.Array) -> jax.Array:

@@ -171,7 +171,7 @@ SGD = optax.sgd(0.1)
         ),
         (
             scaled_target(Supervised(nn.Dense(1), BINARY, SGD), Scale(0.0, 2.0)),
-            "on the scale of the target binary_cross_entropy .* got 1 in row 0",
+            "on the scale of the target binary_cross_entropy .* got 2 in row 1",
         ),
     ],
 )

@@ -37,7 +37,8 @@ from jaxnet.training import (
 )
 from jaxnet.training.guard import WholeStep
 from jaxnet.training.network import as_network
-from jaxnet.training.task import CHANGES, OPTIONAL, Supervised
+from jaxnet.training.supervised import Supervised
+from jaxnet.training.task import CHANGES, OPTIONAL
 from jaxnet.training.transforms import Technique, chain
 from tests.training.helpers import MLP, classifier, make_batch
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import jax
 import numpy as np
 
-from jaxnet import numerics, trees, versions
+from jaxnet import numerics, versions
 from jaxnet.data.arrays import Arrays
 from jaxnet.data.pipeline import ArrayPipeline, Pipeline, Placement, pipeline
 from jaxnet.errors import NonFiniteError, UsageError
 from jaxnet.files import expanded, write_atomically
 from jaxnet.parallel import processes
 from jaxnet.parallel.layout import Layout
+from jaxnet.training import fingerprints
 from jaxnet.training.callbacks import ProgressBar, Watchers, check_callbacks
 from jaxnet.training.checkpoints import Checkpoints, CheckpointStore
 from jaxnet.training.early_stopping import EarlyStopping
@@ -30,6 +33,7 @@ from jaxnet.training.loop import Clock, Halt, Loop
 from jaxnet.training.norms import layer_order
 from jaxnet.training.programs import Programs, StepsPerDispatch, without_halts
 from jaxnet.training.progress import Progress
+from jaxnet.training.resume import Wanted, resumed, say_done
 from jaxnet.training.task import Task
 
 PyTree = Any
@@ -87,6 +91,8 @@ class FitResult:
         samples_per_second: training examples a second in this process, without compiling.
         data_wait_share: the share of the training time spent waiting for data, from 0 to 1.
         seconds_to_first_step: from the call of `fit` to the end of the first stretch of steps.
+        fingerprints: what identifies the run (`jaxnet.training.fingerprints`); nothing without
+            checkpoints.
     """
 
     state: PyTree
@@ -101,6 +107,7 @@ class FitResult:
     samples_per_second: float
     data_wait_share: float
     seconds_to_first_step: float
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -168,6 +175,7 @@ class Trainer:
         batch_size: int = 32,
         seed: int = 0,
         resume: bool = True,
+        mappings: Mapping[str, Any] = MappingProxyType({}),
     ) -> FitResult:
         """Train until `epochs` or `steps` are done, or there is another reason to stop.
 
@@ -179,20 +187,26 @@ class Trainer:
             batch_size: examples a batch.
             seed: of the initial parameters, the order of the data and all else that is random.
             resume: go on from the newest checkpoint, if there is one; otherwise they are dropped.
+                Data, mappings and task have to be those that the run was begun with. More epochs
+                and another early stopping are fine.
+            mappings: what made numbers of raw data, by name: an encoder, or values that JSON can
+                hold, such as the ids that were numbered.
 
         Raises:
             InputError: the data can't be for this task, or a checkpoint can't be used.
-            UsageError: an impossible number, or a metric to watch that isn't measured.
+            UsageError: an impossible number, a metric to watch that isn't measured, checkpoints of
+                another run, or another process that trains in their folder.
             NonFiniteError: a step wasn't finite, under `guard_nonfinite(task, "raise")`.
         """
         clock, told = Clock(), set(self.programs.compiles.repeated())
         versions.warn(jax.default_backend())
+        identity = partial(self._fingerprints, train, valid, mappings)
         _check_whole(1, epochs=epochs, steps=steps, batch_size=batch_size)
         _check_whole(0, seed=seed)
         seed, batch_size = int(seed), int(batch_size)  # NumPy's numbers are none that JSON holds
         _check_processes(self.layout)
         train = self._pipeline(train, batch_size)
-        wanted, end = _planned_steps(train, epochs, steps)
+        most, end = _planned_steps(train, epochs, steps)
         key, batch = jax.random.key(seed), _zeros(train.spec())
         shapes = self.programs.state(key, batch)
         self.evaluator.check(train, shapes)
@@ -201,12 +215,16 @@ class Trainer:
         )
         held = [] if valid is None else self.evaluator.hold(valid, shapes)
         metrics = self.programs.metrics(shapes, batch)
-        monitor = self._monitor(shapes, batch, metrics, valid is not None)
+        columns = self._columns(shapes, batch, metrics, valid is not None)
+        monitor = self.early_stopping.key(columns)
         self._tell(shapes)
         start, forms = Progress(seed, batch_size, train.examples, form="loop"), self.programs.forms
-        store = self.checkpoints.open() if self.checkpoints else None
-        try:
-            first = _resumed(store, forms.plain_shapes(shapes), start, metrics, resume)
+        with self._store() as store:
+            first = None
+            if store is not None:
+                start = replace(start, fingerprints=identity(key, shapes, batch, columns))
+                wanted = Wanted(start, most, metrics, self.early_stopping, monitor)
+                first = resumed(store, forms.plain_shapes(shapes), wanted, resume)
             if first is not None:
                 first = forms.put(first[0]), first[1]
             else:
@@ -223,18 +241,17 @@ class Trainer:
                 save_every=self.checkpoints.every_steps if self.checkpoints else None,
                 save_seconds=self.checkpoints.min_seconds if self.checkpoints else 0.0,
                 watchers=self._watchers(),
-                steps=wanted,
+                steps=most,
                 end=end,
                 clock=clock,
             )
+            if store and first[1].step and (over := loop.finished(first[1])):
+                say_done(store, first[1], over)
             state, progress, reason = loop.run(*first)
             state = forms.to_plain(state)
             if loop.halt:
                 self._explain(loop.halt, state)
             state = _best(loop, state, progress, store)
-        finally:
-            if store:
-                store.close()
         for line in dict.fromkeys(self.programs.compiles.repeated()):
             if line not in told:
                 log.warning("%s. Each compile costs seconds: keep shapes and types the same.", line)
@@ -294,14 +311,47 @@ class Trainer:
             self._pipelines[data] = made
         return made
 
-    def _monitor(self, shapes: PyTree, batch: PyTree, metrics: PyTree, validates: bool) -> str:
+    def _columns(
+        self, shapes: PyTree, batch: PyTree, metrics: PyTree, validates: bool
+    ) -> list[str]:
+        """The columns of the history; what the task does after an evaluation is tried on them."""
         columns = _columns(metrics)
         if validates:
             columns += _columns(self.programs.measured(shapes, batch), "val_")
         if after := getattr(self.task, "after_evaluation", None):
-            row = dict.fromkeys(["epoch", "step", *columns], np.float32(0))
-            self.programs.shapes(after, shapes, row)
-        return self.early_stopping.key(columns)
+            self.programs.shapes(after, shapes, _row(columns))
+        return columns
+
+    @contextmanager
+    def _store(self) -> Iterator[CheckpointStore | None]:
+        """The checkpoints, which are this run's alone."""
+        if self.checkpoints is None:
+            yield None
+            return
+        store = self.checkpoints.open()
+        with store.alone():
+            try:
+                yield store
+            finally:
+                store.close()
+
+    def _fingerprints(
+        self,
+        train: Data,
+        valid: Data | None,
+        mappings: Mapping[str, Any],
+        key: jax.Array,
+        shapes: PyTree,
+        batch: PyTree,
+        columns: Sequence[str],
+    ) -> dict[str, str]:
+        """What identifies a run; see `jaxnet.training.fingerprints`."""
+        functions = self.programs.traced(key, shapes, batch, _row(columns))
+        return {
+            **fingerprints.of_data(train, valid),
+            **fingerprints.of_mappings(mappings),
+            **fingerprints.of_task(functions),
+        }
 
     def _tell(self, state: PyTree) -> None:
         """Say on how many devices this trains."""
@@ -351,6 +401,7 @@ class Trainer:
             samples_per_second=examples / clock.training if clock.training else 0.0,
             data_wait_share=clock.waiting / clock.training if clock.training else 0.0,
             seconds_to_first_step=clock.compiling or 0.0,
+            fingerprints=progress.fingerprints,
         )
 
 
@@ -384,39 +435,15 @@ def _zeros(spec: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
     return {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in spec.items()}
 
 
+def _row(columns: Sequence[str]) -> dict[str, np.float32]:
+    """A row of the history as a task is given it."""
+    return dict.fromkeys(["epoch", "step", *columns], np.float32(0))
+
+
 def _columns(metrics: PyTree, prefix: str = "") -> list[str]:
     """The names of the metrics that are numbers, from their shapes."""
     ones = jax.tree.map(lambda leaf: np.ones(leaf.shape), without_halts(metrics))
     return list(scalars(computed(ones, prefix)))
-
-
-def _resumed(
-    store: CheckpointStore | None, shapes: PyTree, start: Progress, metrics: PyTree, resume: bool
-) -> tuple[PyTree, Progress] | None:
-    """State and progress of the newest good checkpoint, if there is one to go on from."""
-    if store is None:
-        return None
-    restored = store.restore("last", shapes) if resume else None
-    store.drop_after(-1 if restored is None else restored.step)
-    if restored is None:
-        return None
-    progress = Progress.from_json(restored.progress)
-    for name in ("seed", "batch_size", "examples"):
-        before, now = getattr(progress, name), getattr(start, name)
-        if before != now:
-            raise UsageError(
-                f"{store.folder}: this run was begun with {name} {before}, and now it is {now}. "
-                "Exact resume needs the same; take another folder, or resume=False (--no-resume)."
-            )
-    measured = trees.named(without_halts(metrics)).keys()
-    if progress.sums is not None and (others := measured ^ progress.sums.keys()):
-        raise UsageError(
-            f"{store.folder}: this run was saved within an epoch, and by then it did not measure "
-            f"the same as now: {', '.join(sorted(others))} were measured only before or only now. "
-            "Take the same metrics, another folder, or resume=False (--no-resume)."
-        )
-    log.info("going on from step %d", progress.step)
-    return restored.state, progress
 
 
 def _best(loop: Loop, state: PyTree, progress: Progress, store: CheckpointStore | None) -> PyTree:

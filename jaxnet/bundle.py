@@ -217,6 +217,21 @@ class Bundle:
         bundle._check_encoder()
         return dataclasses.replace(bundle, variables=bundle._fitted(stored, weights_file))
 
+    def same_weights(self, other: Bundle) -> bool:
+        """Whether another bundle has the same variables, bit for bit."""
+        mine, others = (trees.named(bundle.variables) for bundle in (self, other))
+        return mine.keys() == others.keys() and all(
+            np.asarray(leaf).dtype == np.asarray(others[path]).dtype
+            and np.array_equal(leaf, others[path])
+            for path, leaf in mine.items()
+        )
+
+    def meaning(self) -> JSON:
+        """What inputs and outputs stand for: preprocessing, encoder and class names."""
+        preprocess = _described_preprocess(self.preprocess)
+        names = None if self.class_names is None else list(self.class_names)
+        return [preprocess, encoder_to_json(self.encoder), names]
+
     def predict(self, inputs: Any, batch_size: int | None = None) -> np.ndarray:
         """The network's outputs, float32 (n, ...): logits, where it is a classifier.
 

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 
+from jaxnet import locks
 from jaxnet.errors import InputError, NonFiniteError, PeerError, UsageError
 from jaxnet.parallel import launch, watchdog
 
@@ -36,6 +37,7 @@ def run(command: Callable[[], int]) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("jaxnet.layout").setLevel(logging.INFO)  # what a device holds
     logging.getLogger("jaxnet.chosen").setLevel(logging.INFO)  # which parameters patterns match
+    logging.getLogger("jaxnet.resume").setLevel(logging.INFO)  # where a run goes on
     try:
         watch = launch.initialize()
     except (UsageError, PeerError) as error:
@@ -86,6 +88,8 @@ def _outcome(command: Callable[[], int], explain: Callable[[], None]) -> int:
         if not isinstance(error, UsageError):
             explain()
         return _reported(error)
+    finally:
+        locks.release()
 
 
 def _reported(error: Exception) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,7 @@ def run(
         folder: the run folder.
         config: the configuration; `config.folds` is their number.
         data: what to cut into folds.
-        task_for: the task for a fold's training part.
+        task_for: the task for a fold's training part; see `shared`.
         measure: the metrics of a fold's test part; a matrix called `confusion` is summed over all.
         prepare_with: what makes, of a fold's training part, the function that makes inputs and
             labels of any part; by default `prepared`.
@@ -58,14 +58,16 @@ def run(
 
     Raises:
         InputError: the data can't be cut into so many folds, or the folder can't be written.
-        UsageError: the folder holds a run with another configuration.
+        UsageError: the folder holds a run with another configuration or over other data.
     """
     from jaxnet.data import k_fold, split
+    from jaxnet.training import fingerprints
 
     config.numerics.check()
     k = config.folds or 1
     pairs = k_fold(data, k, seed=config.seed)
-    run_folder.prepare(folder, config, resume=config.resume, may_change=FREE)
+    known_by = fingerprints.of_data(data)
+    run_folder.prepare(folder, config, resume=config.resume, may_change=FREE, fingerprints=known_by)
     files = [folder / f"fold-{number}" / "summary.json" for number in range(1, k + 1)]
     if not config.resume:
         for file in files:
@@ -85,6 +87,27 @@ def run(
     summaries = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     _finish(folder, summaries, data.class_names, trainers.compiles)
     return cli.DONE
+
+
+def shared(
+    make: Callable[[Arrays], GradientTask], fitted: Callable[[Arrays], Hashable]
+) -> Callable[[Arrays], GradientTask]:
+    """`make`, but with one task for folds that agree in all that is fitted, and so one compile.
+
+    Args:
+        make: the task for a training part.
+        fitted: all that it takes from the training part: shapes, the number of steps, weights of
+            classes.
+    """
+    tasks: dict[Hashable, GradientTask] = {}
+
+    def task_for(train: Arrays) -> GradientTask:
+        key = fitted(train)
+        if key not in tasks:
+            tasks[key] = make(train)
+        return tasks[key]
+
+    return task_for
 
 
 def prepared(train: Any) -> Callable[[Any], Arrays]:

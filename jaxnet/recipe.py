@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 
 PLATEAU = "plateau"
+# Schedules that don't go by the number of steps in all.
+_ANY_LENGTH = ("constant", PLATEAU, "step", "exponential", "piecewise")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class Optimizer:
     kernels (dense, convolutional, attention, recurrent ones too), without biases, the scales of
     normalisation and embeddings"""
     plateau: ReduceOnPlateau = ReduceOnPlateau()
+
+    @property
+    def any_length(self) -> bool:
+        """Whether the learning rate is the same however many epochs there are to be."""
+        return self.name == "lbfgs" or self.schedule in _ANY_LENGTH
 
     def build(self, learning_rate: float, steps: int) -> optax.GradientTransformation:
         """The Optax transformation for a run of `steps` steps."""
@@ -446,7 +453,8 @@ class Run:
     seed: int = 0
     """of the split, the weights, the order of the data and dropout"""
     run_dir: Path | None = None
-    """where to put the results; by default runs/DATA-MODEL-seedSEED"""
+    """where to put the results; by default runs/DATA-MODEL-seedSEED, with the target's name after
+    the data's for a table of your own, and a number at the end where another run has that name"""
     resume: bool = True
     """go on with a run that was cut short in this folder"""
     progress: bool = True
@@ -472,10 +480,19 @@ class Run:
                 "stages (--layout.stage 1)"
             )
 
+    def named_by(self) -> tuple[str, ...]:
+        """What the default run folder is called by: the data, or the file where it is your own."""
+        if self.data in OWN_DATA and self.data_dir is not None:
+            return (self.data_dir.resolve().stem,)
+        return (self.data,)
+
     def optimizer_for(self, examples: int) -> optax.GradientTransformation:
         """The optimizer of a run over so many training examples."""
-        steps = self.epochs * -(-examples // self.batch_size)
-        return self.optimizer.build(self.learning_rate, steps)
+        return self.optimizer.build(self.learning_rate, self.steps_for(examples))
+
+    def steps_for(self, examples: int) -> int:
+        """The steps of a run over so many training examples, at most."""
+        return self.epochs * -(-examples // self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -539,6 +556,12 @@ class Tabular(CrossValidated):
     """csv: the column to predict"""
     table: Tables = Tables()
 
+    def named_by(self) -> tuple[str, ...]:
+        """The data, and of a table of your own the column to predict."""
+        return (*super().named_by(), *((self.target,) if self.target is not None else ()))
 
+
+# Names of data that stand for files of your own.
+OWN_DATA = ("csv", "folder", "lines", "text")
 # Fields of a `Run`, and of its kinds, that don't decide what is learnt.
 FREE = ("run_dir", "resume", "progress", "layout", "eval_batch_size", "writing", "users", "k")

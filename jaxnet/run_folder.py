@@ -1,6 +1,7 @@
 """The folder that a run leaves behind.
 
 config.toml       the resolved configuration, from which the run can be repeated
+run.json          the same as it was begun with, by which the run is known; not for editing
 metrics.jsonl     a line an epoch, with times
 history.csv       the same without times: equal for equal runs
 curves.png        learning curves
@@ -18,8 +19,12 @@ summary.json      the figures of the run, flat
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import platform
+import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +32,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from jaxnet import locks
 from jaxnet.config import from_mapping, to_mapping, to_toml
 from jaxnet.errors import InputError, UsageError
 from jaxnet.files import write_json
@@ -35,12 +41,15 @@ from jaxnet.recipe import FREE, Augment, Run
 if TYPE_CHECKING:
     import numpy as np
 
+    from jaxnet.bundle import Bundle
     from jaxnet.data import Arrays, Source
     from jaxnet.data.augmentation import Augmentation
     from jaxnet.data.encoders import Encoder
     from jaxnet.training.task import Task
     from jaxnet.training.trainer import FitResult
 
+# What a run was begun with.
+RECORD = "run.json"
 # What the table on the screen has of the summary, besides the test metrics.
 SHOWN = ("stop_reason", "epochs", "best_step", "parameters", "seconds", "samples_per_second")
 # Beyond this many classes the table of them is for classes.csv alone.
@@ -50,37 +59,89 @@ PREVIEWED = 8
 PACKAGES = ("jaxnet", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def prepare(folder: Path, config: Any, *, resume: bool, may_change: tuple[str, ...] = ()) -> None:
+def located(config: Run, *words: str) -> Path:
+    """The folder of a run: the one that was chosen, or one in `runs`.
+
+    That is called by the data, `words` and the seed. Where it holds a run with another
+    configuration, a number is added, and a line says so.
+
+    Args:
+        config: the configuration, with all that it leaves open filled in.
+        words: what else is part of the name, such as the model.
+    """
+    if config.run_dir is not None:
+        return config.run_dir
+    folds = getattr(config, "folds", None)
+    words = (*words, *((f"{folds}-folds",) if folds else ()), f"seed{config.seed}")
+    name = "-".join(map(_plain_name, (*config.named_by(), *words)))
+    first = Path("runs") / name
+    for number in itertools.count(1):
+        folder = first if number == 1 else first.with_name(f"{name}-{number}")
+        chosen = replace(config, run_dir=folder)
+        if not (_begun(folder) and _changed(folder, chosen, changeable(config))):
+            break
+    if folder != first:
+        changed = _changed(first, chosen, changeable(config))
+        print(f"{first} holds a run with another configuration, so this one goes to {folder}:")
+        print("\n".join(changed))
+    return folder
+
+
+def changeable(config: Run) -> tuple[str, ...]:
+    """The fields that may be others when a run goes on.
+
+    The number of epochs is among them where the learning rate doesn't depend on it.
+    """
+    if getattr(config, "folds", None):
+        return FREE  # folds that are done stay as they are
+    return (*FREE, "early_stopping", *(("epochs",) if config.optimizer.any_length else ()))
+
+
+def prepare(
+    folder: Path,
+    config: Any,
+    *,
+    resume: bool,
+    may_change: tuple[str, ...] = (),
+    fingerprints: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Make a run folder, or take up one whose run had the same configuration.
 
-    Of several processes the first one writes.
+    The folder is this process's until the command ends. Of several processes the first one holds
+    it, and writes.
 
     Args:
         folder: the run folder.
         config: the configuration, a dataclass.
         resume: whether to go on with what is there; otherwise it is begun anew.
         may_change: fields that don't decide what is trained, such as `layout`.
+        fingerprints: what else has to be the same (`jaxnet.training.fingerprints`), where no
+            checkpoint keeps it.
 
     Raises:
         InputError: the folder can't be written.
-        UsageError: it holds a run with another configuration, which has begun to train.
+        UsageError: it holds a run with another configuration, which has begun to train, or another
+            process is at work in it.
     """
     from jaxnet.parallel import processes
 
-    file = folder / "config.toml"
-    # A run that ended before it learnt anything, over a wrong option say, binds nobody.
-    if resume and file.exists() and next(folder.rglob("metrics.jsonl"), None):
-        _check_same(file, config, may_change)
-    if not processes.is_first():
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        to_toml(config, file)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: the run folder can't be written: {error.strerror or error}. "
-            "Choose another one with --run-dir."
-        ) from error
+    def take() -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            locks.keep(folder, "wait until it has ended, or choose another --run-dir")
+            # A run that ended before it learnt anything, over a wrong option say, binds nobody.
+            if resume and _begun(folder):
+                _check_same(folder, config, may_change, fingerprints)
+            record = {"config": to_mapping(config), "fingerprints": dict(fingerprints)}
+            write_json(folder / RECORD, record)
+            to_toml(config, folder / "config.toml")
+        except OSError as error:
+            raise InputError(
+                f"{folder}: the run folder can't be written: {error.strerror or error}. "
+                "Choose another one with --run-dir."
+            ) from error
+
+    processes.by_first(take)
 
 
 def title(folder: Path) -> str:
@@ -115,6 +176,8 @@ def fit(
     valid: Arrays | Source,
     augment: Augment = Augment(),  # noqa: B008
     callbacks: Sequence[Any] = (),
+    encoder: Encoder | None = None,
+    mappings: Mapping[str, Any] = MappingProxyType({}),
 ) -> FitResult | None:
     """Train in a run folder as configured, or go on with it.
 
@@ -126,6 +189,9 @@ def fit(
         valid: what to evaluate after each epoch.
         augment: how to vary the training images.
         callbacks: what else watches the run.
+        encoder: what made the inputs of a table's rows, or of texts; a run goes on only with the
+            one that it was begun with.
+        mappings: what else made numbers of raw data, see `Trainer.fit`.
 
     Returns:
         The result, or None where the run was asked to end: all is saved, and the same call goes on.
@@ -146,7 +212,7 @@ def fit(
         eval_batch_size=config.eval_batch_size,
         layout=config.layout.build(task),
     )
-    prepare(folder, config, resume=config.resume, may_change=FREE)
+    prepare(folder, config, resume=config.resume, may_change=changeable(config))
     preview(folder, augment.functions(), train, config.seed)
     result = trainer.fit(
         train,
@@ -155,6 +221,7 @@ def fit(
         batch_size=config.batch_size,
         seed=config.seed,
         resume=config.resume,
+        mappings={"encoder": encoder, **mappings},
     )
     if result.stop_reason == "preempted":
         print(f"preempted at step {result.last_step}: run the same command again to go on")
@@ -183,6 +250,9 @@ def finish(
         encoder: what made the inputs of a table's rows, or of texts.
         predictions: the logits and the labels of the test set, for the curves of a classifier.
         figures: what else was found out, for the summary and the table.
+
+    Raises:
+        UsageError: classes or encoder aren't those that the network was trained with.
     """
     from jaxnet.bundle import Bundle
     from jaxnet.metrics import classification_report
@@ -192,6 +262,7 @@ def finish(
     if processes.several():
         state = processes.on_host(result.state)
         result = replace(result, state=state, model=replace(result.model, state=state))
+    _check_mapping(folder, result, class_names, encoder)
     if not processes.is_first():
         return
     report = None
@@ -209,6 +280,7 @@ def finish(
         names = class_names or tuple(str(i) for i in range(len(test["confusion"])))
         plot_confusion(test["confusion"], names, folder / "confusion.png", title(folder))
     bundle = Bundle.of(result.model, class_names=class_names, info=values, encoder=encoder)
+    _check_bundle(folder / "bundle", bundle)
     bundle.save(folder / "bundle")
     write_json(folder / "summary.json", values)
     if report is not None and len(report.rows) <= SHOWN_CLASSES:
@@ -219,6 +291,42 @@ def finish(
         if name in (*SHOWN, *figures) or name.startswith("test_")
     }
     print_table({**shown, "results": str(folder)})
+
+
+def _check_mapping(
+    folder: Path, result: FitResult, class_names: Sequence[str] | None, encoder: Encoder | None
+) -> None:
+    """Refuse an encoder or class names that the network wasn't trained with."""
+    from jaxnet.data.fingerprints import names_digest
+    from jaxnet.training.fingerprints import of_mappings, other_data
+
+    before = dict(result.fingerprints)
+    if not before.get("train/class names") or class_names is None:
+        before.pop("train/class names", None)
+    now = {**of_mappings({"encoder": encoder}), "train/class names": names_digest(class_names)}
+    if others := other_data(before, now):
+        raise UsageError(
+            f"{folder}: the network was trained with others, so there is no bundle of it:\n  "
+            + "\n  ".join(others)
+        )
+
+
+def _check_bundle(folder: Path, bundle: Bundle) -> None:
+    """Refuse to give weights that lie there another meaning, whoever trained them."""
+    from jaxnet.bundle import Bundle
+
+    if not (folder / "bundle.json").exists():
+        return
+    try:
+        there = Bundle.load(folder, bundle.model)
+    except InputError:
+        return  # of another network
+    if bundle.same_weights(there) and bundle.meaning() != there.meaning():
+        raise UsageError(
+            f"{folder} holds the same weights with another encoder, other class names or another "
+            "preprocessing, so the data isn't what they were trained on. Take the same data, "
+            "another --run-dir, or begin anew with --no-resume."
+        )
 
 
 def _curves(
@@ -330,22 +438,60 @@ def environment() -> dict[str, str | int | None]:
     }
 
 
-def _check_same(file: Path, config: Any, may_change: tuple[str, ...]) -> None:
-    import tomllib
+def _plain_name(word: str) -> str:
+    """A word as part of the name of a folder: no blanks, no slashes, not too long."""
+    return re.sub(r"[^\w.+=-]+", "_", word).strip("._")[:60] or "_"
 
-    before = to_mapping(
-        from_mapping(type(config), tomllib.loads(file.read_text(encoding="utf-8")), str(file))
-    )
-    changed = [
+
+def _begun(folder: Path) -> bool:
+    """Whether a run has begun to train in a folder, or in one below it."""
+    noted = any((folder / name).exists() for name in (RECORD, "config.toml"))
+    signs = ("**/metrics.jsonl", "fold-*/summary.json")
+    return noted and any(next(folder.glob(sign), None) for sign in signs)
+
+
+def _check_same(
+    folder: Path, config: Any, may_change: tuple[str, ...], fingerprints: Mapping[str, str]
+) -> None:
+    way_out = "Choose another --run-dir, or begin anew in this one with --no-resume."
+    if changed := _changed(folder, config, may_change):
+        if len(changed) == 1 and changed[0].startswith("  epochs: "):
+            changed.append(
+                "More epochs can't be added exactly: the learning rate goes by their number from "
+                f"the first step on ({config.optimizer.schedule}). To runs with "
+                "--optimizer.schedule constant they can."
+            )
+        more = "\n".join(changed)
+        raise UsageError(f"{folder} holds a run with another configuration:\n{more}\n{way_out}")
+    from jaxnet.training.fingerprints import other_data
+
+    before = _record(folder).get("fingerprints") or {}
+    if others := other_data(before, fingerprints):
+        raise UsageError(
+            f"{folder} holds a run over other data:\n  " + "\n  ".join(others) + f"\n{way_out}"
+        )
+
+
+def _changed(folder: Path, config: Any, may_change: tuple[str, ...]) -> list[str]:
+    """What differs from the configuration that the run in a folder was begun with."""
+    record = _record(folder)
+    before = to_mapping(from_mapping(type(config), record["config"], str(folder / RECORD)))
+    return [
         f"  {name}: {old!r} -> {new!r}"
         for name, old, new in _differences(before, to_mapping(config))
         if name.split(".")[0] not in may_change
     ]
-    if changed:
-        raise UsageError(
-            f"{file.parent} holds a run with another configuration:\n" + "\n".join(changed) + "\n"
-            "Choose another --run-dir, or begin anew in this one with --no-resume."
-        )
+
+
+def _record(folder: Path) -> Mapping[str, Any]:
+    """What a run was begun with. Earlier versions noted it in config.toml alone."""
+    file, toml = folder / RECORD, folder / "config.toml"
+    try:
+        if file.exists():
+            return json.loads(file.read_text(encoding="utf-8"))
+        return {"config": tomllib.loads(toml.read_text(encoding="utf-8"))}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: what its run was begun with can't be read: {error}") from error
 
 
 def _differences(before: Any, after: Any, name: str = "") -> list[tuple[str, Any, Any]]:

@@ -13,7 +13,7 @@ ROOT = Path(jaxnet.__file__).parent
 # From the ground up: a room imports only from floors below its own.
 FLOORS = [
     {"errors", "switch", "units", "versions"},
-    {"files", "names", "trees", "numerics"},
+    {"digests", "files", "locks", "names", "trees", "numerics"},
     {"cache", "config"},
     {"schedules"},
     {"losses", "layers", "optimizers", "summary"},

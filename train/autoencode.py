@@ -128,8 +128,9 @@ def train(config: Config) -> int:
     usual = 8 if config.data == "digits" else 20 if name.endswith("vae") else 32
     latent = config.latent or usual
     kind = f"{name}{latent}" + (f"-noise{config.noise:g}" if config.noise else "")
-    folder = config.run_dir or Path("runs") / f"{config.data}-{kind}-seed{config.seed}"
-    config = replace(config, run_dir=folder, model=name, latent=latent)
+    config = replace(config, model=name, latent=latent)
+    folder = run_folder.located(config, kind)
+    config = replace(config, run_dir=folder)
 
     import numpy as np
 

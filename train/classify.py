@@ -31,7 +31,7 @@ from train.networks import MODELS, Network
 if TYPE_CHECKING:
     from jaxnet.data import Arrays, ImageFolder, Table, TableEncoder
     from jaxnet.training import Supervised
-    from jaxnet.training.task import GradientTask, Loss
+    from jaxnet.training.task import Loss
     from train.networks import Build
 
 PROGRAM = "python -m train.classify"
@@ -127,11 +127,10 @@ def train(config: Config) -> int:
     build = lookup(name, MODELS, "model")
     if config.data in TABLES and name != "mlp":
         raise UsageError(f"--model {name} is for images; a table needs mlp, which is the default")
-    kind = f"-{config.folds}-folds" if config.folds else ""
-    default = Path("runs") / f"{config.data}-{name}{kind}-seed{config.seed}"
-    folder = config.run_dir or default
     augment = config.augment.suited(AUGMENT.get(config.data))
-    config = replace(config, run_dir=folder, model=name, augment=augment)
+    config = replace(config, model=name, augment=augment)
+    folder = run_folder.located(config, name)
+    config = replace(config, run_dir=folder)
 
     from jaxnet import cross_validation
     from jaxnet.data import check_classes, fit_standard, sample
@@ -143,17 +142,20 @@ def train(config: Config) -> int:
     if config.folds:
         if data.whole is None:
             raise UsageError(f"--data {config.data} has no cross-validation: leave out --folds")
-        tasks = {}
-
-        def task_for(train: Arrays) -> GradientTask:
-            # Folds whose inputs have the same features share a task, and so its programs.
-            task = config.augment.apply(_task(config, build, train, identity))
-            return tasks.setdefault(train.inputs.shape[1:], task)
-
+        task_for = cross_validation.shared(
+            lambda train: config.augment.apply(_task(config, build, train, identity)),
+            lambda train: (
+                train.inputs.shape[1:],
+                config.steps_for(len(train)),
+                _class_weights(config, train),
+            ),
+        )
         return cross_validation.run(folder, config, data.whole, task_for, Trained.evaluate)
     preprocess = identity if data.encoder else fit_standard(sample(data.train))
     task = _task(config, build, data.train, preprocess)
-    result = run_folder.fit(folder, config, task, data.train, data.valid, config.augment)
+    result = run_folder.fit(
+        folder, config, task, data.train, data.valid, config.augment, encoder=data.encoder
+    )
     if result is None:
         return cli.PREEMPTED
     run_folder.finish(
@@ -189,13 +191,22 @@ def _task(config: Config, build: Build, train: Arrays | ImageFolder, preprocess:
 def _loss(config: Config, train: Arrays | ImageFolder) -> Loss:
     from jaxnet import losses
 
+    weights = _class_weights(config, train)
+    loss = losses.cross_entropy
+    return losses.with_class_weights(loss, weights) if weights else loss
+
+
+def _class_weights(config: Config, train: Arrays | ImageFolder) -> tuple[float, ...]:
+    """How much each class counts in the loss; nothing where all count alike."""
+    from jaxnet import losses
+
     if not (config.balanced or config.class_weights):
-        return losses.cross_entropy
+        return ()
     names = train.class_names or [str(number) for number in range(train.num_classes)]
     weights = losses.named_class_weights(config.class_weights, names)
     if config.balanced:
         weights *= losses.balanced_class_weights(train.labels, train.num_classes)
-    return losses.with_class_weights(losses.cross_entropy, weights)
+    return tuple(weights.tolist())
 
 
 def main() -> int:

@@ -115,6 +115,10 @@ class Config(ImageRun):
         if rate is not None and not 0 < rate < float("inf"):
             raise UsageError(f"--rules.discriminator-rate: expected a number above 0, got {rate}")
 
+    def named_by(self) -> tuple[str, ...]:
+        """The data, and that this is a game."""
+        return ("gan", *super().named_by())
+
 
 def _dense(config: Config, shape: tuple[int, ...]) -> Players:
     from models import DenseDiscriminator, DenseGenerator
@@ -170,8 +174,9 @@ def train(config: Config) -> int:
     """Train as configured, and write the run folder."""
     name = config.model or "dcgan"
     model = lookup(name, MODELS, "model")
-    folder = config.run_dir or Path("runs") / f"gan-{config.data}-{name}-seed{config.seed}"
-    config = replace(config, run_dir=folder, model=name, rules=model.rules(config.rules))
+    config = replace(config, model=name, rules=model.rules(config.rules))
+    folder = run_folder.located(config, name)
+    config = replace(config, run_dir=folder)
 
     import numpy as np
 

@@ -18,7 +18,6 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from jaxnet import cli, run_folder
@@ -174,7 +173,7 @@ def train(config: Config) -> int:
         if getattr(config.network, name) != absent and config.model != owner:
             option = f"--network.{name.replace('_', '-')}"
             raise UsageError(f"{option} is for --model {owner}, and this is {config.model}")
-    folder = config.run_dir or Path("runs") / f"{config.data}-{config.model}-seed{config.seed}"
+    folder = run_folder.located(config, str(config.model))
     config = replace(config, run_dir=folder)
 
     from jaxnet import losses
@@ -192,7 +191,10 @@ def train(config: Config) -> int:
     # knows which these are.
     applied = config.techniques.apply(config.optimizer.apply(task))
     samples = Samples(folder, applied, tokenizer, writing.prompt, writing.new_tokens, filters)
-    result = run_folder.fit(folder, config, task, train, valid, callbacks=[samples])
+    encoder = TextEncoder(tokenizer, config.tokens.length)
+    result = run_folder.fit(
+        folder, config, task, train, valid, callbacks=[samples], encoder=encoder
+    )
     if result is None:
         return cli.PREEMPTED
     measured = result.model.evaluate(test)
@@ -203,7 +205,6 @@ def train(config: Config) -> int:
         "nats_per_character": nats,
         "bits_per_character": nats / math.log(2),
     }
-    encoder = TextEncoder(tokenizer, config.tokens.length)
     run_folder.finish(folder, result, figures, encoder=encoder)
     return cli.DONE
 

@@ -115,8 +115,9 @@ class Data:
 def train(config: Config) -> int:
     """Train as configured, and write the run folder."""
     lookup(config.model or "bert", {"bert": None}, "model")
-    folder = config.run_dir or Path("runs") / f"{config.data}-bert-seed{config.seed}"
-    config = replace(config, run_dir=folder, model="bert")
+    config = replace(config, model="bert")
+    folder = run_folder.located(config, "bert")
+    config = replace(config, run_dir=folder)
 
     from jaxnet import losses, metrics
     from jaxnet.data import TextEncoder
@@ -140,12 +141,14 @@ def train(config: Config) -> int:
         config.optimizer_for(len(data.train)),
         metrics={"accuracy": metrics.masked(metrics.accuracy)},
     )
-    result = run_folder.fit(folder, config, augment(task, data.hide), data.train, data.valid)
+    encoder = TextEncoder(data.tokenizer, config.tokens.length, start=True)
+    result = run_folder.fit(
+        folder, config, augment(task, data.hide), data.train, data.valid, encoder=encoder
+    )
     if result is None:
         return cli.PREEMPTED
     figures = {**result.model.evaluate(data.test), **_unigram(data)}
     _show(folder, data, result.model)
-    encoder = TextEncoder(data.tokenizer, config.tokens.length, start=True)
     run_folder.finish(folder, result, figures, encoder=encoder)
     return cli.DONE
 

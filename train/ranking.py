@@ -47,7 +47,7 @@ def fit_ranking(folder: Path, config: Config, data: Data) -> FitResult | None:
     )
     make = _rating_stage if by == "rating" else _click_stage
     task, fit, valid, test, figures = make(config, data, model)
-    result = run_folder.fit(folder, config, task, fit, valid)
+    result = run_folder.fit(folder, config, task, fit, valid, mappings=data.mappings)
     if result is None:
         return None
     run_folder.finish(folder, result, {**result.model.evaluate(test), **figures})

@@ -34,13 +34,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jaxnet import cli, run_folder
 from jaxnet.config import from_command_line
 from jaxnet.errors import UsageError
 from jaxnet.names import lookup
-from jaxnet.recipe import FREE, Run, started
+from jaxnet.recipe import Run, started
 from jaxnet.training.early_stopping import EarlyStopping
 from train.ranking import fit_ranking
 
@@ -169,6 +169,17 @@ class Data:
 
         return as_lists(self.train, self.valid)
 
+    @property
+    def mappings(self) -> dict[str, Any]:
+        """What the numbers of users and items stand for."""
+        from jaxnet.digests import array_digest, texts_digest
+
+        sides = {"users": self.train.known_users, "items": self.train.known_items}
+        return {
+            name: [texts_digest(side.ids), array_digest(side.features)]
+            for name, side in sides.items()
+        }
+
 
 def _known(config: Config) -> tuple[Interactions, KnownTowers | None]:
     from jaxnet.data import draw_interactions
@@ -208,19 +219,22 @@ def train(config: Config) -> int:
     """Train both stages as configured, and write the run folder."""
     lookup(config.data, DATA, "data")
     lookup(config.model or "two_tower", {"two_tower": None}, "model")
-    folder = config.run_dir or Path("runs") / f"{config.data}-two_tower-seed{config.seed}"
-    config = replace(config, run_dir=folder, model="two_tower")
+    config = replace(config, model="two_tower")
+    folder = run_folder.located(config, "two_tower")
+    config = replace(config, run_dir=folder)
 
     from jaxnet.files import write_json
 
     data = _read(config)
-    run_folder.prepare(folder, config, resume=config.resume, may_change=FREE)
+    may_change = run_folder.changeable(config)
+    run_folder.prepare(folder, config, resume=config.resume, may_change=may_change)
     towers = run_folder.fit(
         folder / "candidates",
         config,
         _retrieval(config, data),
         data.train.arrays(data.train.items, data.numbered),
         data.valid.arrays(data.valid.items, data.numbered),
+        mappings=data.mappings,
     )
     if towers is None:
         return cli.PREEMPTED

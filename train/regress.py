@@ -14,7 +14,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxnet import cli, run_folder
@@ -73,9 +72,9 @@ def train(config: Config) -> int:
     read = lookup(config.data, DATA, "data")
     name = config.model or "mlp"
     lookup(name, {"mlp": None}, "model")
-    kind = f"-{config.folds}-folds" if config.folds else ""
-    folder = config.run_dir or Path("runs") / f"{config.data}-{name}{kind}-seed{config.seed}"
-    config = replace(config, run_dir=folder, model=name)
+    config = replace(config, model=name)
+    folder = run_folder.located(config, name)
+    config = replace(config, run_dir=folder)
 
     from jaxnet import cross_validation
     from jaxnet.data import Table, fit_standard, fit_table, split
@@ -95,7 +94,8 @@ def train(config: Config) -> int:
     else:
         train, valid, test = split(whole, SHARES, seed=config.seed)
         preprocess = fit_standard(train, per_feature=True)
-    result = run_folder.fit(folder, config, build_task(config, train, preprocess), train, valid)
+    task = build_task(config, train, preprocess)
+    result = run_folder.fit(folder, config, task, train, valid, encoder=encoder)
     if result is None:
         return cli.PREEMPTED
     predicted = result.model.predict(test.inputs)[:, 0]

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from jaxnet.data import Arrays, TextEncoder, Texts
     from jaxnet.training import Supervised
-    from jaxnet.training.task import GradientTask
 
 PROGRAM = "python -m train.text"
 SHOWN_MISTAKES = 5
@@ -204,11 +203,10 @@ MODELS: Mapping[str, Callable[[Config, int], nn.Module]] = {
 def train(config: Config) -> int:
     """Train as configured, and write the run folder."""
     read = lookup(config.data, DATA, "data")
-    config = replace(config, model=config.model or "lstm")
-    lookup(str(config.model), MODELS, "model")
-    kind = f"-{config.folds}-folds" if config.folds else ""
-    default = Path("runs") / f"{config.data}-{config.model}{kind}-seed{config.seed}"
-    folder = config.run_dir or default
+    name = config.model or "lstm"
+    lookup(name, MODELS, "model")
+    config = replace(config, model=name)
+    folder = run_folder.located(config, name)
     config = replace(config, run_dir=folder)
 
     from jaxnet import cross_validation
@@ -217,14 +215,9 @@ def train(config: Config) -> int:
 
     texts = read(config)
     if config.folds:
-        tasks: list[GradientTask] = []
-
-        def task_for(train: Arrays) -> GradientTask:
-            # One task, and so one set of programs, for all folds: their shapes are the same.
-            if not tasks:
-                tasks.append(_task(config, train))
-            return tasks[0]
-
+        task_for = cross_validation.shared(
+            lambda train: _task(config, train), lambda train: config.steps_for(len(train))
+        )
         return cross_validation.run(
             folder,
             config,
@@ -236,7 +229,8 @@ def train(config: Config) -> int:
     parts = split(texts, (0.7, 0.1, 0.2), seed=config.seed)
     encoder = _encoder_of(config, parts[0])
     train, valid, test = map(encoder.arrays, parts)
-    result = run_folder.fit(folder, config, _task(config, train), train, valid)
+    task = _task(config, train)
+    result = run_folder.fit(folder, config, task, train, valid, encoder=encoder)
     if result is None:
         return cli.PREEMPTED
     logits = result.model.predict(test)

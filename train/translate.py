@@ -104,6 +104,11 @@ class Config(Run):
     texts: Texts = Texts()
     network: Network = Network()
 
+    def named_by(self) -> tuple[str, ...]:
+        """The data, or of files of your own the one that is read."""
+        source = self.texts.source
+        return (source.stem,) if self.data == "files" and source else super().named_by()
+
 
 def _cldr(config: Config) -> Parts:
     from jaxnet.data import load_cldr, split
@@ -141,7 +146,7 @@ DATA: Mapping[str, Callable[[Config], Parts]] = {
 def train(config: Config) -> int:
     """Train as configured, and write the run folder."""
     read = lookup(config.data, DATA, "data")
-    folder = config.run_dir or Path("runs") / f"{config.data}-translate-seed{config.seed}"
+    folder = run_folder.located(config, "translate")
     config = replace(config, run_dir=folder)
 
     from jaxnet import losses, metrics
@@ -172,12 +177,14 @@ def train(config: Config) -> int:
     width = learnt.inputs.shape[1]
     new_tokens = max(NEW_TOKENS, width)
     samples = Translations(folder, applied, tokenizer, *shown, new_tokens)
-    result = run_folder.fit(folder, config, task, learnt, watched, callbacks=[samples])
+    encoder = TextEncoder(tokenizer, width, end=True)
+    result = run_folder.fit(
+        folder, config, task, learnt, watched, callbacks=[samples], encoder=encoder
+    )
     if result is None:
         return cli.PREEMPTED
     bleu = _report(config, folder, result.model, tokenizer, test, new_tokens)
     tokenizer.save(folder / "tokenizer.json")
-    encoder = TextEncoder(tokenizer, width, end=True)
     run_folder.finish(folder, result, {"bleu": bleu}, encoder=encoder)
     return cli.DONE
 

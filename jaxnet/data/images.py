@@ -18,6 +18,7 @@ from jaxnet.data.arrays import Arrays
 from jaxnet.data.decoding import Channels, Resize, contents, decode
 from jaxnet.data.sources import load, size_in_memory
 from jaxnet.data.splits import split
+from jaxnet.digests import array_digest, digest, json_digest, texts_digest
 from jaxnet.errors import InputError, UsageError
 from jaxnet.files import expanded
 
@@ -37,6 +38,8 @@ PARTS = {
 }
 # A training set up to this size is read into memory once, instead of in every epoch.
 IN_MEMORY_BYTES = 2 << 30
+# Of so many files the bytes are read to know the images again.
+SAMPLED = 32
 # Files below this are decoded in so short a time that threads at it together would spend more on
 # handing the interpreter's lock to and fro: measured half as fast as one. They still wait together
 # for the disk.
@@ -130,6 +133,22 @@ class ImageFolder:
                     )
                 image[:] = decoded
         return {"inputs": images, "labels": self.labels[rows]}
+
+    def fingerprint(self) -> dict[str, str]:
+        """What identifies these images; see `jaxnet.data.fingerprints`.
+
+        All names below the folder that they share, and the bytes of some files.
+        """
+        home = os.path.commonpath([os.path.dirname(file) for file in self.files])
+        names = [Path(os.path.relpath(file, home)).as_posix() for file in self.files]
+        some = np.unique(np.linspace(0, len(self) - 1, SAMPLED).astype(np.int64))
+        return {
+            "files": texts_digest(names),
+            "inputs": digest(*(contents(self.files[int(row)]) for row in some)),
+            "size of images": json_digest([self.size, self.channels, self.resize]),
+            "labels": array_digest(self.labels),
+            "class names": json_digest(list(self.class_names)),
+        }
 
     def take(self, indices: np.ndarray) -> ImageFolder:
         """The images at `indices`, integers (m,), in that order; nothing is read."""

@@ -21,6 +21,7 @@ from jaxnet.data.columns import needs_pandas
 from jaxnet.data.numeric import check_distinct
 from jaxnet.data.reading import Reading
 from jaxnet.data.table_files import read_file
+from jaxnet.digests import array_digest, json_digest
 from jaxnet.errors import InputError
 from jaxnet.files import expanded
 from jaxnet.names import lookup
@@ -83,6 +84,24 @@ class Table:
         left = f"; left out: {_listed(self.left_out)}" if self.left_out else ""
         columns = _counted(len(self.kinds), "column", "columns")
         return f"{self.name}: {columns}: {', '.join(used)}{left}"
+
+    def fingerprint(self) -> dict[str, str]:
+        """What identifies this table; see `jaxnet.data.fingerprints`."""
+        from pandas.util import hash_pandas_object
+
+        frame: Any = self.frame
+        hashes: Any = hash_pandas_object
+        columns = {
+            f"column {name!r}": array_digest(hashes(column, index=False).to_numpy())
+            for name, column in frame.items()
+        }
+        return {
+            **columns,
+            "column order": json_digest([str(name) for name in frame]),
+            "kinds of columns": json_digest([dict(self.kinds), dataclasses.asdict(self.reading)]),
+            "labels": array_digest(self.labels),
+            "class names": json_digest(self.class_names),
+        }
 
     def take(self, indices: np.ndarray) -> Table:
         """The rows at `indices`, in that order."""

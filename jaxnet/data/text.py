@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxnet.digests import array_digest, json_digest, texts_digest
 from jaxnet.errors import InputError
 from jaxnet.files import expanded, read_text
 
@@ -31,6 +32,14 @@ class Texts:
     def __len__(self) -> int:
         """The number of texts."""
         return len(self.texts)
+
+    def fingerprint(self) -> dict[str, str]:
+        """What identifies these texts; see `jaxnet.data.fingerprints`."""
+        return {
+            "texts": texts_digest(self.texts),
+            "labels": array_digest(self.labels),
+            "class names": json_digest(list(self.class_names)),
+        }
 
     def take(self, indices: np.ndarray) -> Texts:
         """The texts at `indices`, in that order."""

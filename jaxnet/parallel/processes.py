@@ -15,6 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnet.errors import InputError, UsageError
+
 PyTree = Any
 JSON = Any
 
@@ -52,6 +54,24 @@ def from_first(look: Callable[[], JSON]) -> JSON:
     padded[: len(said)] = np.frombuffer(said, np.uint8)
     heard = multihost_utils.broadcast_one_to_all(padded)
     return json.loads(np.asarray(heard)[:length].tobytes())
+
+
+def by_first(action: Callable[[], Any]) -> None:
+    """Let process 0 do something for all; what it refuses, all refuse. All have to call this.
+
+    Raises:
+        InputError: process 0 raised one; a UsageError is one for all.
+    """
+
+    def refusal() -> list[Any] | None:
+        try:
+            action()
+        except InputError as error:
+            return [isinstance(error, UsageError), str(error)]
+        return None
+
+    if refused := from_first(refusal):
+        raise (UsageError if refused[0] else InputError)(refused[1])
 
 
 def where(here: bool) -> list[int]:

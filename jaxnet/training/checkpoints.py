@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from jaxnet import trees
+from jaxnet import locks, trees
 from jaxnet.errors import CheckpointError, UsageError
 from jaxnet.files import expanded
 from jaxnet.parallel import processes
@@ -101,6 +101,20 @@ class CheckpointStore:
     keep: int
     _saving: int | None = field(default=None, init=False)
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While this lasts, no other run may write into the folder.
+
+        Of the processes of one job the first one holds it for all.
+
+        Raises:
+            UsageError: another run does; the message names its process and host.
+        """
+        advice = "wait until it has ended, or choose another folder (--run-dir)"
+        with ExitStack() as held:
+            processes.by_first(lambda: held.enter_context(locks.alone(self.folder, advice)))
+            yield
+
     def steps(self) -> list[int]:
         """The steps that are saved, oldest first, as process 0 finds them; all must call this."""
         return processes.from_first(self._listed)
@@ -157,12 +171,18 @@ class CheckpointStore:
             self._saving = None
         self._drop_old()
 
-    def restore(self, slot: Slot | int, like: PyTree) -> Restored | None:
+    def restore(
+        self,
+        slot: Slot | int,
+        like: PyTree,
+        check: Callable[[Mapping[str, Any]], None] = lambda progress: None,
+    ) -> Restored | None:
         """The newest readable checkpoint for `"last"`, or a certain step; None if there is none.
 
         Args:
             slot: `"last"`, `"best"`, or a step.
             like: the state to restore, as arrays or `jax.ShapeDtypeStruct`s.
+            check: is given the progress first, and raises where this can't be gone on with.
 
         Raises:
             CheckpointError: the checkpoint is of another model, or none can be read.
@@ -173,13 +193,13 @@ class CheckpointStore:
             return last if last is None or best in (-1, last.step) else self.restore(best, like)
         if slot != "last":
             try:
-                return self._read(slot, like)
+                return self._read(slot, like, check)
             except Unreadable as error:
                 raise CheckpointError(f"{error}. {_START_AGAIN}") from error
         problems: list[str] = []
         for step in reversed(self.steps()):
             try:
-                restored = self._read(step, like)
+                restored = self._read(step, like, check)
             except Unreadable as error:
                 problems.append(str(error))
                 continue
@@ -229,7 +249,9 @@ class CheckpointStore:
 
         return Manager(self.folder, options=options)
 
-    def _read(self, step: int, like: PyTree) -> Restored:
+    def _read(
+        self, step: int, like: PyTree, check: Callable[[Mapping[str, Any]], None]
+    ) -> Restored:
         import orbax.checkpoint as ocp
 
         folder = self.folder / str(step)
@@ -237,6 +259,7 @@ class CheckpointStore:
             raise Unreadable(problem)
         with _read_by_all(folder):
             noted = _noted(folder)
+        check(noted.progress)
         target, saved = _abstract(like), _from_description(noted.tree)
         differences = trees.differences(_from_description(_describe(target)), saved)
         if differences:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, get_args
@@ -191,6 +191,23 @@ class EarlyStopping:
                 better if beaten else self._no_better(replace(better, waited=memory.waited), epoch)
             )
         return self._no_better(memory, epoch)
+
+    def over(self, rows: Iterable[Mapping[str, float]]) -> Stopping:
+        """What to remember after the epochs of a history; the last one says whether to stop.
+
+        Rows without the column `monitor` are passed over.
+
+        Example:
+            >>> rows = [{"epoch": n, "step": 10 * n, "loss": n / 2} for n in (1, 2)]
+            >>> EarlyStopping("loss", patience=1).over(rows)
+            Stopping(best=0.5, best_step=10, waited=1, reason='early_stopping')
+        """
+        memory, monitor = Stopping(), self.monitor or "loss"
+        for row in rows:
+            if monitor in row:
+                step, epoch = int(row["step"]), int(row["epoch"])
+                memory = self.update(replace(memory, reason=None), row[monitor], step, epoch)
+        return memory
 
     def _no_better(self, memory: Stopping, epoch: int, reason: str | None = None) -> Stopping:
         if epoch < self.start_epoch:

@@ -188,7 +188,7 @@ class Loop:
 
     def _epochs(self, state: PyTree, progress: Progress) -> tuple[PyTree, Progress, str]:
         """Epoch after epoch, until there is a reason to stop."""
-        reason = self._finished(progress)
+        reason = self.finished(progress)
         while reason is None:
             state, progress, reason = self._train(state, progress)
             if reason:
@@ -197,7 +197,7 @@ class Loop:
             if self._due():
                 self._save(state, progress)
             self._show(progress, state)
-            reason = self._finished(progress)
+            reason = self.finished(progress)
         self._save(state, progress)
         if self.store:
             self.store.finish()
@@ -312,7 +312,7 @@ class Loop:
             state = processes.on_host(state) if processes.several() else state
         self.watchers.tell("on_epoch", progress.history.rows[-1], state)
 
-    def _finished(self, progress: Progress) -> str | None:
+    def finished(self, progress: Progress) -> str | None:
         """Why there is nothing left to do, if that is so."""
         if progress.stopping.reason:
             return progress.stopping.reason

@@ -38,6 +38,7 @@ from jaxnet.training.compiles import Compiles
 from jaxnet.training.forms import Forms
 from jaxnet.training.on_layout import check_plain, check_used, complete, on_layout
 from jaxnet.training.task import HALT, Metrics, Task
+from jaxnet.training.traces import Traced
 
 PyTree = Any
 StepsPerDispatch = int | Literal["auto"]
@@ -231,6 +232,44 @@ class Programs:
     def _predict_step(self) -> Any:
         return jax.jit(self._on_devices.predict_step, inline=True)
 
+    @cached_property
+    def _eval_step(self) -> Any:
+        return jax.jit(self._on_devices.eval_step, inline=True)
+
+    def traced(
+        self, key: jax.Array, state: PyTree, batch: PyTree, row: Mapping[str, Any]
+    ) -> dict[str, Traced]:
+        """The functions of the task itself, traced, without what a layout does to them.
+
+        On one device nothing is traced anew. On many, where it is, these are only `init` and
+        `train_step`.
+
+        Args:
+            key: of the initialisation.
+            state: as shapes, in the form of these programs.
+            batch: arrays, or shapes.
+            row: what `after_evaluation` is given, where the task has it.
+        """
+        batch = _bare(batch)
+        first = {"key": key, "batch": batch}
+        if self.on_mesh:
+            init, step = jax.jit(self.task.init), jax.jit(self.task.train_step)
+            then = {"state": _bare(self.forms.plain_shapes(state)), "batch": batch}
+            others = {}
+        else:
+            init, step, then = self._init, self._step, {"state": state, "batch": batch}
+            others = {"predict_step": self._predict_step, "eval_step": self._eval_step}
+        extra = {}
+        if after := getattr(self.task, "after_evaluation", None):
+            later = {"state": then["state"], "row": row}
+            extra = {"after_evaluation": Traced(jax.jit(after).trace(*later.values()), later)}
+        return {
+            "init": Traced(init.trace(*first.values()), first),
+            "train_step": Traced(step.trace(*then.values()), then),
+            **{name: Traced(f.trace(*then.values()), then) for name, f in others.items()},
+            **extra,
+        }
+
     def train(self, form: Form, state: PyTree, feed: Any, count: int) -> tuple[PyTree, Log]:
         """Take `count` steps from `feed`. The state is donated: go on with the returned one.
 
@@ -413,6 +452,11 @@ class Programs:
 def compiled(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """A pure function as a program of its own, for what isn't a task's."""
     return jax.jit(function)
+
+
+def _bare(tree: PyTree) -> PyTree:
+    """Shapes and types, without where they lie."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 def _copied(state: PyTree) -> PyTree:

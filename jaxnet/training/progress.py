@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ class Progress:
         history: the epochs so far.
         stopping: what early stopping remembers.
         seconds: the time spent, over all resumes.
+        fingerprints: what identifies data, mappings and task (`jaxnet.training.fingerprints`);
+            nothing in checkpoints of earlier versions.
     """
 
     seed: int
@@ -43,12 +45,13 @@ class Progress:
     history: History = History()
     stopping: Stopping = Stopping()
     seconds: float = 0.0
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The values as JSON can hold them; floats survive exactly, NaN and infinity as words."""
         sums = self.sums and {path: _worded(np.asarray(s)) for path, s in self.sums.items()}
         history = [{name: _word(value) for name, value in row.items()} for row in self.history.rows]
-        plain = {"sums": sums, "history": history}
+        plain = {"sums": sums, "history": history, "fingerprints": dict(self.fingerprints)}
         return {**self.__dict__, **plain, "stopping": asdict(self.stopping)}
 
     @staticmethod

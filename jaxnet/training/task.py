@@ -37,6 +37,8 @@ S = TypeVar("S")
 
 # A metric of this name ends training; see `Task.train_step`.
 HALT = "halt/"
+# The scope, as profilers show it, of what makes new parameters of gradients.
+UPDATE = "update"
 
 
 # What a task may have besides the four functions of `Task`, and what is then asked of it by name.
@@ -181,7 +183,9 @@ class GradientTask:
         """One step of gradient descent; one on padding alone only counts."""
         batch = self.prepare(state, batch)
         grads, aux = self.gradients(self.objective, state, batch)
-        new, real = self.apply_gradients(state, grads, aux), aux.weight > 0
+        with jax.named_scope(UPDATE):
+            new = self.apply_gradients(state, grads, aux)
+        real = aux.weight > 0
         metrics = self.step_metrics(state, batch, grads, aux, real & self.takes(grads))
         # On a gradient of zero, too, weight decay and momentum move parameters, and averages go on.
         return select(real, new, replace(state, step=new.step)), metrics

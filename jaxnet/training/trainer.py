@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import jax
 import numpy as np
 
-from jaxnet import numerics, trees, versions
+from jaxnet import numerics, versions
 from jaxnet.data.arrays import Arrays
 from jaxnet.data.pipeline import ArrayPipeline, Pipeline, Placement, pipeline
 from jaxnet.errors import NonFiniteError, UsageError
@@ -21,6 +23,7 @@ from jaxnet.files import expanded, write_atomically
 from jaxnet.metrics.direction import Direction, declared
 from jaxnet.parallel import processes
 from jaxnet.parallel.layout import Layout
+from jaxnet.training import fingerprints
 from jaxnet.training.callbacks import ProgressBar, Watchers, check_callbacks
 from jaxnet.training.checkpoints import Checkpoints, CheckpointStore
 from jaxnet.training.early_stopping import EarlyStopping
@@ -31,6 +34,7 @@ from jaxnet.training.loop import Clock, Halt, Loop
 from jaxnet.training.norms import layer_order
 from jaxnet.training.programs import Programs, StepsPerDispatch, without_halts
 from jaxnet.training.progress import Progress
+from jaxnet.training.resume import Wanted, resumed, say_done
 from jaxnet.training.task import Task
 
 PyTree = Any
@@ -88,6 +92,8 @@ class FitResult:
         samples_per_second: training examples a second in this process, without compiling.
         data_wait_share: the share of the training time spent waiting for data, from 0 to 1.
         seconds_to_first_step: from the call of `fit` to the end of the first stretch of steps.
+        fingerprints: what identifies the run (`jaxnet.training.fingerprints`); nothing without
+            checkpoints.
     """
 
     state: PyTree
@@ -102,6 +108,7 @@ class FitResult:
     samples_per_second: float
     data_wait_share: float
     seconds_to_first_step: float
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -169,6 +176,7 @@ class Trainer:
         batch_size: int = 32,
         seed: int = 0,
         resume: bool = True,
+        mappings: Mapping[str, Any] = MappingProxyType({}),
     ) -> FitResult:
         """Train until `epochs` or `steps` are done, or there is another reason to stop.
 
@@ -180,20 +188,26 @@ class Trainer:
             batch_size: examples a batch.
             seed: of the initial parameters, the order of the data and all else that is random.
             resume: go on from the newest checkpoint, if there is one; otherwise they are dropped.
+                Data, mappings and task have to be those that the run was begun with. More epochs
+                and another early stopping are fine.
+            mappings: what made numbers of raw data, by name: an encoder, or values that JSON can
+                hold, such as the ids that were numbered.
 
         Raises:
             InputError: the data can't be for this task, or a checkpoint can't be used.
-            UsageError: an impossible number, or a metric to watch that isn't measured.
+            UsageError: an impossible number, a metric to watch that isn't measured, checkpoints of
+                another run, or another process that trains in their folder.
             NonFiniteError: a step wasn't finite, under `guard_nonfinite(task, "raise")`.
         """
         clock, told = Clock(), set(self.programs.compiles.repeated())
         versions.warn(jax.default_backend())
+        identity = partial(self._fingerprints, train, valid, mappings)
         _check_whole(1, epochs=epochs, steps=steps, batch_size=batch_size)
         _check_whole(0, seed=seed)
         seed, batch_size = int(seed), int(batch_size)  # NumPy's numbers are none that JSON holds
         _check_processes(self.layout)
         train = self._pipeline(train, batch_size)
-        wanted, end = _planned_steps(train, epochs, steps)
+        most, end = _planned_steps(train, epochs, steps)
         key, batch = jax.random.key(seed), _zeros(train.spec())
         shapes = self.programs.state(key, batch)
         self.evaluator.check(train, shapes)
@@ -202,12 +216,17 @@ class Trainer:
         )
         held = [] if valid is None else self.evaluator.hold(valid, shapes)
         metrics = self.programs.metrics(shapes, batch)
-        early_stopping, better = self._judges(shapes, batch, metrics, valid is not None)
+        row = self._row(shapes, batch, metrics, valid is not None)
+        measured = [column for column in row if column not in ("epoch", "step")]
+        early_stopping = self.early_stopping.resolved(measured, row.declared)
         self._tell(shapes)
         start, forms = Progress(seed, batch_size, train.examples, form="loop"), self.programs.forms
-        store = self.checkpoints.open() if self.checkpoints else None
-        try:
-            first = _resumed(store, forms.plain_shapes(shapes), start, metrics, resume)
+        with self._store() as store:
+            first = None
+            if store is not None:
+                start = replace(start, fingerprints=identity(key, shapes, batch, row))
+                wanted = Wanted(start, most, metrics, early_stopping)
+                first = resumed(store, forms.plain_shapes(shapes), wanted, resume)
             if first is not None:
                 first = forms.put(first[0]), first[1]
             else:
@@ -219,23 +238,22 @@ class Trainer:
                 evaluate=lambda state: self.evaluator.evaluate(state, held, "val_"),
                 metrics=metrics,
                 early_stopping=early_stopping,
-                declared=better,
+                declared=row.declared,
                 store=store,
                 save_every=self.checkpoints.every_steps if self.checkpoints else None,
                 save_seconds=self.checkpoints.min_seconds if self.checkpoints else 0.0,
                 watchers=self._watchers(),
-                steps=wanted,
+                steps=most,
                 end=end,
                 clock=clock,
             )
+            if store and first[1].step and (over := loop.finished(first[1])):
+                say_done(store, first[1], over)
             state, progress, reason = loop.run(*first)
             state = forms.to_plain(state)
             if loop.halt:
                 self._explain(loop.halt, state)
             state = _best(loop, state, progress, store)
-        finally:
-            if store:
-                store.close()
         for line in dict.fromkeys(self.programs.compiles.repeated()):
             if line not in told:
                 log.warning("%s. Each compile costs seconds: keep shapes and types the same.", line)
@@ -295,19 +313,48 @@ class Trainer:
             self._pipelines[data] = made
         return made
 
-    def _judges(
-        self, shapes: PyTree, batch: PyTree, metrics: PyTree, validates: bool
-    ) -> tuple[EarlyStopping, dict[str, Direction]]:
-        """Early stopping for what this run measures, and which way its metrics get better."""
+    def _row(self, shapes: PyTree, batch: PyTree, metrics: PyTree, validates: bool) -> JudgedRow:
+        """A row of the history; what the task does after an evaluation is tried on it."""
         columns, better = _columns(metrics), declared(metrics)
         if validates:
             measured = self.programs.measured(shapes, batch)
             columns += _columns(measured, "val_")
             better |= declared(measured, "val_")
+        row = JudgedRow(dict.fromkeys(["epoch", "step", *columns], np.float32(0)), better)
         if after := getattr(self.task, "after_evaluation", None):
-            row = dict.fromkeys(["epoch", "step", *columns], np.float32(0))
-            self.programs.shapes(after, shapes, JudgedRow(row, better))
-        return self.early_stopping.resolved(columns, better), better
+            self.programs.shapes(after, shapes, row)
+        return row
+
+    @contextmanager
+    def _store(self) -> Iterator[CheckpointStore | None]:
+        """The checkpoints, which are this run's alone."""
+        if self.checkpoints is None:
+            yield None
+            return
+        store = self.checkpoints.open()
+        with store.alone():
+            try:
+                yield store
+            finally:
+                store.close()
+
+    def _fingerprints(
+        self,
+        train: Data,
+        valid: Data | None,
+        mappings: Mapping[str, Any],
+        key: jax.Array,
+        shapes: PyTree,
+        batch: PyTree,
+        row: JudgedRow,
+    ) -> dict[str, str]:
+        """What identifies a run; see `jaxnet.training.fingerprints`."""
+        functions = self.programs.traced(key, shapes, batch, row)
+        return {
+            **fingerprints.of_data(train, valid),
+            **fingerprints.of_mappings(mappings),
+            **fingerprints.of_task(functions),
+        }
 
     def _tell(self, state: PyTree) -> None:
         """Say on how many devices this trains."""
@@ -357,6 +404,7 @@ class Trainer:
             samples_per_second=examples / clock.training if clock.training else 0.0,
             data_wait_share=clock.waiting / clock.training if clock.training else 0.0,
             seconds_to_first_step=clock.compiling or 0.0,
+            fingerprints=progress.fingerprints,
         )
 
 
@@ -394,35 +442,6 @@ def _columns(metrics: PyTree, prefix: str = "") -> list[str]:
     """The names of the metrics that are numbers, from their shapes."""
     ones = jax.tree.map(lambda leaf: np.ones(leaf.shape), without_halts(metrics))
     return list(scalars(computed(ones, prefix)))
-
-
-def _resumed(
-    store: CheckpointStore | None, shapes: PyTree, start: Progress, metrics: PyTree, resume: bool
-) -> tuple[PyTree, Progress] | None:
-    """State and progress of the newest good checkpoint, if there is one to go on from."""
-    if store is None:
-        return None
-    restored = store.restore("last", shapes) if resume else None
-    store.drop_after(-1 if restored is None else restored.step)
-    if restored is None:
-        return None
-    progress = Progress.from_json(restored.progress)
-    for name in ("seed", "batch_size", "examples"):
-        before, now = getattr(progress, name), getattr(start, name)
-        if before != now:
-            raise UsageError(
-                f"{store.folder}: this run was begun with {name} {before}, and now it is {now}. "
-                "Exact resume needs the same; take another folder, or resume=False (--no-resume)."
-            )
-    measured = trees.named(without_halts(metrics)).keys()
-    if progress.sums is not None and (others := measured ^ progress.sums.keys()):
-        raise UsageError(
-            f"{store.folder}: this run was saved within an epoch, and by then it did not measure "
-            f"the same as now: {', '.join(sorted(others))} were measured only before or only now. "
-            "Take the same metrics, another folder, or resume=False (--no-resume)."
-        )
-    log.info("going on from step %d", progress.step)
-    return restored.state, progress
 
 
 def _best(loop: Loop, state: PyTree, progress: Progress, store: CheckpointStore | None) -> PyTree:

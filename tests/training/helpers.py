@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -94,6 +95,11 @@ def bits(tree: Any) -> dict[str, Any]:
         array = np.asarray(leaf)
         described[jax.tree_util.keystr(path)] = (array.dtype.name, array.shape, array.tobytes())
     return described
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, oldest first."""
+    return sorted(int(entry.name) for entry in folder.iterdir() if entry.is_dir())
 
 
 def assert_close(got: Any, expected: Any, tolerance: float = 1e-6) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from jaxnet.training import Callback, Checkpoints, Trainer
 from jaxnet.training.preemption import Preemption
-from tests.training.helpers import bits, classifier, table
+from tests.training.helpers import bits, classifier, saved_steps, table
 from tests.training.processes import finished, result_of, start
 
 STEPS = 8  # an epoch
@@ -123,7 +123,7 @@ def test_ends_at_the_next_boundary_and_goes_on_from_there(event, last_step, rows
     assert preempted.stop_reason == "preempted"
     assert preempted.last_step == last_step
     assert len(preempted.history) == rows
-    assert max(int(entry.name) for entry in folder.iterdir()) == last_step
+    assert saved_steps(folder)[-1] == last_step
     resumed, _ = run(resume=True)
     assert resumed.stop_reason == "epochs"
     assert resumed.history == whole.history
@@ -173,7 +173,7 @@ def test_a_process_saves_and_exits_and_the_same_command_goes_on(number, tmp_path
     assert result["stop_reason"] == "preempted"
     # A stretch is 4 steps; one may be on its way and another be dispatched.
     assert step <= result["last_step"] <= step + 3 * 4
-    saved = max(int(entry.name) for entry in (tmp_path / "run" / "checkpoints").iterdir())
+    saved = saved_steps(tmp_path / "run" / "checkpoints")[-1]
     assert saved == result["last_step"]
     expected = finished(tmp_path / "whole", **{**OPTIONS, "sleep": 0})
     assert finished(tmp_path / "run", **{**OPTIONS, "sleep": 0}) == expected

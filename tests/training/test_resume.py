@@ -37,7 +37,7 @@ from jaxnet.training import (
     with_ema,
 )
 from jaxnet.training.checkpoints import read_arrays
-from tests.training.helpers import MLP, ConvNet, bits, classifier, images, table
+from tests.training.helpers import MLP, ConvNet, bits, classifier, images, saved_steps, table
 from tests.training.processes import finished, result_of, start
 
 EXAMPLES, BATCH, EPOCHS = 30, 4, 2
@@ -189,7 +189,7 @@ def test_twice_in_one_epoch_with_new_trainers(tmp_path):
         interrupts.steps = [at]
         with pytest.raises(Interrupted):
             case.fit(case.trainer(tmp_path / "run", interrupts))
-        newest = max(int(entry.name) for entry in (tmp_path / "run").iterdir())
+        newest = saved_steps(tmp_path / "run")[-1]
         assert STEPS < newest <= at + 2
     result = case.fit(case.trainer(tmp_path / "run", interrupts))
     assert _outcome(result, tmp_path / "run") == expected
@@ -199,7 +199,7 @@ def test_an_epoch_is_saved_before_callbacks_hear_of_it(tmp_path):
     case, interrupts = replace(REGULARISED, every_steps=None), Interrupts(epochs=[1])
     with pytest.raises(Interrupted):
         case.fit(case.trainer(tmp_path, interrupts))
-    assert [entry.name for entry in tmp_path.iterdir()] == [str(STEPS)]
+    assert saved_steps(tmp_path) == [STEPS]
 
 
 def test_a_metric_that_was_nan_keeps_nobody_from_going_on(tmp_path):
@@ -286,8 +286,7 @@ def test_epochs_that_were_too_short_to_save_come_to_the_same_bits(overfitted, tm
         shutil.rmtree(tmp_path / "rare")
         result = _interrupted(rare, trainer, interrupts, at)
         assert _outcome(result, tmp_path / "rare") == expected
-        saved = {int(entry.name) for entry in (tmp_path / "rare").iterdir()}
-        assert saved == {best, expected.last_step}
+        assert saved_steps(tmp_path / "rare") == [best, expected.last_step]
 
 
 def test_a_run_without_a_save_in_between_saves_its_end_and_its_best(overfitted, tmp_path):
@@ -297,7 +296,7 @@ def test_a_run_without_a_save_in_between_saves_its_end_and_its_best(overfitted, 
     with pytest.raises(Interrupted):
         interrupts.steps = [expected.best_step + 1]
         rare.fit(trainer)
-    assert not list((tmp_path / "rare").iterdir())
+    assert not saved_steps(tmp_path / "rare")
     assert _outcome(rare.fit(trainer), tmp_path / "rare") == expected
     assert _outcome(rare.fit(trainer), tmp_path / "rare") == expected  # and from the disk
 
@@ -314,6 +313,99 @@ def test_a_best_one_that_is_damaged_is_an_error_that_names_it(overfitted, tmp_pa
     file.unlink()
     with pytest.raises(CheckpointError, match=f"{file} is missing.*--no-resume"):
         case.fit(trainer)
+
+
+def test_more_patience_goes_on_to_the_same_bits(overfitted, tmp_path, caplog):
+    """As if it had been so patient from the beginning."""
+    case, _, interrupts, impatient = overfitted
+
+    def fit(patience: int, folder: str) -> Outcome:
+        rule = EarlyStopping(patience=patience)
+        patient = replace(case, options={"early_stopping": rule})
+        trainer = patient.trainer(tmp_path / folder, interrupts)
+        return _outcome(patient.fit(trainer), tmp_path / folder)
+
+    expected = fit(6, "whole")
+    assert not caplog.text
+    assert fit(6, "run") == expected and expected.last_step > impatient.last_step
+    ended = f"this run had ended at step {impatient.last_step} (early stopping), and now it goes on"
+    assert ended in caplog.text
+    caplog.clear()
+    assert fit(6, "run") == expected
+    assert "nothing is left to do: it ended at step" in caplog.text
+    assert "more patience goes on from there" in caplog.text
+
+
+def _ended(folder: Path, monitor: str, epochs: int = 6, keep: int = 9, **options: Any) -> Any:
+    """A run in which accuracy and loss of the validation have other best steps."""
+    trainer = Trainer(
+        classifier(MLP(hidden=16), optimizers.by_name("adam", 0.05)),
+        checkpoints=Checkpoints(folder, keep, min_seconds=0),
+        early_stopping=EarlyStopping(monitor, **options),
+    )
+    return trainer.fit(table(EXAMPLES), table(12, seed=1), epochs=epochs, batch_size=BATCH)
+
+
+def test_another_monitor_judges_all_epochs_anew(tmp_path, caplog):
+    at_once = _ended(tmp_path / "whole", "loss")
+    before = _ended(tmp_path / "run", "val_loss", epochs=5)
+    after = _ended(tmp_path / "run", "loss")
+    assert before.best_step != after.best_step == at_once.best_step == at_once.last_step
+    assert after.best == at_once.best and bits(after.state) == bits(at_once.state)
+    assert "All epochs so far are judged anew, by loss: the best step is 40" in caplog.text
+    caplog.clear()
+    turned = _ended(tmp_path / "run", "loss", mode="max")
+    assert (turned.best_step, turned.best) == (8, after.history["loss"][0])
+    assert "the best step is 8" in caplog.text
+
+
+def test_of_a_best_step_that_was_not_kept_the_next_best_stands_in(tmp_path, caplog):
+    before = _ended(tmp_path, "loss", keep=1)
+    assert before.best_step == before.last_step and saved_steps(tmp_path) == [before.last_step]
+    after = _ended(tmp_path, "loss", keep=1, mode="max")
+    assert after.best_step == before.last_step
+    first = after.history["loss"][0]
+    assert f"By loss the best step so far was 8 ({first:g}), which wasn't kept" in caplog.text
+
+
+def test_a_monitor_that_was_not_measured_counts_from_here_on(tmp_path, caplog):
+    def fit(epochs: int, valid: Any, monitor: str) -> Any:
+        checkpoints = Checkpoints(tmp_path, min_seconds=0)
+        trainer = Trainer(
+            classifier(), checkpoints=checkpoints, early_stopping=EarlyStopping(monitor)
+        )
+        return trainer.fit(table(20), valid, epochs=epochs, batch_size=5)
+
+    fit(2, None, "loss")
+    result = fit(4, table(12, seed=1), "val_loss")
+    assert "val_loss wasn't measured so far: it counts from here on" in caplog.text
+    later = result.history["val_loss"][2:]
+    assert result.best == min(later) and result.best_step in (12, 16)
+
+
+def test_fewer_steps_than_were_taken_are_refused(tmp_path):
+    _ended(tmp_path, "loss", epochs=2)
+    with pytest.raises(
+        UsageError, match=f"{tmp_path}: this run has taken 16 steps, and 8 are asked"
+    ):
+        _ended(tmp_path, "loss", epochs=1)
+
+
+def test_two_runs_in_one_folder_are_refused_and_the_first_one_lives(tmp_path):
+    """The second begins within an epoch of the first."""
+
+    class Second(Callback):
+        def on_epoch(self, row: Any, state: Any) -> None:
+            with pytest.raises(UsageError, match="is in use by this process: wait until it"):
+                fit(resume=False)
+
+    def fit(*callbacks: Callback, **options: Any) -> Any:
+        checkpoints = Checkpoints(tmp_path, min_seconds=0)
+        trainer = Trainer(classifier(), checkpoints=checkpoints, callbacks=callbacks)
+        return trainer.fit(table(20), epochs=2, batch_size=10, **options)
+
+    assert fit(Second()).last_step == 4
+    assert saved_steps(tmp_path) == [2, 4]
 
 
 def test_more_epochs_later_are_the_same_as_at_once(tmp_path):
@@ -376,15 +468,15 @@ def test_after_damage_the_run_still_comes_to_the_same_bits(damage, complete, cap
     trainer, expected, folder = complete
     shutil.rmtree(folder / "run", ignore_errors=True)
     shutil.copytree(folder / "finished", folder / "run")
-    *_, older, newest = sorted(int(entry.name) for entry in (folder / "run").iterdir())
+    *_, older, newest = saved_steps(folder / "run")
     file = damage(folder / "run" / str(newest))
     with caplog.at_level(logging.INFO, "jaxnet"):
         result = REGULARISED.fit(trainer)
-    said = [record for record in caplog.records if record.name == "jaxnet"]
+    said = [record for record in caplog.records if record.name != "jaxnet.layout"]
     warning, resumed = (record.getMessage() for record in said)
     assert str(file) in warning
     assert f"newest good checkpoint, step {older}" in warning
-    assert resumed == f"going on from step {older}"
+    assert resumed == f"{folder / 'run'}: going on from step {older}"
     assert _outcome(result, folder / "run") == expected
 
 

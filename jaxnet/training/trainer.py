@@ -20,7 +20,7 @@ from jaxnet.data.arrays import Arrays
 from jaxnet.data.pipeline import ArrayPipeline, Pipeline, Placement, pipeline
 from jaxnet.errors import NonFiniteError, UsageError
 from jaxnet.files import expanded, write_atomically
-from jaxnet.metrics.direction import Direction, declared
+from jaxnet.metrics.direction import declared
 from jaxnet.parallel import processes
 from jaxnet.parallel.layout import Layout
 from jaxnet.training import fingerprints

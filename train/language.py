@@ -165,7 +165,7 @@ MODELS: Mapping[str, Callable[[Config, int], nn.Module]] = {
 }
 
 
-def train(config: Config) -> int:
+def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     """Train as configured, and write the run folder."""
     config = replace(config, model=config.model or "lstm")
     build = lookup(str(config.model), MODELS, "model")
@@ -192,7 +192,7 @@ def train(config: Config) -> int:
     # knows which these are.
     applied = config.techniques.apply(config.optimizer.apply(task))
     samples = Samples(folder, applied, tokenizer, writing.prompt, writing.new_tokens, filters)
-    result = run_folder.fit(folder, config, task, train, valid, callbacks=[samples])
+    result = fit(folder, config, task, train, valid, callbacks=[samples])
     if result is None:
         return cli.PREEMPTED
     measured = result.model.evaluate(test)

@@ -112,7 +112,7 @@ class Data:
     test: Arrays
 
 
-def train(config: Config) -> int:
+def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     """Train as configured, and write the run folder."""
     lookup(config.model or "bert", {"bert": None}, "model")
     folder = config.run_dir or Path("runs") / f"{config.data}-bert-seed{config.seed}"
@@ -140,7 +140,7 @@ def train(config: Config) -> int:
         config.optimizer_for(len(data.train)),
         metrics={"accuracy": metrics.masked(metrics.accuracy)},
     )
-    result = run_folder.fit(folder, config, augment(task, data.hide), data.train, data.valid)
+    result = fit(folder, config, augment(task, data.hide), data.train, data.valid)
     if result is None:
         return cli.PREEMPTED
     figures = {**result.model.evaluate(data.test), **_unigram(data)}

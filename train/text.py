@@ -201,7 +201,7 @@ MODELS: Mapping[str, Callable[[Config, int], nn.Module]] = {
 }
 
 
-def train(config: Config) -> int:
+def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     """Train as configured, and write the run folder."""
     read = lookup(config.data, DATA, "data")
     config = replace(config, model=config.model or "lstm")
@@ -236,7 +236,7 @@ def train(config: Config) -> int:
     parts = split(texts, (0.7, 0.1, 0.2), seed=config.seed)
     encoder = _encoder_of(config, parts[0])
     train, valid, test = map(encoder.arrays, parts)
-    result = run_folder.fit(folder, config, _task(config, train), train, valid)
+    result = fit(folder, config, _task(config, train), train, valid)
     if result is None:
         return cli.PREEMPTED
     logits = result.model.predict(test)

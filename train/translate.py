@@ -138,7 +138,7 @@ DATA: Mapping[str, Callable[[Config], Parts]] = {
 }
 
 
-def train(config: Config) -> int:
+def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     """Train as configured, and write the run folder."""
     read = lookup(config.data, DATA, "data")
     folder = config.run_dir or Path("runs") / f"{config.data}-translate-seed{config.seed}"
@@ -172,7 +172,7 @@ def train(config: Config) -> int:
     width = learnt.inputs.shape[1]
     new_tokens = max(NEW_TOKENS, width)
     samples = Translations(folder, applied, tokenizer, *shown, new_tokens)
-    result = run_folder.fit(folder, config, task, learnt, watched, callbacks=[samples])
+    result = fit(folder, config, task, learnt, watched, callbacks=[samples])
     if result is None:
         return cli.PREEMPTED
     bleu = _report(config, folder, result.model, tokenizer, test, new_tokens)

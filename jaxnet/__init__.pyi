@@ -4,6 +4,7 @@ from . import data as data
 from . import layers as layers
 from . import losses as losses
 from . import metrics as metrics
+from . import numerics as numerics
 from . import optimizers as optimizers
 from . import parallel as parallel
 from . import schedules as schedules

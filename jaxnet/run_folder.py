@@ -2,6 +2,7 @@
 
 config.toml       the resolved configuration, from which the run can be repeated
 run.json          the same as it was begun with, by which the run is known; not for editing
+command.json      the program that trained, such as train.classify
 metrics.jsonl     a line an epoch, with times
 history.csv       the same without times: equal for equal runs
 curves.png        learning curves
@@ -24,8 +25,9 @@ import json
 import os
 import platform
 import re
+import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -56,6 +58,7 @@ SHOWN = ("stop_reason", "epochs", "best_step", "parameters", "seconds", "samples
 SHOWN_CLASSES = 20
 # Rows and columns of the picture of augmented images.
 PREVIEWED = 8
+COMMAND = "command.json"
 PACKAGES = ("jaxnet", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -135,6 +138,8 @@ def prepare(
             record = {"config": to_mapping(config), "fingerprints": dict(fingerprints)}
             write_json(folder / RECORD, record)
             to_toml(config, folder / "config.toml")
+            if program := program_of(config):
+                write_json(folder / COMMAND, {"program": program})
         except OSError as error:
             raise InputError(
                 f"{folder}: the run folder can't be written: {error.strerror or error}. "
@@ -166,6 +171,18 @@ def title(folder: Path) -> str:
     if "seed" in values:
         parts.append(f"seed {values['seed']}")
     return ", ".join(part for part in parts if part) or folder.name
+
+
+def program_of(config: Any) -> str | None:
+    """The module that a configuration belongs to, as `python -m` takes it; None for a script.
+
+    Example:
+        >>> program_of(Run())
+        'jaxnet.recipe'
+    """
+    module = sys.modules.get(type(config).__module__)
+    spec = getattr(module, "__spec__", None)
+    return spec.name if spec else None
 
 
 def fit(
@@ -204,7 +221,7 @@ def fit(
 
     config.numerics.check()
     trainer = Trainer(
-        config.techniques.apply(config.optimizer.apply(augment.apply(task))),
+        task_of(config, task, augment),
         early_stopping=config.early_stopping,
         checkpoints=Checkpoints(folder / "checkpoints", **config.checkpoints.options()),
         callbacks=[RunWriter(folder), *callbacks],
@@ -227,6 +244,15 @@ def fit(
         print(f"preempted at step {result.last_step}: run the same command again to go on")
         return None
     return result
+
+
+Fit = Callable[..., "FitResult | None"]
+"""`fit`, or what has its arguments."""
+
+
+def task_of(config: Run, task: Task[Any], augment: Augment = Augment()) -> Task[Any]:  # noqa: B008
+    """The task with all that the configuration does to it."""
+    return config.techniques.apply(config.optimizer.apply(augment.apply(task)))
 
 
 def finish(

@@ -121,7 +121,7 @@ MODELS: Mapping[str, Callable[..., tuple[nn.Module, nn.Module]]] = {
 }
 
 
-def train(config: Config) -> int:
+def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     """Train as configured, and write the run folder."""
     name = config.model or "dense"
     build = lookup(name, MODELS, "model")
@@ -145,7 +145,7 @@ def train(config: Config) -> int:
         lambda state: _rows(config, *_evaluated(config, task, state), test.inputs[:SHOWN])
     )
     samples = ImageSamples(folder / "samples", lambda state: np.asarray(draw(state)))
-    result = run_folder.fit(
+    result = fit(
         folder, config, task, parts.train, parts.valid, config.augment, callbacks=[samples]
     )
     if result is None:

@@ -120,7 +120,7 @@ TABLES = ("titanic", "csv")
 AUGMENT: Mapping[str, Augment] = {"cifar10": Augment(flip=True, crop=4)}
 
 
-def train(config: Config) -> int:
+def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     """Train as configured, and write the run folder."""
     read = lookup(config.data, DATA, "data")
     name = config.model or ("mlp" if config.data in TABLES else "cnn")
@@ -153,9 +153,7 @@ def train(config: Config) -> int:
         return cross_validation.run(folder, config, data.whole, task_for, Trained.evaluate)
     preprocess = identity if data.encoder else fit_standard(sample(data.train))
     task = _task(config, build, data.train, preprocess)
-    result = run_folder.fit(
-        folder, config, task, data.train, data.valid, config.augment, encoder=data.encoder
-    )
+    result = fit(folder, config, task, data.train, data.valid, config.augment, encoder=data.encoder)
     if result is None:
         return cli.PREEMPTED
     run_folder.finish(

@@ -170,7 +170,7 @@ MODELS: Mapping[str, Model] = {
 }
 
 
-def train(config: Config) -> int:
+def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     """Train as configured, and write the run folder."""
     name = config.model or "dcgan"
     model = lookup(name, MODELS, "model")
@@ -198,7 +198,7 @@ def train(config: Config) -> int:
         return _grid(np.asarray(generate(state, {"inputs": noise})))
 
     samples = ImageSamples(folder / "samples", draw)
-    result = run_folder.fit(folder, config, task, parts.train, parts.valid, callbacks=[samples])
+    result = fit(folder, config, task, parts.train, parts.valid, callbacks=[samples])
     if result is None:
         return cli.PREEMPTED
     _draw(folder, config, result, parts, task.preprocess)

@@ -164,7 +164,7 @@ MODELS: Mapping[str, Callable[[Config, int], nn.Module]] = {
 }
 
 
-def train(config: Config) -> int:
+def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     """Train as configured, and write the run folder."""
     config = replace(config, model=config.model or "lstm")
     build = lookup(str(config.model), MODELS, "model")
@@ -192,9 +192,7 @@ def train(config: Config) -> int:
     applied = config.techniques.apply(config.optimizer.apply(task))
     samples = Samples(folder, applied, tokenizer, writing.prompt, writing.new_tokens, filters)
     encoder = TextEncoder(tokenizer, config.tokens.length)
-    result = run_folder.fit(
-        folder, config, task, train, valid, callbacks=[samples], encoder=encoder
-    )
+    result = fit(folder, config, task, train, valid, callbacks=[samples], encoder=encoder)
     if result is None:
         return cli.PREEMPTED
     measured = result.model.evaluate(test)

@@ -112,7 +112,7 @@ class Data:
     test: Arrays
 
 
-def train(config: Config) -> int:
+def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     """Train as configured, and write the run folder."""
     lookup(config.model or "bert", {"bert": None}, "model")
     config = replace(config, model="bert")
@@ -142,9 +142,7 @@ def train(config: Config) -> int:
         metrics={"accuracy": metrics.masked(metrics.accuracy)},
     )
     encoder = TextEncoder(data.tokenizer, config.tokens.length, start=True)
-    result = run_folder.fit(
-        folder, config, augment(task, data.hide), data.train, data.valid, encoder=encoder
-    )
+    result = fit(folder, config, augment(task, data.hide), data.train, data.valid, encoder=encoder)
     if result is None:
         return cli.PREEMPTED
     figures = {**result.model.evaluate(data.test), **_unigram(data)}

@@ -215,7 +215,7 @@ DATA: Mapping[str, Callable[[Config], tuple[Interactions, KnownTowers | None]]] 
 }
 
 
-def train(config: Config) -> int:
+def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     """Train both stages as configured, and write the run folder."""
     lookup(config.data, DATA, "data")
     lookup(config.model or "two_tower", {"two_tower": None}, "model")
@@ -228,7 +228,7 @@ def train(config: Config) -> int:
     data = _read(config)
     may_change = run_folder.changeable(config)
     run_folder.prepare(folder, config, resume=config.resume, may_change=may_change)
-    towers = run_folder.fit(
+    towers = fit(
         folder / "candidates",
         config,
         _retrieval(config, data),

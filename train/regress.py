@@ -67,7 +67,7 @@ DATA: Mapping[str, Callable[[Config], Arrays | Table]] = {
 }
 
 
-def train(config: Config) -> int:
+def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     """Train as configured, and write the run folder."""
     read = lookup(config.data, DATA, "data")
     name = config.model or "mlp"
@@ -95,7 +95,7 @@ def train(config: Config) -> int:
         train, valid, test = split(whole, SHARES, seed=config.seed)
         preprocess = fit_standard(train, per_feature=True)
     task = build_task(config, train, preprocess)
-    result = run_folder.fit(folder, config, task, train, valid, encoder=encoder)
+    result = fit(folder, config, task, train, valid, encoder=encoder)
     if result is None:
         return cli.PREEMPTED
     predicted = result.model.predict(test.inputs)[:, 0]

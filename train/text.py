@@ -200,7 +200,7 @@ MODELS: Mapping[str, Callable[[Config, int], nn.Module]] = {
 }
 
 
-def train(config: Config) -> int:
+def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     """Train as configured, and write the run folder."""
     read = lookup(config.data, DATA, "data")
     name = config.model or "lstm"
@@ -230,7 +230,7 @@ def train(config: Config) -> int:
     encoder = _encoder_of(config, parts[0])
     train, valid, test = map(encoder.arrays, parts)
     task = _task(config, train)
-    result = run_folder.fit(folder, config, task, train, valid, encoder=encoder)
+    result = fit(folder, config, task, train, valid, encoder=encoder)
     if result is None:
         return cli.PREEMPTED
     logits = result.model.predict(test)

@@ -143,7 +143,7 @@ DATA: Mapping[str, Callable[[Config], Parts]] = {
 }
 
 
-def train(config: Config) -> int:
+def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     """Train as configured, and write the run folder."""
     read = lookup(config.data, DATA, "data")
     folder = run_folder.located(config, "translate")
@@ -178,9 +178,7 @@ def train(config: Config) -> int:
     new_tokens = max(NEW_TOKENS, width)
     samples = Translations(folder, applied, tokenizer, *shown, new_tokens)
     encoder = TextEncoder(tokenizer, width, end=True)
-    result = run_folder.fit(
-        folder, config, task, learnt, watched, callbacks=[samples], encoder=encoder
-    )
+    result = fit(folder, config, task, learnt, watched, callbacks=[samples], encoder=encoder)
     if result is None:
         return cli.PREEMPTED
     bleu = _report(config, folder, result.model, tokenizer, test, new_tokens)

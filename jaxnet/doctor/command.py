@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from jaxnet import cli
 from jaxnet.config import from_command_line
 from jaxnet.doctor.checks import all_checks
 from jaxnet.doctor.facts import Facts
 from jaxnet.doctor.findings import Finding
+from jaxnet.errors import UsageError
 from jaxnet.files import json_text
 
 STYLES = {"ok": "green", "note": "blue", "warning": "yellow", "problem": "bold red"}
@@ -27,14 +29,26 @@ class Config:
 
     run_dir: Path = Path("runs")
     """where runs are to be written: a file of 32 MB is written there, timed and deleted"""
+    run: Path | None = None
+    """check the training step of this run instead: compiled and op by op, on one of its batches"""
+    program: str | None = None
+    """--run: the entrypoint that trained it, such as train.classify, where the run doesn't say"""
     json: bool = False
     """print the findings, and the facts behind them, as JSON"""
 
 
 def doctor(config: Config) -> int:
     """Gather, judge and print."""
-    facts = Facts.gather(config.run_dir)
-    findings = tuple(all_checks(facts))
+    if config.program and config.run is None:
+        raise UsageError("--program says what trained a run: say which run, with --run FOLDER")
+    facts, findings = None, ()
+    if config.run is not None:
+        from jaxnet.doctor import runs
+
+        findings = (runs.check(config.run, config.program),)
+    else:
+        facts = Facts.gather(config.run_dir)
+        findings = tuple(all_checks(facts))
     if config.json:
         print(as_json(facts, findings))
     else:
@@ -42,9 +56,11 @@ def doctor(config: Config) -> int:
     return cli.FAILED if any(each.level == "problem" for each in findings) else cli.DONE
 
 
-def as_json(facts: Facts, findings: Sequence[Finding]) -> str:
+def as_json(facts: Facts | None, findings: Sequence[Finding]) -> str:
     """The findings, and the facts behind them."""
-    report = {"findings": [asdict(each) for each in findings], "facts": asdict(facts)}
+    report: dict[str, Any] = {"findings": [asdict(each) for each in findings]}
+    if facts is not None:
+        report["facts"] = asdict(facts)
     return json_text(report, indent=1)
 
 

@@ -1,0 +1,164 @@
+"""The training step of a run, made again from its folder, compiled and op by op."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import tempfile
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxnet.config import from_toml
+from jaxnet.doctor.findings import Finding
+from jaxnet.errors import InputError, UsageError
+from jaxnet.recipe import Augment, Run
+
+if TYPE_CHECKING:
+    from jaxnet.doctor.step import Stage
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What an entrypoint gave `run_folder.fit`."""
+
+    folder: Path
+    config: Any
+    task: Any
+    train: Any
+    augment: Augment = Augment()
+
+
+def check(run: Path, program: str | None = None) -> Finding:
+    """Compare the training step of a run, compiled and op by op, on one of its batches.
+
+    It takes the weights of the newest checkpoint, or the initial ones, and one device. Nothing is
+    written into the run.
+
+    Args:
+        run: the run folder.
+        program: the entrypoint that trained it, such as `"train.classify"`; by default the one that
+            its `command.json` names.
+
+    Raises:
+        InputError: the data or the checkpoint can't be read, or the program isn't here.
+        UsageError: the folder holds no run, or doesn't say which program trained it.
+    """
+    from jaxnet.doctor.step import compare
+
+    program = program or program_that_trained(run)
+    given = fitted(run, program)
+    task, state, batch, step = _prepared(run, given)
+    what = f"{run} ({program}, step {step}, a batch of {len(batch['mask'])})"
+    return judged(what, compare(task, state, batch))
+
+
+def judged(what: str, stages: Sequence[Stage]) -> Finding:
+    """What to think of a step.
+
+    Args:
+        what: which step it is.
+        stages: what `step.compare` found.
+    """
+    wrong = [stage for stage in stages if stage.differs]
+    if wrong:
+        first, more = wrong[0], f", and {len(wrong) - 1} later parts" if len(wrong) > 1 else ""
+        return Finding(
+            "training step",
+            "problem",
+            f"{what}: compiled and op by op differ first in {first.name}, by {first.apart:.1e} of "
+            f"its largest value (up to {first.tolerance:.1e} is rounding){more}",
+            "`jaxnet doctor` tries the arithmetic of this machine, and says which version to "
+            "install; JAX_DISABLE_JIT=1 computes op by op, many times slower",
+        )
+    largest = max(stages, key=lambda stage: stage.apart / stage.tolerance)
+    return Finding(
+        "training step",
+        "ok",
+        f"{what}: compiled and op by op agree in {len(stages)} layers, gradients and updates; the "
+        f"largest difference is {largest.apart:.1e} of the largest value, in {largest.name} (up to "
+        f"{largest.tolerance:.1e} is rounding)",
+    )
+
+
+def program_that_trained(run: Path) -> str:
+    """The entrypoint that a run folder names.
+
+    Raises:
+        UsageError: it names none.
+    """
+    from jaxnet.run_folder import COMMAND
+
+    if not (run / "config.toml").is_file():
+        raise UsageError(f"{run} holds no run: expected a folder with config.toml")
+    try:
+        return json.loads((run / COMMAND).read_text(encoding="utf-8"))["program"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"{run} doesn't say which program trained it, as runs from before this version: add "
+            "--program train.classify, or whichever it was"
+        ) from error
+
+
+def fitted(run: Path, program: str) -> Fitted:
+    """What a program would train in a run folder, as configured there, without training it."""
+    try:
+        module = importlib.import_module(program)
+    except ImportError as error:
+        raise InputError(
+            f"{run} was trained by {program}, which can't be imported here: {error}. Run doctor "
+            f"where `python -m {program}` runs"
+        ) from error
+    config = from_toml(module.Config, run / "config.toml")
+    config.numerics.start()
+    # A network that is trained over folds is the same on one split.
+    if any(field.name == "folds" for field in fields(config)):
+        config = replace(config, folds=None)
+    given: list[Fitted] = []
+
+    def instead(
+        folder: Path,
+        config: Run,
+        task: Any,
+        train: Any,
+        valid: Any,
+        augment: Augment = Augment(),  # noqa: B008
+        callbacks: Any = (),
+    ) -> None:
+        given.append(Fitted(folder.relative_to(elsewhere), config, task, train, augment))
+
+    with tempfile.TemporaryDirectory() as temporary, redirect_stdout(io.StringIO()):
+        elsewhere = Path(temporary)
+        module.train(replace(config, run_dir=elsewhere), fit=instead)
+    if not given:
+        raise InputError(f"{program} trained nothing with the configuration of {run}")
+    return given[0]
+
+
+def _prepared(run: Path, given: Fitted) -> tuple[Any, Any, Any, int]:
+    """The task, a state of the run, one of its batches, and the step of that state."""
+    import jax
+
+    from jaxnet import run_folder
+    from jaxnet.data.pipeline import pipeline
+    from jaxnet.training.checkpoints import CheckpointStore
+    from jaxnet.training.programs import Programs
+
+    config = given.config
+    programs = Programs(run_folder.task_of(config, given.task, given.augment))
+    train = pipeline(given.train, config.batch_size, shuffle=True, capacity=1)
+    stretches = train.stretches(config.seed, 0, 0, lambda position: 1)
+    feed, _ = next(iter(stretches))
+    batch = feed.batch(0)
+    key = jax.random.key(config.seed)
+    folder = run / given.folder / "checkpoints"
+    restored = None
+    if folder.is_dir():
+        store = CheckpointStore(folder.absolute(), keep=1)
+        restored = store.restore("last", programs.state(key, batch))
+        store.close()
+    state = programs.init(key, batch) if restored is None else restored.state
+    return programs.task, state, batch, 0 if restored is None else restored.step

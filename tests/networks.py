@@ -1,4 +1,4 @@
-"""Random variables and calls of networks that cost as few compiles as can be."""
+"""Networks whose start and whose calls are quick to compile."""
 
 from __future__ import annotations
 
@@ -11,6 +11,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import trees
+
+
+def hashed(key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Any:
+    """Uniform weights of variance 1 / fan-in from a hash of the key and each weight's index.
+
+    Compiling JAX's random numbers takes longer than all else that a small network has.
+    """
+    bits = jnp.arange(np.prod(shape), dtype=jnp.uint32)
+    for word in jax.random.key_data(key):
+        bits = (bits ^ word) * np.uint32(0x85EBCA6B)
+        bits = (bits ^ (bits >> 13)) * np.uint32(0xC2B2AE35)
+        bits = bits ^ (bits >> 16)
+    shares = (bits >> 8).astype(jnp.float32) / 2**24
+    limit = np.sqrt(3 / np.prod(shape[:-1]))
+    return ((2 * shares - 1) * limit).reshape(shape).astype(dtype)
+
+
+Dense = partial(nn.Dense, kernel_init=hashed)
+Conv = partial(nn.Conv, kernel_init=hashed)
 
 
 def drawn(model: nn.Module, *inputs: Any, seed: int = 0, **options: Any) -> dict[str, Any]:

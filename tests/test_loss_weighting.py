@@ -18,6 +18,7 @@ from jaxnet.errors import InputError, UsageError
 from jaxnet.metrics import weighted_mean
 from jaxnet.optimizers import by_name
 from jaxnet.training import Supervised, Trainer, accumulate
+from tests.networks import Dense
 from tests.training.helpers import assert_close, table, take_steps
 
 RNG = np.random.default_rng(0)
@@ -146,7 +147,7 @@ def test_class_weights_by_name():
 class PerToken(nn.Module):
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        return nn.Dense(4)(inputs)
+        return Dense(4)(inputs)
 
 
 def test_the_trainer_takes_masked_labels_and_accumulates_them_exactly():
@@ -176,7 +177,7 @@ def test_balanced_training_finds_the_rare_class():
     weights = losses.balanced_class_weights(rare)
 
     def recall(loss: Any, data: Any) -> float:
-        task = Supervised(nn.Dense(2), loss, by_name("adam", 0.03))
+        task = Supervised(Dense(2), loss, by_name("adam", 0.03))
         result = Trainer(task).fit(data, steps=60, batch_size=100)
         answers = result.model.predict(inputs).argmax(axis=1)
         return float((answers[rare == 1] == 1).mean())

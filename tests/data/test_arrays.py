@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import flax.linen as nn
 import jax
 import jax.experimental.sparse
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ import scipy.sparse
 from jaxnet import Bundle, Supervised, Trainer, losses
 from jaxnet.data import Arrays, Records, check_classes
 from jaxnet.errors import InputError
+from tests.networks import Dense
 
 pd = pytest.importorskip("pandas", reason="needs the extra [tables]")
 
@@ -187,10 +187,10 @@ def test_what_numpy_drops_or_does_not_know_is_refused(make, message):
         Arrays(values, Y)
     with pytest.raises(InputError, match=message):
         Records([(values, 1)]).spec()
-    task = Supervised(nn.Dense(3), losses.cross_entropy, optax.sgd(0.1))
+    task = Supervised(Dense(3), losses.cross_entropy, optax.sgd(0.1))
     with pytest.raises(InputError, match=message):
         Trainer(task).fit((values, Y), epochs=1)
-    bundle = Bundle(nn.Dense(3), {"params": {}}, jax.ShapeDtypeStruct((3,), np.float32))
+    bundle = Bundle(Dense(3), {"params": {}}, jax.ShapeDtypeStruct((3,), np.float32))
     with pytest.raises(InputError, match=message):
         bundle.predict(values)
 

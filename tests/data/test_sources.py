@@ -21,6 +21,7 @@ from jaxnet.data import Arrays, Records, decoding, image_folders, images, load, 
 from jaxnet.data.pipeline import ArrayPipeline, Pipeline, SourcePipeline, pipeline
 from jaxnet.errors import InputError
 from jaxnet.training import Supervised, Trainer
+from tests.networks import Dense
 
 
 def batches_of(made: Pipeline, epoch: int, start: int = 0, size: int = 3) -> list[dict[str, Any]]:
@@ -154,7 +155,7 @@ def table_of(n: int) -> Arrays:
 
 def test_evaluation_and_prediction_read_each_example_once():
     counted = Counted(10)
-    trainer = Trainer(Supervised(nn.Dense(2), losses.cross_entropy, optax.sgd(0.1)))
+    trainer = Trainer(Supervised(Dense(2), losses.cross_entropy, optax.sgd(0.1)))
     state = trainer.fit(table_of(10), epochs=1).state
     records = Records(counted)
     records.spec()
@@ -262,7 +263,7 @@ def test_a_source_is_predicted_as_its_arrays_are_and_by_the_same_program():
 class Flat(nn.Module):
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        return nn.Dense(3)(inputs.reshape(len(inputs), -1))
+        return Dense(3)(inputs.reshape(len(inputs), -1))
 
 
 def test_records_are_split_without_being_read():

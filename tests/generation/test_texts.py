@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +26,7 @@ from jaxnet.training.averaging import local_sgd
 from jaxnet.training.callbacks import Plan
 from jaxnet.training.history import History
 from models import GPT2, RecurrentLM
+from tests.networks import Dense
 
 WORDS = fit_tokenizer("to be or not to be", "word")
 LETTERS = fit_tokenizer("to be or not to be", "character")
@@ -96,7 +96,7 @@ CALLBACKS = {
 @pytest.mark.parametrize("writer", CALLBACKS)
 @pytest.mark.parametrize("technique", TECHNIQUES)
 def test_the_weights_that_are_evaluated_write(technique, writer, tmp_path, monkeypatch):
-    plain = Supervised(nn.Dense(3), losses.squared_error, optax.sgd(0.1))
+    plain = Supervised(Dense(3), losses.squared_error, optax.sgd(0.1))
     task = TECHNIQUES[technique](plain)
     batch = {"inputs": jnp.ones((2, 3)), "labels": jnp.ones((2, 3)), "mask": jnp.ones(2, bool)}
     state = task.init(jax.random.key(0), batch)

@@ -9,6 +9,7 @@ import pytest
 
 from jaxnet.errors import InputError, UsageError
 from jaxnet.layers import KeyValues, MultiHeadAttention, attention, causal_mask, token_positions
+from tests.networks import applied, drawn
 
 BATCH, TIME, SOURCE, WIDTH, HEADS = 2, 5, 7, 16, 4
 
@@ -52,7 +53,8 @@ def test_equals_the_formula_in_float64(kv_heads):
 def test_a_query_that_sees_nothing_gives_no_nan_in_the_gradient():
     query, key, value = draw(1, 1, 2, 4), draw(1, 1, 3, 4, seed=1), draw(1, 1, 3, 4, seed=2)
     mask = jnp.array([[[[False] * 3, [True] * 3]]])
-    grads = jax.grad(lambda *a: attention(*a, mask).sum(), (0, 1, 2))(query, key, value)
+    gradient = jax.jit(jax.grad(lambda *a: attention(*a, mask).sum(), (0, 1, 2)))
+    grads = gradient(query, key, value)
     assert all(np.isfinite(grad).all() for grad in grads)
     assert not np.asarray(grads[0])[0, 0, 0].any() and np.asarray(grads[0])[0, 0, 1].any()
 
@@ -85,7 +87,8 @@ def test_equals_torch(kind):
         y, state = ours.apply(variables, x, given, mask=mask, mutable=["intermediates"])
         return (y * jnp.sin(y)).sum(), (y, state["intermediates"]["weights"][0])
 
-    (d_x, d_context), (y, weights) = jax.grad(scalar, (0, 1), has_aux=True)(x, context)
+    gradient = jax.jit(jax.grad(scalar, (0, 1), has_aux=True))
+    (d_x, d_context), (y, weights) = gradient(x, context)
     tx = torch.tensor(np.asarray(x), requires_grad=True)
     tc = torch.tensor(np.asarray(context), requires_grad=True) if kind == "cross" else tx
     t_y, t_weights = theirs(
@@ -106,38 +109,38 @@ def test_equals_torch(kind):
 
 def test_a_later_token_never_changes_an_earlier_output():
     layer, x = MultiHeadAttention(WIDTH, HEADS, causal=True, rotary_base=1e4), draw(1, TIME, WIDTH)
-    variables = jax.jit(layer.init)(jax.random.key(0), x)
-    jacobian = jax.jacobian(lambda x: layer.apply(variables, x)[0].sum(axis=-1))(x)[:, 0]
-    reached = np.abs(np.asarray(jacobian)).sum(axis=-1) > 0
+    variables = drawn(layer, x)
+    jacobian = jax.jit(jax.jacobian(lambda x: layer.apply(variables, x)[0].sum(axis=-1)))(x)
+    reached = np.abs(np.asarray(jacobian)[:, 0]).sum(axis=-1) > 0
     np.testing.assert_array_equal(reached, np.tri(TIME, dtype=bool))
 
 
 def test_padding_never_changes_a_result():
     layer, x = MultiHeadAttention(WIDTH, HEADS), draw(1, SOURCE, WIDTH)
-    variables = jax.jit(layer.init)(jax.random.key(0), x)
-    mask = jnp.arange(SOURCE)[None] < 4
-    junk = x.at[:, 4:].set(1e6)
-    got = layer.apply(variables, junk, mask=mask)
-    close(got[:, :4], layer.apply(variables, x[:, :4]), 1e-6)
+    variables = drawn(layer, x)
+    mask = np.arange(SOURCE)[None] < 4
+    junk = np.where(mask[..., None], x, 1e6)
+    got = applied(layer, variables, junk, mask=mask)
+    close(np.asarray(got)[:, :4], applied(layer, variables, np.asarray(x)[:, :4]), 1e-6)
 
 
 def test_grouped_queries_with_all_heads_are_the_plain_ones():
     x = draw(BATCH, TIME, WIDTH)
     plain, grouped = MultiHeadAttention(WIDTH, 4), MultiHeadAttention(WIDTH, 4, num_kv_heads=2)
-    variables = jax.jit(grouped.init)(jax.random.key(0), x)
+    variables = drawn(grouped, x)
     every = MultiHeadAttention(WIDTH, 4, num_kv_heads=4)
-    full = jax.jit(plain.init)(jax.random.key(0), x)
-    np.testing.assert_array_equal(every.apply(full, x), plain.apply(full, x))
+    full = drawn(plain, x)
+    np.testing.assert_array_equal(applied(every, full, x), applied(plain, full, x))
 
     def repeated(path, leaf):
         if path[1].key not in ("key", "value"):
             return leaf
-        heads = leaf.reshape(*leaf.shape[:-1], 2, WIDTH // 4)
-        return jnp.repeat(heads, 2, axis=-2).reshape(*leaf.shape[:-1], WIDTH)
+        heads = np.reshape(leaf, (*leaf.shape[:-1], 2, WIDTH // 4))
+        return np.repeat(heads, 2, axis=-2).reshape(*leaf.shape[:-1], WIDTH)
 
     wide = jax.tree_util.tree_map_with_path(repeated, variables)
     assert variables["params"]["key"]["kernel"].shape == (WIDTH, WIDTH // 2)
-    close(grouped.apply(variables, x), plain.apply(wide, x), 1e-6)
+    close(applied(grouped, variables, x), applied(plain, wide, x), 1e-6)
 
 
 @pytest.mark.parametrize("chunks", [(5,), (1, 1, 1, 1, 1), (2, 3)])
@@ -145,55 +148,55 @@ def test_grouped_queries_with_all_heads_are_the_plain_ones():
 def test_with_a_cache_all_is_the_same(chunks, kv_heads):
     layer = MultiHeadAttention(WIDTH, 4, num_kv_heads=kv_heads, causal=True, rotary_base=1e4)
     x = draw(BATCH, TIME, WIDTH)
-    variables = jax.jit(layer.init)(jax.random.key(0), x)
+    variables = drawn(layer, x)
     cache, pieces, start = KeyValues.empty(BATCH, kv_heads, 8, WIDTH // 4), [], 0
     for size in chunks:
-        positions = jnp.tile(jnp.arange(start, start + size), (BATCH, 1))
-        part = x[:, start : start + size]
-        y, cache = layer.apply(variables, part, positions=positions, cache=cache)
+        positions = np.tile(np.arange(start, start + size, dtype=np.int32), (BATCH, 1))
+        part = np.asarray(x)[:, start : start + size]
+        y, cache = applied(layer, variables, part, positions=positions, cache=cache)
         pieces.append(y)
         start += size
-    close(jnp.concatenate(pieces, axis=1), layer.apply(variables, x))
+    close(np.concatenate(pieces, axis=1), applied(layer, variables, x))
 
 
 def test_padding_on_the_left_leaves_no_trace_in_a_cache():
     layer = MultiHeadAttention(WIDTH, HEADS, causal=True, rotary_base=1e4)
-    x = draw(BATCH, TIME, WIDTH)
-    variables = jax.jit(layer.init)(jax.random.key(0), x)
+    x = np.asarray(draw(BATCH, TIME, WIDTH))
+    variables = drawn(layer, x)
     mask = jnp.array([[False, False, True, True, True], [True] * 5])
     start = KeyValues.empty(BATCH, HEADS, TIME, WIDTH // HEADS)
-    y, cache = layer.apply(variables, x, positions=token_positions(mask), cache=start)
+    y, cache = applied(layer, variables, x, positions=token_positions(mask), cache=start)
     assert np.isfinite(y).all()
-    close(y[:1, 2:], layer.apply(variables, x[:1, 2:]))
-    close(y[1:], layer.apply(variables, x[1:]))
+    y = np.asarray(y)
+    close(y[:1, 2:], applied(layer, variables, x[:1, 2:]))
+    close(y[1:], applied(layer, variables, x[1:]))
     assert not np.asarray(cache.key)[0, :, 3:].any()
 
 
 def test_keys_and_values_can_be_made_before():
     layer, x, context = MultiHeadAttention(WIDTH, HEADS), draw(2, 3, WIDTH), draw(2, 6, 8, seed=1)
-    variables = jax.jit(layer.init)(jax.random.key(0), x, context)
-    before = layer.apply(variables, context, method="keys_values")
+    variables = drawn(layer, x, context)
+    before = applied(layer, variables, context, method="keys_values")
     np.testing.assert_array_equal(
-        layer.apply(variables, x, before), layer.apply(variables, x, context)
+        applied(layer, variables, x, before), applied(layer, variables, x, context)
     )
 
 
 def test_dropout_acts_on_weights_in_training_only():
     x = draw(BATCH, TIME, WIDTH)
     layer, plain = MultiHeadAttention(WIDTH, HEADS, dropout=0.5), MultiHeadAttention(WIDTH, HEADS)
-    variables = jax.jit(layer.init)(jax.random.key(0), x)
-    trained = layer.apply(variables, x, train=True, rngs={"dropout": jax.random.key(1)})
-    np.testing.assert_array_equal(layer.apply(variables, x), plain.apply(variables, x))
-    assert not np.allclose(trained, plain.apply(variables, x))
+    variables = drawn(layer, x)
+    trained = applied(layer, variables, x, train=True, rngs={"dropout": jax.random.key(1)})
+    np.testing.assert_array_equal(applied(layer, variables, x), applied(plain, variables, x))
+    assert not np.allclose(trained, applied(plain, variables, x))
 
 
 def test_scores_and_softmax_are_float32():
     # In bfloat16 scores of 1024 and 1025 would be the same number.
-    query = jnp.ones((1, 1, 1, 4), jnp.bfloat16)
-    key = jnp.array([[512.0] * 4, [512.0] * 3 + [514.0]]).reshape(1, 1, 2, 4).astype(jnp.bfloat16)
-    key = key.at[..., 3].set(jnp.array([[[0.0, 2.0]]], jnp.bfloat16))
-    value = jnp.array([[[[0.0], [1.0]]]], jnp.bfloat16)
-    got = attention(query, key, value)
+    query = np.ones((1, 1, 1, 4), jnp.bfloat16)
+    key = np.array([[[[512.0, 512.0, 512.0, 0.0], [512.0, 512.0, 512.0, 2.0]]]], jnp.bfloat16)
+    value = np.array([[[[0.0], [1.0]]]], jnp.bfloat16)
+    got = jax.jit(attention)(query, key, value)
     assert got.dtype == jnp.bfloat16
     assert float(got[0, 0, 0, 0]) == pytest.approx(1 / (1 + np.exp(-1)), rel=0.01)
 
@@ -217,7 +220,7 @@ def test_wrong_options_are_refused(options, words):
 
 def test_wrong_calls_are_refused():
     layer, x = MultiHeadAttention(12, 4, causal=True), jnp.zeros((2, 3, 12))
-    variables = jax.jit(layer.init)(jax.random.key(0), x)
+    variables = drawn(layer, x)
     with pytest.raises(InputError, match=r"bool \(batch, source\) \(2, 3\).*got bool \(2, 4\)"):
         layer.apply(variables, x, mask=jnp.ones((2, 4), bool))
     cache, positions = KeyValues.empty(2, 4, 2, 3), token_positions(jnp.ones((2, 3), bool))

@@ -10,6 +10,7 @@ import pytest
 from jaxnet import summary, trees
 from jaxnet.errors import InputError, UsageError
 from jaxnet.layers import GRU, LSTM, LSTMState, SimpleRNN, sequence_mask
+from tests.networks import applied, drawn
 
 BATCH, TIME, CHANNELS, FEATURES = 3, 6, 4, 5
 CLASSES = {"rnn_tanh": SimpleRNN, "rnn_relu": SimpleRNN, "lstm": LSTM, "gru": GRU}
@@ -139,12 +140,12 @@ def test_the_last_outputs_are_the_ends_of_the_sequence(cls):
     x, mask = inputs(BATCH, TIME, CHANNELS), sequence_mask(jnp.array([6, 2, 4]), TIME)
     options = {"bidirectional": True, "num_layers": 2}
     layer = cls(FEATURES, **options, return_sequences=True, return_state=True)
-    variables = layer.init(jax.random.key(0), x)
-    outputs, state = layer.apply(variables, x, mask)
-    last = cls(FEATURES, **options).apply(variables, x, mask)
-    hidden = state.hidden if cls is LSTM else state
-    np.testing.assert_array_equal(last, jnp.concatenate([hidden[2], hidden[3]], axis=-1))
-    forward = jnp.stack([outputs[0, 5], outputs[1, 1], outputs[2, 3]])[:, :FEATURES]
+    variables = drawn(layer, x)
+    outputs, state = applied(layer, variables, x, mask)
+    last = applied(cls(FEATURES, **options), variables, x, mask)
+    outputs, last, hidden = map(np.asarray, (outputs, last, state[0] if cls is LSTM else state))
+    np.testing.assert_array_equal(last, np.concatenate([hidden[2], hidden[3]], axis=-1))
+    forward = np.stack([outputs[0, 5], outputs[1, 1], outputs[2, 3]])[:, :FEATURES]
     np.testing.assert_array_equal(last[:, :FEATURES], forward)
     np.testing.assert_array_equal(last[:, FEATURES:], outputs[:, 0, FEATURES:])
 
@@ -160,19 +161,19 @@ def test_the_last_outputs_are_the_ends_of_the_sequence(cls):
 )
 @pytest.mark.parametrize("return_sequences", [False, True])
 def test_merge_modes(mode, merge, return_sequences):
-    x = inputs(BATCH, TIME, CHANNELS)
+    x = np.asarray(inputs(BATCH, TIME, CHANNELS))
     options = {"return_sequences": return_sequences}
     layer = GRU(FEATURES, bidirectional=True, merge_mode=mode, **options)
-    variables = layer.init(jax.random.key(0), x)
+    variables = drawn(layer, x)
     one = GRU(FEATURES, **options)
 
     def alone(name, x):
         params = {"params": {"forward_0": variables["params"][name]}}
-        return np.asarray(one.apply(params, x))
+        return np.asarray(applied(one, params, x))
 
     backward = alone("backward_0", x[:, ::-1])
     backward = backward[:, ::-1] if return_sequences else backward
-    close(layer.apply(variables, x), merge(alone("forward_0", x), backward), 1e-6)
+    close(applied(layer, variables, x), merge(alone("forward_0", x), backward), 1e-6)
 
 
 @pytest.mark.slow
@@ -221,28 +222,28 @@ def test_parameters_start_gate_by_gate():
 def test_dropout_acts_between_layers_and_in_training_only():
     x = inputs(BATCH, TIME, CHANNELS)
     layer, plain = (SimpleRNN(64, num_layers=2, dropout=rate) for rate in (0.5, 0.0))
-    variables = layer.init(jax.random.key(0), x)
+    variables = drawn(layer, x)
     rngs = {"dropout": jax.random.key(1)}
-    trained = layer.apply(variables, x, train=True, rngs=rngs)
-    np.testing.assert_array_equal(layer.apply(variables, x), plain.apply(variables, x))
-    assert not np.allclose(trained, plain.apply(variables, x))
+    trained = applied(layer, variables, x, train=True, rngs=rngs)
+    np.testing.assert_array_equal(applied(layer, variables, x), applied(plain, variables, x))
+    assert not np.allclose(trained, applied(plain, variables, x))
     one = SimpleRNN(64, dropout=0.5)
     variables = {"params": {"forward_0": variables["params"]["forward_0"]}}
-    trained = one.apply(variables, x, train=True, rngs=rngs)
-    np.testing.assert_array_equal(trained, one.apply(variables, x))
+    trained = applied(one, variables, x, train=True, rngs=rngs)
+    np.testing.assert_array_equal(trained, applied(one, variables, x))
 
 
 @every_layer
 def test_a_state_goes_from_call_to_call(cls):
     x = inputs(BATCH, TIME, CHANNELS)
     layer = cls(FEATURES, num_layers=2, return_sequences=True, return_state=True)
-    variables = layer.init(jax.random.key(0), x)
-    whole, last = layer.apply(variables, x)
+    variables = drawn(layer, x)
+    whole, last = applied(layer, variables, x)
     state, pieces = None, []
     for t in range(TIME):
-        y, state = layer.apply(variables, x[:, t : t + 1], None, state)
+        y, state = applied(layer, variables, np.asarray(x)[:, t : t + 1], None, state)
         pieces.append(y)
-    close(jnp.concatenate(pieces, axis=1), whole, 1e-6)
+    close(np.concatenate(pieces, axis=1), whole, 1e-6)
     jax.tree.map(lambda a, b: close(a, b, 1e-6), state, last)
 
 

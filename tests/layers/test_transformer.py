@@ -19,8 +19,8 @@ from jaxnet.layers import (
     MultiHeadAttention,
     Stack,
     TransformerBlock,
-    token_positions,
 )
+from tests.networks import applied, drawn
 
 from .test_attention import close, draw, torch_parameters
 
@@ -73,7 +73,7 @@ def test_equal_torch(pre_norm):
     theirs = randomized(torch, torch.nn.TransformerEncoderLayer(*sizes, **options))
     block = TransformerBlock(**PARTS, pre_norm=pre_norm)
     want = theirs(tx, src_key_padding_mask=torch.tensor(~np.asarray(mask))).detach().numpy()
-    close(block.apply(from_torch(theirs), x, mask), want)
+    close(applied(block, from_torch(theirs), x, mask), want)
 
     theirs = randomized(torch, torch.nn.TransformerDecoderLayer(*sizes, **options))
     block = DecoderBlock(**PARTS, pre_norm=pre_norm)
@@ -83,54 +83,57 @@ def test_equal_torch(pre_norm):
         tgt_mask=torch.tensor(~np.tri(5, dtype=bool)),
         memory_key_padding_mask=torch.tensor(~np.asarray(memory_mask)),
     )
-    got = block.apply(from_torch(theirs), x, memory, memory_mask=memory_mask)
+    got = applied(block, from_torch(theirs), x, memory, memory_mask=memory_mask)
     close(got, want.detach().numpy())
 
 
 def test_a_gate_multiplies_hidden_units():
     layer, x = GatedFeedForward(HIDDEN, jnp.tanh, use_bias=False), draw(2, 3, WIDTH)
-    variables = jax.jit(layer.init)(jax.random.key(0), x)
+    variables = drawn(layer, x)
     gate, up, down = (
         np.asarray(variables["params"][name]["kernel"], np.float64)
         for name in ("gate", "up", "down")
     )
     x64 = np.asarray(x, np.float64)
-    close(layer.apply(variables, x), np.tanh(x64 @ gate) * (x64 @ up) @ down)
+    close(applied(layer, variables, x), np.tanh(x64 @ gate) * (x64 @ up) @ down)
 
 
 def test_a_stack_with_a_cache_is_the_same_token_by_token():
     attention = partial(MultiHeadAttention, WIDTH, HEADS, causal=True)
     stack = Stack(partial(TransformerBlock, **{**PARTS, "attention": attention}), 2)
     x = draw(2, 4, WIDTH)
-    variables = jax.jit(stack.init)(jax.random.key(0), x)
+    variables = drawn(stack, x)
     assert sorted(variables["params"]) == ["blocks_0", "blocks_1"]
     cache = (KeyValues.empty(2, HEADS, 4, WIDTH // HEADS),) * 2
     pieces = []
     for t in range(4):
-        positions = token_positions(jnp.ones((2, 1), bool), jnp.full(2, t))
-        y, cache = stack.apply(variables, x[:, t : t + 1], positions=positions, cache=cache)
+        positions = np.full((2, 1), t, np.int32)
+        y, cache = applied(
+            stack, variables, np.asarray(x)[:, t : t + 1], positions=positions, cache=cache
+        )
         pieces.append(y)
-    close(jnp.concatenate(pieces, axis=1), stack.apply(variables, x))
+    close(np.concatenate(pieces, axis=1), applied(stack, variables, x))
 
 
 def test_a_decoder_block_with_a_cache_is_the_same_token_by_token():
     block, x, memory = DecoderBlock(**PARTS), draw(2, 4, WIDTH), draw(2, 6, WIDTH, seed=1)
     memory_mask = jnp.arange(6)[None] < jnp.array([[6], [4]])
-    variables = jax.jit(block.init)(jax.random.key(0), x, memory)
-    whole = block.apply(variables, x, memory, memory_mask=memory_mask)
+    variables = drawn(block, x, memory)
+    whole = applied(block, variables, x, memory, memory_mask=memory_mask)
     cache = block.apply(variables, memory, 4, method="start")
     assert {leaf.shape[0] for leaf in jax.tree.leaves(cache)} == {2}
     pieces = []
     for t in range(4):
-        y, cache = block.apply(
+        y, cache = applied(
+            block,
             variables,
-            x[:, t : t + 1],
+            np.asarray(x)[:, t : t + 1],
             memory_mask=memory_mask,
-            positions=jnp.full((2, 1), t),
+            positions=np.full((2, 1), t, np.int32),
             cache=cache,
         )
         pieces.append(y)
-    close(jnp.concatenate(pieces, axis=1), whole)
+    close(np.concatenate(pieces, axis=1), whole)
 
 
 def test_a_decoder_block_needs_one_memory():
@@ -146,8 +149,8 @@ def test_a_decoder_block_needs_one_memory():
 def test_dropout_acts_in_training_only():
     block = TransformerBlock(**PARTS, dropout=0.5)
     x = draw(2, 3, WIDTH)
-    variables = jax.jit(block.init)(jax.random.key(0), x)
-    plain = TransformerBlock(**PARTS).apply(variables, x)
-    np.testing.assert_array_equal(block.apply(variables, x), plain)
-    trained = block.apply(variables, x, train=True, rngs={"dropout": jax.random.key(1)})
+    variables = drawn(block, x)
+    plain = applied(TransformerBlock(**PARTS), variables, x)
+    np.testing.assert_array_equal(applied(block, variables, x), plain)
+    trained = applied(block, variables, x, train=True, rngs={"dropout": jax.random.key(1)})
     assert not np.allclose(trained, plain)

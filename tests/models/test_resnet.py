@@ -9,7 +9,7 @@ import numpy as np
 from jaxnet import Bundle
 from models import CIFARResNet
 from models.resnet import BasicBlock, PaddedBlock
-from tests.models.helpers import drawn
+from tests.networks import drawn
 
 
 def silenced(variables):

@@ -16,7 +16,7 @@ from jaxnet.errors import InputError, UsageError
 from jaxnet.training import Supervised
 from models import VGG, AlexNet, CIFARResNet, GoogLeNet, ResNet, ViT
 from models.vit import SIZES
-from tests.models.helpers import drawn
+from tests.networks import drawn
 
 
 def shapes(model, *shape):

@@ -96,8 +96,7 @@ def test_augmentation_by_name_leaves_a_picture_of_what_the_network_sees(tmp_path
 
 
 def test_a_run_can_be_repeated_from_its_config(run, tmp_path):
-    done = classify("--config", run / "config.toml", "--run-dir", tmp_path)
-    assert done.returncode == cli.DONE, done.stderr
+    assert classify_here("--config", run / "config.toml", "--run-dir", tmp_path) == cli.DONE
     assert (tmp_path / "history.csv").read_bytes() == (run / "history.csv").read_bytes()
     weights = "bundle/model.safetensors"
     assert (tmp_path / weights).read_bytes() == (run / weights).read_bytes()
@@ -169,15 +168,25 @@ def test_another_configuration_in_the_same_folder_is_refused(run):
         (["--augment.hue", "2"], cli.WRONG_USAGE, "hue: expected an amount in (0, 0.5], got 2.0"),
         (["--epochs", "0"], cli.WRONG_USAGE, "epochs"),
         (["--learning-rate", "-1"], cli.WRONG_USAGE, "learning_rate"),
-        (["--epochs", "many"], cli.WRONG_USAGE, "--epochs"),
-        (["--data", "mnist", "--data-dir", "absent"], cli.FAILED, "absent"),
         (["--model", "vgg16"], cli.FAILED, "images of 8x8 are too small for its strides"),
         (["--model", "resnet19"], cli.WRONG_USAGE, "unknown model 'resnet19'; did you mean"),
         (["--optimizer.schedule", "piecewise"], cli.WRONG_USAGE, "needs boundaries="),
         (["--run-dir", "/proc/run"], cli.FAILED, "/proc/run"),
     ],
 )
-def test_wrong_use_is_a_message_and_an_exit_code(arguments, code, message, tmp_path):
+def test_wrong_use_is_a_message_and_an_exit_code(arguments, code, message, tmp_path, capsys):
+    assert classify_here("--run-dir", tmp_path / "run", *arguments) == code
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--epochs", "many"], cli.WRONG_USAGE, "--epochs"),
+        (["--data", "mnist", "--data-dir", "absent"], cli.FAILED, "absent"),
+    ],
+)
+def test_a_process_says_so_too(arguments, code, message, tmp_path):
     done = classify("--run-dir", tmp_path / "run", *arguments)
     assert done.returncode == code, done.stderr
     assert message in done.stderr

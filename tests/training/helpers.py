@@ -13,6 +13,7 @@ import optax
 
 from jaxnet import losses, metrics
 from jaxnet.training import Supervised
+from tests.networks import Conv, Dense
 
 
 class MLP(nn.Module):
@@ -23,8 +24,8 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        hidden = nn.tanh(nn.Dense(self.hidden)(inputs))
-        return nn.Dense(self.outputs)(hidden)
+        hidden = nn.tanh(Dense(self.hidden)(inputs))
+        return Dense(self.outputs)(hidden)
 
 
 class ConvNet(nn.Module):
@@ -32,8 +33,8 @@ class ConvNet(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        hidden = nn.tanh(nn.Conv(2, (3, 3))(inputs))
-        return nn.Dense(3)(hidden.reshape(len(hidden), -1))
+        hidden = nn.tanh(Conv(2, (3, 3))(inputs))
+        return Dense(3)(hidden.reshape(len(hidden), -1))
 
 
 def table(n: int = 30, seed: int = 0, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +74,7 @@ def classifier(model: Any = None, optimizer: Any = None, **options: Any) -> Supe
 def regressor(model: Any = None, optimizer: Any = None, **options: Any) -> Supervised:
     """A task for one number an example."""
     return Supervised(
-        model or nn.Dense(1), losses.squared_error, optimizer or optax.sgd(0.1), **options
+        model or Dense(1), losses.squared_error, optimizer or optax.sgd(0.1), **options
     )
 
 

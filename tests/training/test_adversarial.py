@@ -21,6 +21,7 @@ from jaxnet.training import Checkpoints, Trainer, accumulate, guard_nonfinite, w
 from jaxnet.training.adversarial import Adversarial, gradient_penalty
 from jaxnet.training.early_stopping import LAST_STEP
 from jaxnet.training.state import stream
+from tests.networks import Dense
 from tests.training.helpers import assert_close, bits
 
 
@@ -31,10 +32,10 @@ class Generator(nn.Module):
 
     @nn.compact
     def __call__(self, noise: jax.Array, train: bool = False) -> jax.Array:
-        hidden = nn.Dense(5)(noise)
+        hidden = Dense(5)(noise)
         if self.norm:
             hidden = nn.BatchNorm(use_running_average=not train)(hidden)
-        return nn.Dense(3)(nn.tanh(hidden))
+        return Dense(3)(nn.tanh(hidden))
 
 
 class Critic(nn.Module):
@@ -44,10 +45,10 @@ class Critic(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
-        hidden = nn.Dense(7)(inputs)
+        hidden = Dense(7)(inputs)
         if self.norm:
             hidden = nn.BatchNorm(use_running_average=not train)(hidden)
-        return nn.Dense(1)(nn.tanh(hidden))
+        return Dense(1)(nn.tanh(hidden))
 
 
 SGD = {"optimizer": optax.sgd(0.1), "discriminator_optimizer": optax.sgd(0.2)}
@@ -394,8 +395,8 @@ def test_impossible_numbers(options, message):
 
 def test_players_that_do_not_fit_are_refused_before_compiling():
     with pytest.raises(InputError, match=r"makes examples of shape \(2,\).* have \(3,\)"):
-        Trainer(game(generator=nn.Dense(2)), LAST_STEP).fit(data(), epochs=1)
+        Trainer(game(generator=Dense(2)), LAST_STEP).fit(data(), epochs=1)
     with pytest.raises(InputError, match=r"one score .* got \(32, 2\)"):
-        Trainer(game(discriminator=nn.Dense(2)), LAST_STEP).fit(data(), epochs=1)
+        Trainer(game(discriminator=Dense(2)), LAST_STEP).fit(data(), epochs=1)
     with pytest.raises(UsageError, match="batch normalisation mixes the examples"):
         Trainer(game(norm=True, gradient_penalty=10.0), LAST_STEP).fit(data(), epochs=1)

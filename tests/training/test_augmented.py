@@ -26,13 +26,14 @@ from jaxnet.training import (
     with_ema,
 )
 from jaxnet.training.state import stream
+from tests.networks import Dense
 from tests.training.helpers import assert_close, bits, classifier, images, make_batch, take_steps
 
 
 class Flat(nn.Module):
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        return nn.Dense(3)(inputs.reshape(len(inputs), -1))
+        return Dense(3)(inputs.reshape(len(inputs), -1))
 
 
 FLAT = classifier(Flat(), optax.sgd(0.5))

@@ -17,6 +17,7 @@ from jaxnet import losses, metrics
 from jaxnet.data.scaling import Scale
 from jaxnet.errors import InputError, UsageError
 from jaxnet.training import Supervised, clip, scaled_target, with_auxiliary, with_ema
+from tests.networks import Dense
 from tests.training.helpers import make_batch
 
 
@@ -25,10 +26,10 @@ class TwoHeads(nn.Module):
 
     @nn.compact
     def __call__(self, inputs, train=False):
-        main = nn.Dense(3, name="main")(inputs)
+        main = Dense(3, name="main")(inputs)
         if not train and not self.is_initializing():
             return main
-        auxiliary = nn.Dense(3, name="auxiliary")(inputs)
+        auxiliary = Dense(3, name="auxiliary")(inputs)
         return (main, auxiliary) if train else main
 
 
@@ -42,7 +43,7 @@ def test_the_loss_adds_them_in_training_and_metrics_read_the_main_outputs():
     state = task.init(jax.random.key(0), batch)
     main, auxiliary = (
         losses.cross_entropy(
-            nn.Dense(3).apply({"params": state.params[name]}, batch["inputs"]),
+            Dense(3).apply({"params": state.params[name]}, batch["inputs"]),
             batch["labels"],
         ).mean()
         for name in ("main", "auxiliary")

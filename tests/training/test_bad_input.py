@@ -17,6 +17,7 @@ from jaxnet.data import Arrays, check_classes
 from jaxnet.errors import InputError, UsageError
 from jaxnet.layers import check_tokens
 from jaxnet.training import EarlyStopping, Supervised, Trainer, with_ema
+from tests.networks import Dense
 from tests.training.helpers import classifier, regressor, table
 
 INPUTS, LABELS = table(12)
@@ -50,7 +51,7 @@ class Words(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        return nn.Dense(2)(nn.Embed(8, 4)(tokens).mean(axis=1))
+        return Dense(2)(nn.Embed(8, 4)(tokens).mean(axis=1))
 
     def check_inputs(self, tokens: np.ndarray) -> None:
         check_tokens(tokens, 8)

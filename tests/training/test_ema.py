@@ -14,6 +14,7 @@ import pytest
 from jaxnet.errors import UsageError
 from jaxnet.training import Trainer, accumulate, mixed_precision, with_ema
 from jaxnet.training.ema import MovingAverage, averaged
+from tests.networks import Dense
 from tests.training.helpers import (
     assert_close,
     bits,
@@ -33,8 +34,8 @@ class Counted(nn.Module):
         calls = self.variable("counts", "calls", lambda: jnp.zeros((), jnp.int32))
         if train:
             calls.value += 1
-        hidden = nn.BatchNorm(use_running_average=not train, momentum=0.9)(nn.Dense(8)(inputs))
-        return nn.Dense(3)(nn.relu(hidden))
+        hidden = nn.BatchNorm(use_running_average=not train, momentum=0.9)(Dense(8)(inputs))
+        return Dense(3)(nn.relu(hidden))
 
 
 def test_it_is_the_warmed_up_average_of_parameters_and_statistics_and_serves_evaluation():
@@ -80,7 +81,7 @@ def test_after_a_short_run_a_long_memory_has_forgotten_the_initial_weights():
 def test_an_overflow_in_float16_does_not_move_it(order):
     # The bias has the gradient 2 * 10, and 20 * 2**15 is beyond float16.
     batch = {"inputs": jnp.ones((4, 2)), "labels": jnp.full(4, 10.0), "mask": jnp.ones(4, bool)}
-    plain = regressor(nn.Dense(1), optax.adam(0.1))
+    plain = regressor(Dense(1), optax.adam(0.1))
     if order == "outside":
         task = with_ema(mixed_precision(plain, "fp16"), 0.9)
     else:

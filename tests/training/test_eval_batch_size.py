@@ -14,6 +14,7 @@ from jaxnet import Bundle, metrics, training
 from jaxnet.config import from_command_line
 from jaxnet.training import Trainer, evaluation
 from jaxnet.training.evaluation import BatchSize
+from tests.networks import Dense
 from tests.training.helpers import classifier, table
 from train import classify
 
@@ -38,8 +39,8 @@ class Deep(nn.Module):
     def __call__(self, inputs: jax.Array) -> jax.Array:
         hidden = jnp.broadcast_to(inputs[:, None], (len(inputs), 100, 4))
         for _ in range(8):
-            hidden = nn.tanh(nn.Dense(4)(hidden))
-        return nn.Dense(3)(hidden.mean(axis=1))
+            hidden = nn.tanh(Dense(4)(hidden))
+        return Dense(3)(hidden.mean(axis=1))
 
 
 def test_a_large_network_is_evaluated_in_a_part_of_what_training_needs(monkeypatch):

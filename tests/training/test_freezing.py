@@ -23,6 +23,7 @@ from jaxnet.training import (
     mixed_precision,
     with_ema,
 )
+from tests.networks import Dense
 from tests.training.helpers import bits, classifier, make_batch, take_steps
 
 
@@ -84,7 +85,7 @@ class Block(nn.Module):
         calls = self.variable("counts", "calls", lambda: jnp.zeros((), jnp.int32))
         if train:
             calls.value += 1
-        hidden = nn.Dense(6)(inputs)
+        hidden = Dense(6)(inputs)
         hidden = nn.BatchNorm(use_running_average=not train, momentum=0.5)(hidden)
         # By an argument, and without parameters of its own.
         plain = nn.BatchNorm(use_scale=False, use_bias=False, momentum=0.5, name="plain")
@@ -95,7 +96,7 @@ class Deep(nn.Module):
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
         hidden = Block(name="trunk")(inputs, train)
-        return nn.Dense(3)(Block(name="head")(hidden, train))
+        return Dense(3)(Block(name="head")(hidden, train))
 
 
 ALL = {f"{block}/{name}" for block in ("trunk", "head") for name in (
@@ -190,7 +191,7 @@ class Lifted(nn.Module):
             out_axes=-1,
         )
         hidden = copies(use_running_average=not train, name="copies")(hidden[..., None])
-        return nn.Dense(3)(hidden[..., 0])
+        return Dense(3)(hidden[..., 0])
 
 
 def test_it_reaches_layers_within_transformations_of_modules():
@@ -207,7 +208,7 @@ def test_a_method_of_a_model_is_frozen_as_the_model_is():
 
     class Coder(nn.Module):
         def setup(self):
-            self.norm, self.dense = nn.BatchNorm(momentum=0.5), nn.Dense(4)
+            self.norm, self.dense = nn.BatchNorm(momentum=0.5), Dense(4)
 
         def encode(self, inputs, train=False):
             return self.norm(inputs, use_running_average=not train)

@@ -18,6 +18,7 @@ from jaxnet.metrics import Mean
 from jaxnet.training import Checkpoints, EarlyStopping, Trainer, accumulate, guard_nonfinite
 from jaxnet.training.state import stream
 from jaxnet.training.task import example_weights
+from tests.networks import Dense
 from tests.training.helpers import bits
 
 
@@ -41,8 +42,8 @@ class Game:
     normal distribution has. Both take steps at once.
     """
 
-    generator: nn.Module = nn.Dense(1)
-    critic: nn.Module = nn.Dense(1)
+    generator: nn.Module = Dense(1)
+    critic: nn.Module = Dense(1)
     optimizer: optax.GradientTransformation = optax.sgd(0.2)
     critic_optimizer: optax.GradientTransformation = optax.chain(
         optax.add_decayed_weights(0.1), optax.sgd(0.05)

@@ -25,6 +25,7 @@ from jaxnet.training import (
     mixed_precision,
     with_ema,
 )
+from tests.networks import Dense
 from tests.training.helpers import assert_close, bits, classifier, make_batch, table, take_steps
 
 LBFGS = optimizers.by_name("lbfgs")
@@ -35,9 +36,9 @@ class Noisy(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
-        hidden = nn.BatchNorm(use_running_average=not train)(nn.Dense(8)(inputs))
+        hidden = nn.BatchNorm(use_running_average=not train)(Dense(8)(inputs))
         hidden = nn.Dropout(0.2, deterministic=not train)(nn.tanh(hidden))
-        return nn.Dense(3)(hidden)
+        return Dense(3)(hidden)
 
 
 def overlapping(n: int = 200) -> tuple[np.ndarray, np.ndarray]:
@@ -51,7 +52,7 @@ def test_full_batches_reach_the_optimum_of_scikit_learn():
     linear_model = pytest.importorskip("sklearn.linear_model")
     inputs, labels = overlapping()
     theirs = linear_model.LogisticRegression(C=np.inf, tol=1e-8, max_iter=500).fit(inputs, labels)
-    task = Supervised(nn.Dense(3), losses.cross_entropy, LBFGS)
+    task = Supervised(Dense(3), losses.cross_entropy, LBFGS)
     trainer = Trainer(task)
     result = trainer.fit((inputs, labels), epochs=30, batch_size=len(inputs))
     assert trainer.programs.compiles.repeated() == []

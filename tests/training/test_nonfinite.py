@@ -24,6 +24,7 @@ from jaxnet.training import (
     mixed_precision,
 )
 from jaxnet.training.nonfinite import first_nonfinite
+from tests.networks import Dense
 from tests.training.helpers import assert_close, bits, classifier, make_batch, table
 
 BATCH, ROWS = 4, 30
@@ -35,15 +36,15 @@ class Root(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        hidden = jnp.sqrt(jnp.abs(nn.Dense(4, use_bias=False)(inputs)))
-        return nn.Dense(3)(hidden)
+        hidden = jnp.sqrt(jnp.abs(Dense(4, use_bias=False)(inputs)))
+        return Dense(3)(hidden)
 
 
 class Exponential(nn.Module):
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        hidden = jnp.exp(nn.Dense(4)(inputs))
-        return nn.Dense(3)(hidden)
+        hidden = jnp.exp(Dense(4)(inputs))
+        return Dense(3)(hidden)
 
 
 class Convolution(nn.Module):
@@ -51,7 +52,7 @@ class Convolution(nn.Module):
     def __call__(self, inputs: jax.Array) -> jax.Array:
         convolution = nn.Conv(2, (3, 3), kernel_init=nn.initializers.constant(2.0))
         hidden = nn.relu(convolution(inputs.reshape(-1, 2, 2, 1)))
-        return nn.Dense(3)(hidden.reshape(len(inputs), -1))
+        return Dense(3)(hidden.reshape(len(inputs), -1))
 
 
 FIRST = make_batch(BATCH)
@@ -202,7 +203,7 @@ def diagnosis(task: Any, inputs: Any, labels: Any) -> str:
 
 def regression(**options: Any) -> Supervised:
     options = {"optimizer": optax.sgd(0.1), **options}
-    return Supervised(nn.Dense(1), losses.squared_error, **options)
+    return Supervised(Dense(1), losses.squared_error, **options)
 
 
 def test_the_replay_names_the_inputs_the_parameters_the_loss_or_the_update():
@@ -231,7 +232,7 @@ def test_the_replay_computes_in_the_precision_of_the_step():
         @nn.compact
         def __call__(self, inputs):
             hidden = nn.Dense(4, kernel_init=nn.initializers.constant(300.0))(inputs)
-            return nn.Dense(3)(nn.tanh(hidden))
+            return Dense(3)(nn.tanh(hidden))
 
     inputs, labels = np.full((4, 4), 300, np.float32), np.zeros(4, np.int32)
     assert "the replay of the step is finite" in diagnosis(classifier(Wide()), inputs, labels)

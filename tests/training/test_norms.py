@@ -30,6 +30,7 @@ from jaxnet.training.network import as_network
 from jaxnet.training.norms import layer_order
 from jaxnet.training.plots import plot_curves, plot_norms
 from models import Transformer
+from tests.networks import Dense
 from tests.training.helpers import assert_close, classifier, make_batch, regressor, table
 from tests.training.test_plots import is_a_picture
 
@@ -104,7 +105,7 @@ def test_the_activations_are_those_of_the_parameters_that_the_gradient_is_of():
 def test_an_overflow_that_loss_scaling_leaves_out_is_no_reason_to_stop(policy):
     # The bias has the gradient 2 * 10, and 20 * 2**15 is beyond float16.
     data = np.ones((16, 2), np.float32), np.full(16, 10.0, np.float32)
-    plain = regressor(nn.Dense(1), optimizers.by_name("adam", 0.1))
+    plain = regressor(Dense(1), optimizers.by_name("adam", 0.1))
     for half in (
         log_norms(mixed_precision(plain, "fp16")),
         mixed_precision(log_norms(plain), "fp16"),
@@ -126,7 +127,7 @@ class Looped(nn.Module):
         sequence = jnp.stack([inputs, inputs, inputs], axis=1)
         hidden = nn.RNN(nn.SimpleCell(5), name="rnn")(sequence)[:, -1]
         hidden = nn.remat(nn.Dense)(5, name="again")(hidden)
-        return nn.Dense(3, name="head")(hidden)
+        return Dense(3, name="head")(hidden)
 
 
 def test_what_runs_within_a_loop_is_measured_where_it_comes_out():
@@ -143,7 +144,7 @@ class Shapes(nn.Module):
     @nn.compact
     def __call__(self, inputs):
         sign = Sign(name="sign")(inputs)
-        return nn.Dense(3)(inputs) + sign.astype(jnp.float32) + Total(name="total")(inputs)
+        return Dense(3)(inputs) + sign.astype(jnp.float32) + Total(name="total")(inputs)
 
 
 class Sign(nn.Module):
@@ -189,8 +190,8 @@ class Deep(nn.Module):
     @nn.compact
     def __call__(self, inputs):
         for _ in range(self.depth):
-            inputs = nn.sigmoid(nn.Dense(16)(inputs))
-        return nn.Dense(3)(inputs)
+            inputs = nn.sigmoid(Dense(16)(inputs))
+        return Dense(3)(inputs)
 
 
 def test_the_gradient_of_sigmoids_vanishes_towards_the_input():

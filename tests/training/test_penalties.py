@@ -26,6 +26,7 @@ from jaxnet.training import (
     mixed_precision,
     penalize,
 )
+from tests.networks import Dense
 from tests.training.helpers import assert_close, bits, classifier, make_batch, table, take_steps
 
 
@@ -68,7 +69,7 @@ def test_patterns_choose_what_is_penalised():
         MultiHeadAttention(4, num_heads=2),
         nn.MultiHeadDotProductAttention(num_heads=2),
         SeparableConv(4, 3),
-        nn.Sequential([nn.Embed(5, 4), nn.LayerNorm(), nn.Dense(2)]),
+        nn.Sequential([nn.Embed(5, 4), nn.LayerNorm(), Dense(2)]),
     ],
     ids=lambda layer: type(layer).__name__,
 )
@@ -145,7 +146,7 @@ def test_linear_regression_reaches_scikit_learns_solution(model):
         reference = ElasticNet(alpha=alpha, l1_ratio=ratio, tol=1e-10, max_iter=10000)
         factors = {"l1": 2 * alpha * ratio, "l2": alpha * (1 - ratio)}
     reference.fit(inputs.astype(np.float64), targets)
-    task = penalize(Supervised(nn.Dense(1), losses.squared_error, descent()), **factors)
+    task = penalize(Supervised(Dense(1), losses.squared_error, descent()), **factors)
     kernel, bias = solution(task, inputs, targets)
     np.testing.assert_allclose(kernel[:, 0], reference.coef_, atol=5e-4)
     np.testing.assert_allclose(bias[0], reference.intercept_, atol=5e-4)
@@ -158,7 +159,7 @@ def test_logistic_regression_reaches_scikit_learns_solution():
     c = 0.5
     reference = LogisticRegression(C=c, tol=1e-10, max_iter=10000)
     reference.fit(inputs.astype(np.float64), labels)
-    task = Supervised(nn.Dense(3), losses.cross_entropy, optax.sgd(0.5))
+    task = Supervised(Dense(3), losses.cross_entropy, optax.sgd(0.5))
     kernel, bias = solution(penalize(task, l2=1 / (2 * c * 60)), inputs, labels)
     np.testing.assert_allclose(kernel.T, reference.coef_, atol=2e-4)
     # Only differences of biases matter: scikit-learn's add up to 0.

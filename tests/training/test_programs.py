@@ -14,6 +14,7 @@ from jaxnet.data.pipeline import pipeline
 from jaxnet.errors import UsageError
 from jaxnet.training import Callback, Trainer
 from jaxnet.training.programs import AUTO_STEPS, Programs
+from tests.networks import Dense
 from tests.training.helpers import (
     ConvNet,
     assert_close,
@@ -30,8 +31,8 @@ class Dropped(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
-        hidden = nn.Dropout(0.2, deterministic=not train)(nn.tanh(nn.Dense(8)(inputs)))
-        return nn.Dense(3)(hidden)
+        hidden = nn.Dropout(0.2, deterministic=not train)(nn.tanh(Dense(8)(inputs)))
+        return Dense(3)(hidden)
 
 
 class Stretches(Callback):

@@ -18,6 +18,7 @@ from jaxnet.training import Trainer
 from jaxnet.training.draws import example_keys
 from jaxnet.training.reconstruction import GaussianNoise, MaskingNoise, Reconstruction
 from models import Autoencoder, DenseDecoder, DenseEncoder
+from tests.networks import Dense
 
 
 class Seen(nn.Module):
@@ -116,7 +117,7 @@ def test_impossible_noise(make, message):
 
 
 def test_outputs_of_another_shape_are_refused_before_compiling():
-    wrong = Reconstruction(nn.Dense(5), losses.squared_error, optax.sgd(0.1))
+    wrong = Reconstruction(Dense(5), losses.squared_error, optax.sgd(0.1))
     inputs, labels = rows()
     with pytest.raises(InputError, match=r"outputs of shape \(5,\) for inputs of shape \(6,\)"):
         Trainer(wrong).fit((inputs.astype(np.float32), labels), epochs=1)

@@ -37,6 +37,7 @@ from jaxnet.training import (
     with_ema,
 )
 from jaxnet.training.checkpoints import read_arrays
+from tests.networks import Dense
 from tests.training.helpers import MLP, ConvNet, bits, classifier, images, saved_steps, table
 from tests.training.processes import finished, result_of, start
 
@@ -71,9 +72,9 @@ class Regularised(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
-        hidden = nn.BatchNorm(use_running_average=not train)(nn.Dense(8)(inputs))
+        hidden = nn.BatchNorm(use_running_average=not train)(Dense(8)(inputs))
         hidden = nn.Dropout(0.5, deterministic=not train)(nn.tanh(hidden))
-        return nn.Dense(3)(hidden)
+        return Dense(3)(hidden)
 
 
 @dataclass(frozen=True)

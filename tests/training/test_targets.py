@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +13,7 @@ from jaxnet.data import Arrays, Scale, fit_target
 from jaxnet.errors import InputError
 from jaxnet.training import Network, Supervised, Trainer, mixed_precision, scaled_target
 from models.mlp import MLP
+from tests.networks import Dense
 from tests.training.helpers import make_batch, table
 
 INPUTS = table(40)[0]
@@ -83,7 +83,7 @@ def test_half_precision_doesnt_round_the_predictions():
 def test_each_of_several_targets_has_its_scale():
     labels = np.stack([TARGET, TARGET * 1e-6], axis=1)
     train = Arrays(INPUTS, labels)
-    task = Supervised(nn.Dense(2), losses.squared_error, optax.sgd(0.2))
+    task = Supervised(Dense(2), losses.squared_error, optax.sgd(0.2))
     result = Trainer(scaled_target(task, fit_target(train))).fit(train, epochs=40, batch_size=10)
     np.testing.assert_allclose(result.model.predict(INPUTS), labels, rtol=1e-3)
 

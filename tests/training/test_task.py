@@ -16,6 +16,7 @@ from jaxnet import losses
 from jaxnet.errors import InputError
 from jaxnet.training import Network, Supervised
 from jaxnet.training.state import stream
+from tests.networks import Dense
 from tests.training.helpers import bits, classifier, make_batch, regressor, table, take_steps
 
 
@@ -43,7 +44,7 @@ def test_a_step_is_gradient_descent_on_the_weighted_mean_of_the_unmasked_rows(we
     batch = make_batch(8, masked=3)
     if weighted:
         batch["weights"] = jnp.arange(8, dtype=jnp.float32)
-    task = classifier(nn.Dense(3), optax.sgd(0.5))
+    task = classifier(Dense(3), optax.sgd(0.5))
     states = take_steps(task, batch, 3)
     params = states[0].params
     for state in states[1:]:
@@ -68,7 +69,7 @@ class Noisy(nn.Module):
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
         normalise = nn.BatchNorm(use_running_average=not train, use_bias=False, use_scale=False)
         hidden = normalise(inputs)
-        return nn.Dense(3)(nn.Dropout(0.5, deterministic=not train)(hidden))
+        return Dense(3)(nn.Dropout(0.5, deterministic=not train)(hidden))
 
 
 def test_dropout_and_running_statistics_are_of_training_only():
@@ -147,4 +148,4 @@ def test_labels_that_are_no_class_are_named_with_their_row(labels, wrong):
 def test_one_output_is_a_number_or_a_logit_and_takes_any_integer_label():
     check(classifier(), [0, 1, 2])
     check(regressor(), [0, 1, 70])
-    check(Supervised(nn.Dense(1), losses.binary_cross_entropy, optax.sgd(0.1)), [0, 1, 1])
+    check(Supervised(Dense(1), losses.binary_cross_entropy, optax.sgd(0.1)), [0, 1, 1])

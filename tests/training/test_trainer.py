@@ -15,6 +15,7 @@ from jaxnet import losses, metrics, optimizers
 from jaxnet.data import Arrays
 from jaxnet.data.order import epoch_order
 from jaxnet.training import Callback, Checkpoints, EarlyStopping, Supervised, Trainer
+from tests.networks import Dense
 from tests.training.helpers import MLP, bits, classifier, table
 
 
@@ -97,7 +98,7 @@ def test_outputs_of_several_parts_are_predicted_part_by_part():
     class Two(nn.Module):
         @nn.compact
         def __call__(self, inputs):
-            return {"sum": inputs.sum(axis=1), "twice": 2 * nn.Dense(3)(inputs)}
+            return {"sum": inputs.sum(axis=1), "twice": 2 * Dense(3)(inputs)}
 
     def loss(outputs, labels):
         return losses.cross_entropy(outputs["twice"], labels)
@@ -173,7 +174,7 @@ def test_weights_of_examples_count_in_training_and_evaluation():
     inputs, labels = table(40)
     half = np.arange(40) < 20
     weighted = Arrays(inputs, np.where(half, labels, 0), half.astype(np.float32))
-    trainer = Trainer(classifier(nn.Dense(3)), early_stopping=EarlyStopping("loss"))
+    trainer = Trainer(classifier(Dense(3)), early_stopping=EarlyStopping("loss"))
     result = trainer.fit(weighted, epochs=30, batch_size=40)
     alone = trainer.fit((inputs[:20], labels[:20]), epochs=30, batch_size=20)
     for name in ("kernel", "bias"):

@@ -28,6 +28,7 @@ from jaxnet.training import (
     remat,
     with_ema,
 )
+from tests.networks import Dense
 from tests.training.helpers import (
     MLP,
     assert_close,
@@ -108,7 +109,7 @@ class Counter(nn.Module):
         calls = self.variable("batch_stats", "calls", lambda: jnp.zeros((), jnp.int32))
         if not self.is_initializing():
             calls.value += 1
-        return nn.Dense(3)(inputs)
+        return Dense(3)(inputs)
 
 
 def test_accumulation_hands_running_statistics_from_part_to_part():
@@ -120,7 +121,7 @@ class Dropped(nn.Module):
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
         dropped = nn.Dropout(0.5, deterministic=not train)(inputs)
-        return nn.Dense(1, use_bias=False)(dropped)
+        return Dense(1, use_bias=False)(dropped)
 
 
 def test_accumulated_parts_draw_dropout_of_their_own():
@@ -137,8 +138,8 @@ def test_accumulated_parts_draw_dropout_of_their_own():
 class Normalised(nn.Module):
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
-        hidden = nn.BatchNorm(use_running_average=not train)(nn.Dense(8)(inputs))
-        return nn.Dense(3)(nn.relu(hidden))
+        hidden = nn.BatchNorm(use_running_average=not train)(Dense(8)(inputs))
+        return Dense(3)(nn.relu(hidden))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_float16_scales_the_loss_so_that_small_gradients_survive():
         return 1e-7 * jnp.square(outputs[:, 0] - labels)
 
     batch = {"inputs": jnp.ones((4, 2)), "labels": jnp.full(4, 0.5), "mask": jnp.ones(4, bool)}
-    task = Supervised(nn.Dense(1), tiny, optax.sgd(0.1))
+    task = Supervised(Dense(1), tiny, optax.sgd(0.1))
     expected, _ = gradients(task, batch)
     scaled, _ = gradients(mixed_precision(task, "fp16"), batch)
     for name in ("kernel", "bias"):
@@ -189,7 +190,7 @@ def test_float16_scales_the_loss_so_that_small_gradients_survive():
 def test_float16_skips_a_step_that_overflows_and_halves_the_scale():
     # The bias has the gradient 2 * 10, and 20 * 2**15 is beyond float16.
     batch = {"inputs": jnp.ones((4, 2)), "labels": jnp.full(4, 10.0), "mask": jnp.ones(4, bool)}
-    task = mixed_precision(regressor(nn.Dense(1), optimizers.by_name("adam", 0.1)), "fp16")
+    task = mixed_precision(regressor(Dense(1), optimizers.by_name("adam", 0.1)), "fp16")
     states = take_steps(task, batch, 6)
 
     scales = [float(s.memory["loss_scale"]["scale"]) for s in states]
@@ -207,7 +208,7 @@ def test_float16_skips_a_step_that_overflows_and_halves_the_scale():
 
 
 def test_float16_doubles_the_scale_after_2000_good_steps():
-    task = mixed_precision(regressor(nn.Dense(1), optax.sgd(0.01)), "fp16")
+    task = mixed_precision(regressor(Dense(1), optax.sgd(0.01)), "fp16")
     batch = {"inputs": jnp.zeros((2, 2)), "labels": jnp.full(2, 0.5), "mask": jnp.ones(2, bool)}
     state = task.init(jax.random.key(0), batch)
     steps = jax.jit(

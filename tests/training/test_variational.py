@@ -24,6 +24,7 @@ from jaxnet.training.variational import (
     stochastic_binarization,
 )
 from models import VAE, DenseDecoder, DenseEncoder
+from tests.networks import Dense
 
 
 def task(latent: int = 2, hidden: tuple[int, ...] = (), **options: Any) -> Variational:
@@ -218,7 +219,7 @@ def test_it_learns_in_half_precision_and_removes_noise():
 def test_wrong_use_is_refused():
     with pytest.raises(UsageError, match="beta of at least 0"):
         task(beta=-1.0)
-    plain = replace(task(), model=nn.Dense(3))
+    plain = replace(task(), model=Dense(3))
     with pytest.raises(InputError, match="needs a Linen module with a method encode"):
         plain.init(jax.random.key(0), make_batch())
     with pytest.raises(InputError, match="which is an even number of outputs; got 3"):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from jaxnet import Bundle, data
-from jaxnet.config import from_command_line, from_toml
+from jaxnet.command_line import from_command_line
+from jaxnet.config import from_toml
 from jaxnet.data.prose import read_prose
 from jaxnet.errors import InputError
 from jaxnet.files import expanded, json_text, write_atomically

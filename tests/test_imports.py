@@ -13,8 +13,9 @@ ROOT = Path(jaxnet.__file__).parent
 # From the ground up: a room imports only from floors below its own.
 FLOORS = [
     {"errors", "units", "versions"},
-    {"files", "names", "trees", "numerics"},
+    {"files", "names", "options", "trees", "numerics"},
     {"cache", "config"},
+    {"command_line"},
     {"schedules"},
     {"losses", "layers", "optimizers", "summary"},
     {"metrics", "data", "compute"},

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jaxnet import cli
-from jaxnet.config import from_command_line
+from jaxnet.command_line import from_command_line
 from jaxnet.doctor.checks import all_checks
 from jaxnet.doctor.facts import Facts
 from jaxnet.doctor.findings import Finding

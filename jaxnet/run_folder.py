@@ -2,7 +2,6 @@
 
 config.toml       the resolved configuration, from which the run can be repeated
 run.json          the same as it was begun with, by which the run is known; not for editing
-command.json      the program that trained, such as train.classify
 metrics.jsonl     a line an epoch, with times
 history.csv       the same without times: equal for equal runs
 curves.png        learning curves
@@ -58,7 +57,6 @@ SHOWN = ("stop_reason", "epochs", "best_step", "parameters", "seconds", "samples
 SHOWN_CLASSES = 20
 # Rows and columns of the picture of augmented images.
 PREVIEWED = 8
-COMMAND = "command.json"
 PACKAGES = ("jaxnet", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -135,11 +133,13 @@ def prepare(
             # A run that ended before it learnt anything, over a wrong option say, binds nobody.
             if resume and _begun(folder):
                 _check_same(folder, config, may_change, fingerprints)
-            record = {"config": to_mapping(config), "fingerprints": dict(fingerprints)}
+            record = {
+                "program": program_of(config),
+                "config": to_mapping(config),
+                "fingerprints": dict(fingerprints),
+            }
             write_json(folder / RECORD, record)
             to_toml(config, folder / "config.toml")
-            if program := program_of(config):
-                write_json(folder / COMMAND, {"program": program})
         except OSError as error:
             raise InputError(
                 f"{folder}: the run folder can't be written: {error.strerror or error}. "

@@ -41,7 +41,7 @@ def check(run: Path, program: str | None = None) -> Finding:
     Args:
         run: the run folder.
         program: the entrypoint that trained it, such as `"train.classify"`; by default the one that
-            its `command.json` names.
+            its `run.json` names.
 
     Raises:
         InputError: the data or the checkpoint can't be read, or the program isn't here.
@@ -90,17 +90,20 @@ def program_that_trained(run: Path) -> str:
     Raises:
         UsageError: it names none.
     """
-    from jaxnet.run_folder import COMMAND
+    from jaxnet.run_folder import RECORD
 
     if not (run / "config.toml").is_file():
         raise UsageError(f"{run} holds no run: expected a folder with config.toml")
     try:
-        return json.loads((run / COMMAND).read_text(encoding="utf-8"))["program"]
-    except (OSError, ValueError, KeyError) as error:
+        program = json.loads((run / RECORD).read_text(encoding="utf-8")).get("program")
+    except (OSError, ValueError):
+        program = None
+    if program is None:
         raise UsageError(
-            f"{run} doesn't say which program trained it, as runs from before this version: add "
-            "--program train.classify, or whichever it was"
-        ) from error
+            f"{run} doesn't say which program trained it, as runs of a script or from before this "
+            "version: add --program train.classify, or whichever it was"
+        )
+    return program
 
 
 def fitted(run: Path, program: str) -> Fitted:
@@ -126,7 +129,7 @@ def fitted(run: Path, program: str) -> Fitted:
         train: Any,
         valid: Any,
         augment: Augment = Augment(),  # noqa: B008
-        callbacks: Any = (),
+        **others: Any,
     ) -> None:
         given.append(Fitted(folder.relative_to(elsewhere), config, task, train, augment))
 

@@ -42,6 +42,7 @@ def flowers(folder: Path, parts: tuple[str, ...] = ("",), each: int = 2) -> Path
 
 def test_hidden_folders_litter_and_links_that_lead_back_count_nothing(tmp_path):
     flowers(tmp_path)
+    write(tmp_path, {"stray.png": picture(9)})  # of no class
     expected = image_folders(tmp_path)["train"]
     for place in (".", "rose", "rose/deep"):
         for litter in (".ipynb_checkpoints", "@eaDir", "__MACOSX/rose", "$RECYCLE.BIN"):

@@ -95,7 +95,7 @@ def run(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_a_run_is_checked_and_left_as_it_was(run, capsys):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    assert json.loads((run / "command.json").read_text()) == {"program": "train.regress"}
+    assert json.loads((run / "run.json").read_text())["program"] == "train.regress"
     assert command.doctor(command.Config(run=run, json=True)) == cli.DONE
     (found,) = json.loads(capsys.readouterr().out)["findings"]
     assert "train.regress, step 10, a batch of 32" in found["what"]

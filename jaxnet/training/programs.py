@@ -232,10 +232,6 @@ class Programs:
     def _predict_step(self) -> Any:
         return jax.jit(self._on_devices.predict_step, inline=True)
 
-    @cached_property
-    def _eval_step(self) -> Any:
-        return jax.jit(self._on_devices.eval_step, inline=True)
-
     def traced(
         self, key: jax.Array, state: PyTree, batch: PyTree, row: Mapping[str, Any]
     ) -> dict[str, Traced]:
@@ -259,6 +255,7 @@ class Programs:
         else:
             init, step, then = self._init, self._step, {"state": state, "batch": batch}
             others = {"predict_step": self._predict_step, "eval_step": self._eval_step}
+        given = {**dict.fromkeys(others, then), **self._asked(then)}
         extra = {}
         if after := getattr(self.task, "after_evaluation", None):
             later = {"state": then["state"], "row": row}
@@ -266,9 +263,18 @@ class Programs:
         return {
             "init": Traced(init.trace(*first.values()), first),
             "train_step": Traced(step.trace(*then.values()), then),
-            **{name: Traced(f.trace(*then.values()), then) for name, f in others.items()},
+            **{n: Traced(f.trace(*given[n].values()), given[n]) for n, f in others.items()},
             **extra,
         }
+
+    def _asked(self, then: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """What `predict_step` is traced with where prediction has inputs of its own, as a game."""
+        own = getattr(self.task, "prediction_inputs", None)
+        if own is None:
+            return {}
+        inputs = jax.ShapeDtypeStruct((len(then["batch"]["mask"]), *own.shape), own.dtype)
+        batch = {"inputs": inputs, "mask": then["batch"]["mask"]}
+        return {"predict_step": {**then, "batch": batch}}
 
     def train(self, form: Form, state: PyTree, feed: Any, count: int) -> tuple[PyTree, Log]:
         """Take `count` steps from `feed`. The state is donated: go on with the returned one.

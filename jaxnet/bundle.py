@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -27,11 +27,13 @@ import jaxnet
 from jaxnet import module_json, numerics, trees
 from jaxnet.data.encoders import Encoder, encoder_from_json, encoder_to_json
 from jaxnet.data.scaling import Scale
-from jaxnet.errors import InputError
+from jaxnet.errors import InputError, UsageError
 from jaxnet.files import expanded, json_text, write_atomically, write_json
+from jaxnet.losses.labels import learnt_by
 from jaxnet.training.evaluation import BatchSize, Evaluator
 from jaxnet.training.network import Network, Precision, as_network, compute_in
 from jaxnet.training.programs import Programs
+from jaxnet.training.targets import Unscaled
 from jaxnet.training.task import Batch, GradientTask, identity
 from jaxnet.training.trainer import Trained
 
@@ -77,6 +79,7 @@ class Bundle:
             matmul_precision=None)` leaves it to the device. None where it isn't known.
         encoder: what makes inputs of raw data: a `TableEncoder`, where it was trained on a table,
             or a `TextEncoder`.
+        predicts: `"classes"` or `"numbers"`, which have no class; None where it isn't known.
 
     Example:
         >>> import tempfile
@@ -99,6 +102,7 @@ class Bundle:
     precision: Precision = "float32"
     encoder: Encoder | None = None
     matmul_precision: numerics.MatmulPrecision | None = None
+    predicts: Literal["classes", "numbers"] | None = None
 
     @staticmethod
     def of(
@@ -142,6 +146,7 @@ class Bundle:
             network.precision,
             encoder,
             trained.matmul_precision,
+            "classes" if class_names else _predicts(task),
         )
         bundle._check_class_names()
         bundle._check_encoder()
@@ -170,6 +175,7 @@ class Bundle:
             "preprocess": _described_preprocess(self.preprocess),
             "encoder": encoder_to_json(self.encoder),
             "class_names": self.class_names,
+            "predicts": self.predicts,
             "inputs": {"shape": self.inputs.shape, "dtype": np.dtype(self.inputs.dtype).name},
             "weights_crc32": zlib.crc32(weights),
             "info": _checked_info(self.info),
@@ -213,6 +219,8 @@ class Bundle:
             values["precision"],
             _read_encoder(values.get("encoder"), file),
             _read_matmul_precision(values.get("matmul_precision"), file),
+            # Bundles of before this was kept are known by the end of a network that scales back.
+            values.get("predicts") or ("numbers" if isinstance(model, Unscaled) else None),
         )
         bundle._check_encoder()
         return dataclasses.replace(bundle, variables=bundle._fitted(stored, weights_file))
@@ -258,20 +266,44 @@ class Bundle:
         """The probabilities: softmax over the last axis, or the sigmoid of a single output.
 
         The shape is that of `predict`: of a single output it is (n, 1), the probability of class 1.
+
+        Raises:
+            UsageError: the network predicts numbers.
+            InputError: it gives NaN for an example; further as `predict`.
         """
-        logits = self.predict(inputs, batch_size)
+        logits = self._logits(inputs, batch_size)
         if _single(logits.shape):
             return np.exp(-np.logaddexp(np.float32(0), -logits))
         return np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))
 
     def predict_class(self, inputs: Any, batch_size: int | None = None) -> np.ndarray:
-        """The most probable class of each example: its name if classes have names, or its index."""
-        logits = self.predict(inputs, batch_size)
+        """The most probable class of each example: its name if classes have names, or its index.
+
+        Errors are those of `predict_proba`.
+        """
+        logits = self._logits(inputs, batch_size)
         if not _single(logits.shape):
             indices = logits.argmax(axis=-1)
         else:
             indices = (logits > 0).astype(np.int64).reshape(len(logits))
         return indices if self.class_names is None else np.array(self.class_names)[indices]
+
+    def _logits(self, inputs: Any, batch_size: int | None) -> np.ndarray:
+        """What `predict` gives, where it says something of classes."""
+        if self.predicts == "numbers":
+            raise UsageError(
+                "this network predicts numbers, not classes: it was trained with a loss of "
+                "numbers. Take predict(inputs)"
+            )
+        logits = self.predict(inputs, batch_size)
+        unknown = np.isnan(logits).reshape(len(logits), -1).any(axis=1)
+        if unknown.any():
+            raise InputError(
+                f"the network gives NaN for {int(unknown.sum())} of {len(logits)} examples, the "
+                f"first in row {int(unknown.argmax())}: look at these inputs, and at the run that "
+                "trained it"
+            )
+        return logits
 
     @cached_property
     def _predictor(self) -> _Predictor:
@@ -330,6 +362,13 @@ class Bundle:
                 f"the encoder makes inputs of shape {self.encoder.shape}, the network was trained "
                 f"on inputs of shape {self.inputs.shape}: give it the encoder that made them"
             )
+
+
+def _predicts(task: Any) -> Literal["classes", "numbers"] | None:
+    """What a task within its techniques predicts, as far as its loss says so."""
+    while not hasattr(task, "loss") and hasattr(task, "task"):
+        task = task.task
+    return learnt_by(task.loss) if hasattr(task, "loss") else None
 
 
 def _are_numbers(inputs: Any) -> bool:

@@ -27,7 +27,7 @@ from safetensors.numpy import load_file
 from jaxnet import losses, optimizers
 from jaxnet.bundle import Bundle
 from jaxnet.data import Scale, fit_table, read_table
-from jaxnet.errors import InputError
+from jaxnet.errors import InputError, UsageError
 from jaxnet.layers.activations import ACTIVATIONS
 from jaxnet.layers.initializers import INITIALIZERS
 from jaxnet.training import (
@@ -38,6 +38,7 @@ from jaxnet.training import (
     accumulate,
     guard_nonfinite,
     mixed_precision,
+    scaled_target,
     with_ema,
 )
 from models.cnn import CNN
@@ -484,6 +485,33 @@ def test_a_single_output_is_the_probability_of_class_1():
     )
     assert bundle.predict_class(logits).tolist() == ["no", "no", "no", "yes", "yes"]
     assert _logits(1).predict_class(logits).tolist() == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_numbers_have_no_class(tmp_path, scaled):
+    """A regression answered [1, 1]."""
+    inputs = np.linspace(-1, 1, 8, dtype=np.float32)[:, None]
+    task = Supervised(nn.Dense(1), losses.huber, optax.sgd(0.1))
+    task = scaled_target(task, Scale(3.0, 0.5)) if scaled else task
+    trained = Trainer(with_ema(task, 0.5)).fit((inputs, inputs[:, 0]), steps=1).model
+    Bundle.of(trained).save(tmp_path)
+    if scaled:  # as it was written before it was kept what a network predicts
+        file = tmp_path / "bundle.json"
+        file.write_text(file.read_text().replace('"predicts": "numbers"', '"predicts": null'))
+    loaded = Bundle.load(tmp_path)
+    assert loaded.predict(inputs).shape == (8, 1)
+    for ask in (loaded.predict_class, loaded.predict_proba):
+        with pytest.raises(UsageError, match=r"predicts numbers, not classes.*predict\(inputs\)"):
+            ask(inputs)
+
+
+def test_nan_is_of_no_class():
+    params = {"kernel": np.full((2, 2), np.nan, np.float32), "bias": np.zeros(2, np.float32)}
+    like = jax.ShapeDtypeStruct((2,), np.float32)
+    broken = Bundle(nn.Dense(2), {"params": params}, like, class_names=("a", "b"))
+    for ask in (broken.predict_class, broken.predict_proba):
+        with pytest.raises(InputError, match="NaN for 3 of 3 examples, the first in row 0"):
+            ask(np.ones((3, 2)))
 
 
 def test_classes_are_names_or_indices():

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxnet.cache import enable_compilation_cache
 from jaxnet.errors import InputError, UsageError
-from jaxnet.generation.samplers import Filter, draw, greedy
+from jaxnet.generation.samplers import NO_TOKEN, Filter, draw, greedy
 from jaxnet.training.programs import compiled
 
 PyTree = Any
@@ -103,7 +103,7 @@ def generate(
 
     Raises:
         InputError: a prompt is empty or no integers, holds a token outside of the vocabulary, or
-            prompt and new tokens are longer than the model's positions.
+            prompt and new tokens are longer than the model's positions; or the model gives NaN.
         UsageError: `new_tokens` is below 1, or there is no cache.
 
     Example:
@@ -220,7 +220,20 @@ def padded_prompts(
 
 
 def generated(tokens: np.ndarray, end: int | None, scores: np.ndarray | None = None) -> Generated:
-    """The tokens with their lengths."""
+    """The tokens with their lengths.
+
+    Raises:
+        InputError: the model's logits were NaN.
+    """
+    unknown = (tokens == NO_TOKEN).any(axis=1)
+    if scores is not None:  # of no sequence that can be, it is the score -inf
+        unknown = unknown | ~np.isfinite(scores)
+    if unknown.any():
+        raise InputError(
+            f"the model gives NaN in place of logits for row {int(unknown.argmax())}, from which "
+            "no token can be drawn: its weights aren't finite, or what it computes overflows. Look "
+            "at the run that trained it"
+        )
     lengths = np.full(len(tokens), tokens.shape[1])
     if end is not None:
         ended = tokens == end

@@ -19,6 +19,12 @@ Filter = Callable[[jax.Array], jax.Array]
 """`(batch, vocab_size)` float32 logits to others of that shape; hashable."""
 
 
+# A float32 times 1e30 is finite, where it is below 1e8, as all logits are.
+_COLDEST = 1e-30
+NO_TOKEN = -(2**31)
+"""What `draw` gives for a row of logits with a NaN, from which nothing can be drawn."""
+
+
 def greedy(logits: jax.Array) -> jax.Array:
     """Rule out all but the most probable token, the first one of several.
 
@@ -33,6 +39,8 @@ def greedy(logits: jax.Array) -> jax.Array:
 def temperature(value: float) -> Filter:
     """Divide the logits: below 1 the probable becomes more probable, above 1 less; 0 is `greedy`.
 
+    So is what is so near to 0 that the logits would become infinite, below 1e-30.
+
     Raises:
         UsageError: the value is negative or not finite.
 
@@ -42,7 +50,7 @@ def temperature(value: float) -> Filter:
     """
     if not (math.isfinite(value) and value >= 0):
         raise UsageError(f"expected a temperature of at least 0, got {value}")
-    return _Temperature(value) if value else greedy
+    return _Temperature(value) if value >= _COLDEST else greedy
 
 
 def top_k(k: int) -> Filter:
@@ -134,10 +142,16 @@ def _only(logits: jax.Array, places: jax.Array, kept: jax.Array) -> jax.Array:
 
 
 def draw(logits: jax.Array, filters: Sequence[Filter], keys: jax.Array) -> jax.Array:
-    """One token (batch,) int32 for each row of logits, drawn with the row's own key (batch,)."""
+    """One token (batch,) int32 for each row of logits, drawn with the row's own key (batch,).
+
+    It is `NO_TOKEN` where a logit is NaN.
+    """
     logits = logits.astype(jnp.float32)
+    unknown = jnp.isnan(logits).any(axis=-1)
     for one in filters:
         logits = one(logits)
     if greedy in filters:  # nothing is left to chance
-        return logits.argmax(axis=-1).astype(jnp.int32)
-    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+        tokens = logits.argmax(axis=-1)
+    else:
+        tokens = jax.vmap(jax.random.categorical)(keys, logits)
+    return jnp.where(unknown, NO_TOKEN, tokens.astype(jnp.int32))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,6 +29,13 @@ from jaxnet.losses.classification import (
     squared_hinge,
 )
 from jaxnet.losses.density import bernoulli
+from jaxnet.losses.regression import (
+    absolute_error,
+    huber,
+    log_cosh,
+    squared_error,
+    sum_of_squares,
+)
 
 
 class Wrong(NamedTuple):
@@ -102,6 +109,22 @@ def checks_labels(loss: Callable[..., Any]) -> bool:
     """Whether it is known what labels `loss` takes."""
     loss = _plain(loss)
     return isinstance(loss, ChecksLabels) or loss in _TAKES
+
+
+def learnt_by(loss: Callable[..., Any]) -> Literal["classes", "numbers"] | None:
+    """What a network learns under `loss`, as far as that is known.
+
+    Example:
+        >>> from jaxnet.losses import huber, masked
+        >>> learnt_by(masked(cross_entropy)), learnt_by(huber), learnt_by(lambda outputs, labels: 0)
+        ('classes', 'numbers', None)
+    """
+    loss = _plain(loss)
+    while hasattr(loss, "loss"):  # made out of another one
+        loss = _plain(loss.loss)
+    if loss in (squared_error, absolute_error, huber, log_cosh, sum_of_squares):
+        return "numbers"
+    return "classes" if loss in _TAKES else None
 
 
 def _plain(loss: Any) -> Any:

@@ -45,7 +45,7 @@ def direction_of(name: str) -> Direction | None:
     Example:
         >>> direction_of("val_acc"), direction_of("val_layer2_loss"), direction_of("recall@5")
         ('max', 'min', 'max')
-        >>> print(direction_of("score"), direction_of("f1_per_error"), direction_of("neg_mse"))
+        >>> print(direction_of("score"), direction_of("f1_loss_ratio"), direction_of("neg_mse"))
         None None None
     """
     words = _JOINTS.sub("_", name).strip("_").lower()

@@ -214,6 +214,27 @@ class EarlyStopping:
                 memory = self.update(replace(memory, reason=None), row[monitor], step, epoch)
         return memory
 
+    def warning(self, memory: Stopping, row: Mapping[str, float]) -> str | None:
+        """What to say of a run that ended badly after the epoch `row`; of any other nothing.
+
+        Example:
+            >>> memory = Stopping(best_step=20, reason="nonfinite_metric")
+            >>> warning = EarlyStopping().warning(memory, {"epoch": 3, "loss": float("nan")})
+            >>> print(warning.split(",")[0])
+            epoch 3 ended training: loss is nan. The weights are those of step 20
+        """
+        if memory.reason not in ("nonfinite_metric", "diverged"):
+            return None
+        column = self.monitor or "loss"
+        kept = f"those of step {memory.best_step}, the best before it"
+        if memory.best_step == -1:
+            kept = "the last ones, as no epoch had a good value"
+        return (
+            f"epoch {row['epoch']:g} ended training: {column} is {row[column]:g}. The weights are "
+            f"{kept}. Lower the learning rate, look at the inputs, or take guard_nonfinite(task, "
+            "'stop'), which names the first layer that isn't finite."
+        )
+
     def _no_better(self, memory: Stopping, epoch: int, reason: str | None = None) -> Stopping:
         if epoch < self.start_epoch:
             return replace(memory, reason=reason)

@@ -254,6 +254,10 @@ class Trainer:
             if loop.halt:
                 self._explain(loop.halt, state)
             state = _best(loop, state, progress, store)
+        if progress.history.rows and not loop.halt:
+            warning = early_stopping.warning(progress.stopping, progress.history.rows[-1])
+            if warning:
+                log.warning("%s", warning)
         for line in dict.fromkeys(self.programs.compiles.repeated()):
             if line not in told:
                 log.warning("%s. Each compile costs seconds: keep shapes and types the same.", line)

@@ -7,7 +7,7 @@ import pytest
 
 from jaxnet.data import fit_tokenizer
 from jaxnet.errors import InputError, UsageError
-from jaxnet.generation import decoding, generate, generate_texts, temperature
+from jaxnet.generation import beam_search, decoding, generate, generate_texts, temperature
 from tests.generation.helpers import Chain, tiny_model
 
 PROMPTS = [[1, 2, 3, 4, 5, 6], [7, 8], [9]]
@@ -46,6 +46,18 @@ def test_a_row_ends_with_the_end_token():
     assert made.lengths.tolist() == [1, 4, 2]
     assert [row.tolist() for row in made.texts()] == [[4], [1, 2, 3, 4], [3, 4]]
     assert generate(Chain(), NEXT, [[3]], 3).tokens.tolist() == [[4, 4, 4]]
+
+
+def test_a_model_that_gives_nan_is_refused_and_a_row_that_has_ended_is_not_asked():
+    """NaN logits wrote token 0."""
+    broken = NEXT.at[3].set(jnp.nan)
+    with pytest.raises(InputError, match=r"NaN in place of logits for row 1.*aren't finite"):
+        generate(Chain(), broken, [[4], [1]], 8, end=4)
+    for search in (beam_search, generate):
+        with pytest.raises(InputError, match="NaN in place of logits for row 0"):
+            search(Chain(), NEXT * jnp.nan, [[0]], 3)
+    ended = NEXT.at[4].set(jnp.nan)
+    assert generate(Chain(), ended, [[3], [2]], 5, end=4).lengths.tolist() == [1, 2]
 
 
 def test_it_is_over_when_all_rows_have_ended():

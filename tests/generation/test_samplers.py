@@ -8,9 +8,10 @@ from scipy import stats
 
 from jaxnet.errors import UsageError
 from jaxnet.generation import greedy, temperature, top_k, top_p
-from jaxnet.generation.samplers import draw
+from jaxnet.generation.samplers import NO_TOKEN, draw
 
 SHARES = np.array([0.05, 0.4, 0.15, 0.3, 0.1], np.float32)
+KEY = jax.random.key(1)
 LOGITS = jnp.log(jnp.array(SHARES))[None]
 
 
@@ -40,6 +41,24 @@ def test_which_tokens_are_left(one, expected):
     assert kept(filtered) == expected
     if not str(one).startswith("_Temperature"):
         np.testing.assert_array_equal(filtered[0, expected], LOGITS[0, np.array(expected)])
+
+
+@pytest.mark.parametrize("value", [1e-31, 1e-38, 1e-40, 5e-324])
+def test_a_temperature_that_float32_cannot_divide_by_is_greedy(value):
+    """It made all logits infinite, of which the first was taken."""
+    assert temperature(value) is greedy
+    cold = draw(
+        jnp.array([[3.0, 90.0, 7.0, 60.0]]), (temperature(1e-30),), jax.random.split(KEY, 1)
+    )
+    assert cold.tolist() == [1]
+
+
+@pytest.mark.parametrize("filters", [(), (greedy,), (temperature(0.5), top_k(2)), (top_p(0.5),)])
+def test_nothing_is_drawn_from_nan(filters):
+    rows = jnp.concatenate([LOGITS, LOGITS.at[0, 3].set(jnp.nan), jnp.full_like(LOGITS, jnp.nan)])
+    tokens = draw(rows, filters, jax.random.split(KEY, 3))
+    assert tokens[0] >= 0
+    assert tokens[1:].tolist() == [NO_TOKEN, NO_TOKEN]
 
 
 def test_of_equal_tokens_the_first_are_left():

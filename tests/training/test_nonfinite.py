@@ -181,12 +181,15 @@ def test_a_skipped_step_changes_nothing_but_the_step():
     assert_close(metrics["loss"], expected_metrics["loss"])
 
 
-def test_a_run_without_a_guard_goes_on_with_nan():
+def test_a_run_without_a_guard_goes_on_with_nan(caplog):
     # What the guard is for: without it the parameters are lost, and only early stopping sees it.
     data, _, _ = poisoned(0.0)
     result = Trainer(classifier(Root())).fit(data, epochs=3, batch_size=BATCH)
     assert result.stop_reason == "nonfinite_metric"
     assert np.isnan(result.state.params["Dense_0"]["kernel"]).all()
+    said = "epoch 1 ended training: loss is nan. The weights are the last ones, as no epoch had a"
+    assert said in caplog.text
+    assert "guard_nonfinite(task, 'stop')" in caplog.text
 
 
 # --- what the replay says -----------------------------------------------------------------------

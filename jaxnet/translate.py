@@ -84,7 +84,10 @@ def write(config: Config) -> int:
 
 
 def _lines(file: Path) -> list[str]:
-    text = read_text(file)
+    try:
+        text = read_text(file)
+    except InputError as error:
+        raise InputError(f"--file {error}") from error
     # Not splitlines, which ends lines at characters that stand within texts, such as U+0085.
     return text.removesuffix("\n").split("\n")
 

@@ -1,8 +1,7 @@
-"""Configuration at the edge: a frozen dataclass, from a TOML file and the command line.
+"""Configuration at the edge: a frozen dataclass from a TOML file, and back.
 
-The order is: the dataclass's defaults, then `--config FILE.toml`, then the other options.
-Whatever is unknown or of the wrong type is an error that names the place. JAX isn't needed here, so
-that `--help` is quick.
+Whatever is unknown or of the wrong type is an error that names the place. The command line is read
+by `jaxnet.command_line`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import dataclasses
 import difflib
 import tomllib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,39 +18,6 @@ from jaxnet.errors import UsageError
 from jaxnet.files import expanded, write_atomically
 
 C = TypeVar("C")
-
-
-def from_command_line(config_type: type[C], arguments: Sequence[str], program: str) -> C:
-    """The configuration that a command line asks for.
-
-    Args:
-        config_type: a frozen dataclass; its docstring and those of its fields become the help.
-        arguments: the words after the program's name, `--config FILE.toml` among them or not.
-        program: how the program is called.
-
-    Raises:
-        UsageError: the file is wrong. Wrong words end the program with exit code 2, as usual.
-    """
-    import tyro
-
-    default, rest = config_type(), []
-    words = iter(arguments)
-    for word in words:
-        name, _, value = word.partition("=")
-        if name == "--config":
-            value = value or next(words, "")
-            default = from_toml(config_type, Path(value))
-        else:
-            rest.append(word)
-    chosen = tyro.cli(
-        config_type,
-        prog=program,
-        args=rest,
-        default=default,
-        description=(config_type.__doc__ or "") + "\n\n--config FILE.toml takes the values of a "
-        "file, such as config.toml of an earlier run; other options go before it.",
-    )
-    return _at_home(chosen)
 
 
 def from_toml(config_type: type[C], path: Path) -> C:
@@ -79,7 +45,7 @@ def from_mapping(config_type: type[C], values: Mapping[str, Any], where: str) ->
 
     _refuse_unknown(config_type, values, where, "")
     try:
-        return _at_home(_converter().structure(values, config_type))
+        return at_home(_converter().structure(values, config_type))
     except cattrs.BaseValidationError as error:
         lines = cattrs.transform_error(error, format_exception=_describe)
         raise UsageError("\n".join(f"{where}: {_readable(line)}" for line in lines)) from error
@@ -107,12 +73,12 @@ def to_toml(config: Any, path: Path) -> None:
         file.write(tomlkit.dumps(to_mapping(config)))
 
 
-def _at_home(config: Any) -> Any:
+def at_home(config: Any) -> Any:
     """The configuration with `~` expanded in every path."""
 
     def changed(value: Any) -> Any:
         if dataclasses.is_dataclass(value):
-            return _at_home(value)
+            return at_home(value)
         return expanded(value) if isinstance(value, Path) else value
 
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
@@ -165,5 +131,5 @@ def _describe(error: BaseException, wanted: type | None) -> str:
 
 def _readable(line: str) -> str:
     """Cattrs writes `message @ $.table.field`; we write `table.field: message`."""
-    message, _, place = line.rpartition(" @ $.")
-    return f"{place}: {message}" if message else line
+    message, _, place = line.rpartition(" @ $")
+    return f"{place[1:]}: {message}" if place else message or line

@@ -12,11 +12,13 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from jaxnet import cli
-from jaxnet.config import from_command_line
+from jaxnet.command_line import from_command_line
 from jaxnet.errors import InputError, UsageError
 from jaxnet.numerics import matmul_precision
+from jaxnet.options import Count, NotNegative, OnlyWith, Range, check_choices, check_ranges
 
 PROGRAM = "python -m jaxnet.generate"
 NEW_TOKENS = 300
@@ -30,22 +32,26 @@ class Config:
     """the folder of a run, or a bundle"""
     prompt: tuple[str, ...] = ("The ",)
     """what to go on with; several are written at once"""
-    new_tokens: int | None = None
+    new_tokens: Count | None = None
     """how many tokens to add; by default 300, or as many as the model has positions for"""
-    temperature: float = 0.8
+    temperature: Annotated[NotNegative, OnlyWith(beams=None)] = 0.8
     """below 1 the text is more probable, above 1 more surprising; 0 always takes the likeliest"""
-    top_k: int | None = None
+    top_k: Annotated[Count | None, OnlyWith(beams=None)] = None
     """draw from the so many likeliest tokens"""
-    top_p: float | None = None
+    top_p: Annotated[float | None, OnlyWith(beams=None)] = None
     """draw from the fewest tokens that have this probability together, such as 0.9"""
-    beams: int | None = None
+    beams: Count | None = None
     """write the likeliest text that a search with so many candidates finds, instead of drawing"""
-    seed: int = 0
+    seed: Annotated[int, Range(), OnlyWith(beams=None)] = 0
     """of what is drawn"""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def write(config: Config) -> int:
     """Print the texts."""
+    check_choices(config)
     if config.run_dir is None:
         raise UsageError("say which model is to write: --run-dir FOLDER")
     from jaxnet import Bundle, generation

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxnet.config import from_command_line
+from jaxnet.command_line import from_command_line
 from jaxnet.errors import UsageError
 
 

@@ -39,9 +39,16 @@ def lookup(name: str, known: Mapping[str, T], kind: str) -> T:
     """
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    raise UsageError(f"unknown {kind} {name!r}{_instead(name, known)}")
+
+
+def _instead(name: str, known: Mapping[str, Any]) -> str:
+    """The end of a sentence on a name that isn't known: what there is."""
+    if not known:
+        return "; there is none"
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise UsageError(f"unknown {kind} {name!r}{hint} Known: {', '.join(sorted(known))}")
+    return f"{hint} Known: {', '.join(sorted(known))}"
 
 
 def check_number(name: str, value: Any) -> None:
@@ -73,22 +80,6 @@ def check_least(least: int, **numbers: int | None) -> None:
             raise UsageError(f"expected {name} of at least {least}, got {value}")
 
 
-def check_options(options: Any, group: str, *fields: str, least: int = 1) -> None:
-    """Refuse options below `least`; None, which is not given, is let through.
-
-    Args:
-        options: the dataclass that they are fields of.
-        group: what it is called on the command line, such as `--network`.
-        fields: their names.
-        least: the smallest number.
-
-    Raises:
-        UsageError: an option is too small; the message names it as on the command line.
-    """
-    named = {f"{group}.{name.replace('_', '-')}": getattr(options, name) for name in fields}
-    check_least(least, **named)
-
-
 def checked_options(
     owner: str, make: Callable[..., Any], options: Mapping[str, Any], given: tuple[str, ...]
 ) -> dict[str, Any]:
@@ -107,6 +98,10 @@ def checked_options(
         >>> def make(rate, power=1.0): ...
         >>> checked_options("schedule", make, {}, given=("rate",))
         {'power': 1.0}
+        >>> checked_options("constant", lambda rate: rate, {"steps": 3}, given=("rate",))
+        Traceback (most recent call last):
+        ...
+        jaxnet.errors.UsageError: constant has no option 'steps'; there is none
     """
     known = {
         parameter.name: parameter.default
@@ -114,7 +109,8 @@ def checked_options(
         if parameter.name not in given
     }
     for option, value in options.items():
-        lookup(option, known, f"option of {owner}")
+        if option not in known:
+            raise UsageError(f"{owner} has no option {option!r}{_instead(option, known)}")
         if _is_number(value):
             check_number(option, value)
     chosen = {**known, **options}

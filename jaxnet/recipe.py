@@ -6,15 +6,28 @@ built.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
 
-import tyro
-
 from jaxnet import numerics
 from jaxnet.errors import UsageError
-from jaxnet.names import check_least
+from jaxnet.names import lookup
+from jaxnet.options import (
+    CHOSEN,
+    TOP,
+    Count,
+    NeededWith,
+    NotNegative,
+    OnlyWith,
+    OtherThan,
+    Positive,
+    Probability,
+    Range,
+    Share,
+    check_ranges,
+)
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.plateau import ReduceOnPlateau
 
@@ -30,9 +43,20 @@ if TYPE_CHECKING:
     from jaxnet.training.task import Task
 
 
+T = TypeVar("T")
+
 PLATEAU = "plateau"
 # Schedules that don't go by the number of steps in all.
 _ANY_LENGTH = ("constant", PLATEAU, "step", "exponential", "piecewise")
+# The optimizers that take an option, by their names in `jaxnet.optimizers`; a test compares.
+WITH_MOMENTS = ("adam", "adamw", "nadam", "adamax", "lamb", "lion")
+WITH_MASK = ("sgd", "momentum", "nesterov", "adamw", "lamb", "lion")
+WITH_DECAY = (*WITH_MASK, "adadelta")
+# Those that shrink weights by themselves.
+DECAYING = ("adamw", "lion")
+
+Moment = Annotated[Share | None, OnlyWith(name=WITH_MOMENTS)]
+LearningRate = Annotated[Positive, OnlyWith(**{"optimizer.name": OtherThan("lbfgs")})]
 
 
 @dataclass(frozen=True)
@@ -42,30 +66,33 @@ class Optimizer:
     name: str = "adam"
     """sgd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, adamw, nadam, adamax,
     lamb, lion, or lbfgs, which searches for its step and takes no learning rate"""
-    schedule: str = "cosine"
+    schedule: Annotated[str, OnlyWith(name=OtherThan("lbfgs"))] = "cosine"
     """the learning rate over the run: constant, cosine, warmup_cosine, one_cycle, step, piecewise,
     exponential, polynomial, or plateau: constant until the validation stops improving"""
-    warmup_steps: int | None = None
-    """warmup_cosine: how many steps the learning rate goes up"""
-    transition_steps: int | None = None
-    """step, exponential: the learning rate falls by decay_rate in so many steps"""
-    decay_rate: float | None = None
-    """step, exponential: the factor by which it falls; for step by default 0.1"""
-    boundaries: tuple[int, ...] = ()
-    """piecewise: the steps from which on the learning rate is a tenth of before, such as
-    32000 48000"""
-    weight_decay: float | None = None
+    warmup_steps: Annotated[Count | None, NeededWith(schedule="warmup_cosine")] = None
+    """how many steps the learning rate goes up"""
+    transition_steps: Annotated[Count | None, NeededWith(schedule=("step", "exponential"))] = None
+    """the learning rate falls by decay_rate in so many steps"""
+    decay_rate: Annotated[
+        Positive | None, NeededWith(("step",), schedule=("step", "exponential"))
+    ] = None
+    """the factor by which it falls; for step by default 0.1"""
+    boundaries: Annotated[tuple[Count, ...], NeededWith(schedule="piecewise")] = ()
+    """the steps from which on the learning rate is a tenth of before, such as 32000 48000"""
+    weight_decay: Annotated[NotNegative | None, OnlyWith(name=WITH_DECAY)] = None
     """weight decay: decoupled for adamw, lamb and lion; added to the gradient for sgd, momentum and
     nesterov"""
-    b1: float | None = None
-    """decay of the mean of the gradients, for the optimizers that have it (adam and its kin)"""
-    b2: float | None = None
-    """decay of the mean of their squares, likewise"""
-    decay: tuple[str, ...] = ()
+    b1: Moment = None
+    """decay of the mean of the gradients"""
+    b2: Moment = None
+    """decay of the mean of their squares"""
+    decay: Annotated[
+        tuple[str, ...], OnlyWith(name=WITH_MASK), OnlyWith(name=DECAYING, weight_decay=CHOSEN)
+    ] = ()
     """paths of the parameters that weight decay shrinks; by default all. '**/*kernel' is all
     kernels (dense, convolutional, attention, recurrent ones too), without biases, the scales of
     normalisation and embeddings"""
-    plateau: ReduceOnPlateau = ReduceOnPlateau()
+    plateau: Annotated[ReduceOnPlateau, OnlyWith(schedule=PLATEAU)] = ReduceOnPlateau()
 
     @property
     def any_length(self) -> bool:
@@ -77,23 +104,18 @@ class Optimizer:
         from jaxnet import optimizers
         from jaxnet.training.chosen import chosen as matched
 
-        options: dict[str, Any] = {}
-        for option in ("weight_decay", "b1", "b2"):
-            if getattr(self, option) is not None:
-                options[option] = getattr(self, option)
+        def given(*names: str) -> dict[str, Any]:
+            values = {name: getattr(self, name) for name in names}
+            return {name: value for name, value in values.items() if value not in (None, ())}
+
+        options = given("weight_decay", "b1", "b2")
         if self.decay:
             options["mask"] = lambda params: matched("weight decay shrinks", params, *self.decay)
         if self.name == "lbfgs":
             return optimizers.by_name(self.name, **options)
         course = "constant" if self.schedule == PLATEAU else self.schedule
-        chosen: dict[str, Any] = {
-            "warmup_steps": self.warmup_steps,
-            "transition_steps": self.transition_steps,
-            "decay_rate": self.decay_rate,
-            "boundaries": self.boundaries or None,
-        }
-        given = {name: value for name, value in chosen.items() if value is not None}
-        rate = optimizers.schedule(course, learning_rate, steps, **given)
+        steps_and_rates = given("warmup_steps", "transition_steps", "decay_rate", "boundaries")
+        rate = optimizers.schedule(course, learning_rate, steps, **steps_and_rates)
         return optimizers.by_name(self.name, rate, **options)
 
     def apply(self, task: Any) -> Any:
@@ -107,50 +129,52 @@ class Optimizer:
 class Augment:
     """How training images are varied; amounts are the most that is drawn, 0 is off."""
 
-    auto: bool = True
+    auto: Annotated[bool, OnlyWith(data="cifar10")] = True
     """where nothing else is chosen, take what suits the data: for cifar10 crop 4 and flip"""
     flip: bool = False
     """mirror left and right, one time in two"""
     flip_up_down: bool = False
     """turn upside down, one time in two"""
-    crop: int = 0
+    crop: Annotated[int, Range()] = 0
     """pad by so many pixels and cut out at a random place"""
-    reflect: bool = False
+    reflect: Annotated[
+        bool, OnlyWith(crop=CHOSEN, rotate=CHOSEN, translate=CHOSEN, zoom=CHOSEN, shear=CHOSEN)
+    ] = False
     """what lies beyond the image is its mirror image, and not zeros"""
-    resized_crop: float = 0.0
+    resized_crop: Probability = 0.0
     """cut out a rectangle of at least this share of the area, such as 0.25, and stretch it"""
-    rotate: float = 0.0
+    rotate: NotNegative = 0.0
     """degrees"""
-    translate: float = 0.0
+    translate: NotNegative = 0.0
     """share of the image's height and width"""
-    zoom: float = 0.0
+    zoom: Share = 0.0
     """0.1: by factors from 0.9 to 1.1"""
-    shear: float = 0.0
+    shear: NotNegative = 0.0
     """degrees"""
-    brightness: float = 0.0
+    brightness: NotNegative = 0.0
     """0.2: by factors from 0.8 to 1.2"""
-    contrast: float = 0.0
+    contrast: NotNegative = 0.0
     """as brightness"""
-    saturation: float = 0.0
+    saturation: NotNegative = 0.0
     """as brightness"""
-    hue: float = 0.0
+    hue: Annotated[float, Range(0, 0.5, "both")] = 0.0
     """share of the colour circle, at most 0.5"""
-    grayscale: float = 0.0
+    grayscale: Probability = 0.0
     """probability of losing the colour"""
-    noise: float = 0.0
+    noise: NotNegative = 0.0
     """standard deviation, in units of the data (for 8-bit images 0 to 255)"""
-    cutout: int = 0
+    cutout: Annotated[int, Range()] = 0
     """hide a square of so many pixels"""
-    erase: float = 0.0
+    erase: Probability = 0.0
     """probability of hiding a random rectangle"""
-    mixup: float = 0.0
+    mixup: NotNegative = 0.0
     """alpha of mixing two examples, such as 0.2"""
-    cutmix: float = 0.0
+    cutmix: NotNegative = 0.0
     """alpha of pasting a part of another example, such as 1; with mixup they take turns"""
 
     def suited(self, usual: Augment | None) -> Augment:
         """`usual`, what suits the data, where nothing was chosen and that is wanted."""
-        return usual if usual is not None and self == Augment() else self
+        return usual if usual is not None and self.auto and not self.functions() else self
 
     def functions(self) -> tuple[Augmentation, ...]:
         """What was chosen, in the order in which it is applied."""
@@ -196,28 +220,28 @@ class Techniques:
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     """the type in which the network computes, of its weights and of what runs through it; the
     precision of products of float32 numbers is another thing: --matmul-precision"""
-    accumulate: int = 1
+    accumulate: Count = 1
     """compute the gradient of a batch in so many parts, to save memory"""
-    clip: float | None = None
+    clip: Positive | None = None
     """scale the gradient down to this global norm"""
-    clip_values: float | None = None
+    clip_values: Positive | None = None
     """cut each element of the gradient off here"""
-    rates: dict[str, float] = field(default_factory=dict)
+    rates: dict[str, Positive] = field(default_factory=dict)
     """factors on the learning rate by path, such as 'Conv_0/**' 0.1"""
-    ema: float | None = None
+    ema: Share | None = None
     """evaluate with a moving average of the weights of this decay, such as 0.999"""
-    l1: float = 0.0
+    l1: NotNegative = 0.0
     """add so much times the sum of the absolute weights to the loss: of all kernels (parameters
     '**/*kernel': dense, convolutional, attention, recurrent), not of biases and embeddings"""
-    l2: float = 0.0
+    l2: NotNegative = 0.0
     """add so much times the sum of the squared weights to the loss: of the same"""
     freeze: tuple[str, ...] = ()
     """paths of parameters to keep as they are, such as 'Conv_0/**'"""
     remat: bool = False
     """keep no activations for the backward pass, to save memory"""
-    local_sgd_replicas: int = 1
+    local_sgd_replicas: Count = 1
     """so many replicas learn by themselves, each from its part of every batch, and are averaged"""
-    local_sgd_period: int = 16
+    local_sgd_period: Annotated[Count, OnlyWith(local_sgd_replicas=CHOSEN)] = 16
     """the steps from one average of the replicas to the next"""
     norms: bool = False
     """log the norms of each layer's gradient and activations, and draw them"""
@@ -287,7 +311,7 @@ class Numerics:
 
 
 # The prefix of nested options is left out: --deterministic.
-AtTheTop = Annotated[Numerics, tyro.conf.arg(name="")]
+AtTheTop = Annotated[Numerics, TOP]
 
 
 class _HasNumerics(Protocol):
@@ -308,11 +332,11 @@ def started(config: Configured) -> Configured:
 class Saving:
     """How often checkpoints are written."""
 
-    keep: int = 2
+    keep: Count = 2
     """the number of newest checkpoints to keep, and with each the one that was the best by then"""
-    every_steps: int | None = None
+    every_steps: Count | None = None
     """save after so many steps too, and not only after epochs"""
-    min_seconds: float = 5.0
+    min_seconds: NotNegative = 5.0
     """after an epoch, save only where the last save is older than this"""
 
     def options(self) -> dict[str, Any]:
@@ -336,11 +360,13 @@ class Layout:
     """the tokens of each example, which attend in a ring"""
     expert: int = 1
     """the examples too, and the experts of mixtures"""
-    fsdp_min_size: int = 2**14
+    fsdp_min_size: Annotated[int, OnlyWith(fsdp=CHOSEN)] = 2**14
     """fsdp leaves parameters with fewer elements whole"""
-    micro_batches: int | None = None
-    """stage: into how many parts a batch is cut; by default up to four for each stage"""
-    whole: tuple[str, ...] = ()
+    micro_batches: Annotated[Count | None, OnlyWith(stage=CHOSEN)] = None
+    """into how many parts a batch is cut; by default up to four for each stage"""
+    whole: Annotated[
+        tuple[str, ...], OnlyWith(fsdp=CHOSEN, tensor=CHOSEN, stage=CHOSEN, expert=CHOSEN)
+    ] = ()
     """paths of parameters to leave whole whatever the model's rules say, such as
     '**/embedding'"""
 
@@ -431,6 +457,31 @@ class Tables:
         return table
 
 
+# What data of one's own is called, by the endings of its files.
+OWN = {".csv": "csv", ".parquet": "csv", ".pq": "csv", ".txt": "text", ".tsv": "lines"}
+
+
+def lookup_data(name: str, known: Mapping[str, T]) -> T:
+    """The entry of `known` for the data called `name`.
+
+    Raises:
+        UsageError: nothing is called so. A file in the place of the name is told where it goes.
+
+    Example:
+        >>> lookup_data("csv", {"csv": 1, "digits": 2})
+        1
+    """
+    path = Path(name)
+    if name in known or not (path.suffix or path.name != name or path.exists()):
+        return lookup(name, known, "data")
+    kind = OWN.get(path.suffix, "folder")
+    kinds = [kind] if kind in known else [k for k in (*OWN.values(), "folder") if k in known]
+    shown = " or ".join(f"--data {kind} --data-dir {name}" for kind in dict.fromkeys(kinds))
+    raise UsageError(
+        f"--data says what kind of data it is, and --data-dir where: {shown or ', '.join(known)}"
+    )
+
+
 @dataclass(frozen=True)
 class Run:
     """What to train on, for how long, and where the results go."""
@@ -441,16 +492,16 @@ class Run:
     """the folder of the data's files, or the file itself"""
     model: str | None = None
     """the name of the model"""
-    epochs: int = 40
+    epochs: Count = 40
     """how often to go through the training data, at most"""
-    batch_size: int = 32
+    batch_size: Count = 32
     """examples a step"""
-    eval_batch_size: int | None = None
+    eval_batch_size: Count | None = None
     """examples at a time in evaluation and prediction, which decide the memory and the speed; by
     default 256, or fewer where these would take more memory than training does"""
-    learning_rate: float = 3e-3
+    learning_rate: LearningRate = 3e-3
     """the largest learning rate"""
-    seed: int = 0
+    seed: Annotated[int, Range()] = 0
     """of the split, the weights, the order of the data and dropout"""
     run_dir: Path | None = None
     """where to put the results; by default runs/DATA-MODEL-seedSEED, with the target's name after
@@ -467,12 +518,7 @@ class Run:
     layout: Layout = Layout()
 
     def __post_init__(self) -> None:
-        check_least(
-            1,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            eval_batch_size=self.eval_batch_size,
-        )
+        check_ranges(self)
         if self.layout.stage != 1 and self.optimizer.name == "lamb":
             raise UsageError(
                 "lamb scales the step of each parameter by its norm, and in stages those of all "
@@ -495,6 +541,12 @@ class Run:
         return self.epochs * -(-examples // self.batch_size)
 
 
+# The image data that lies in files.
+IMAGE_FILES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "folder")
+IMAGES = ("digits", *IMAGE_FILES)
+ImageSize = Annotated[Count | None, OnlyWith(data="folder")]
+
+
 @dataclass(frozen=True)
 class ImageRun(Run):
     """A run over images whose classes don't matter."""
@@ -502,11 +554,15 @@ class ImageRun(Run):
     data: str = "digits"
     """digits, mnist, fashion_mnist, cifar10, cifar100, or folder for images of your own in a
     sub-folder for each class"""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, OnlyWith(data=IMAGE_FILES)] = None
     """the folder of the data's files; by default what JAXNET_DATA_DIR holds, or else the original
     images are downloaded"""
-    image_size: int | None = None
-    """folder: height and width to which images are resized, if they aren't all of one size"""
+    image_size: ImageSize = None
+    """height and width to which images are resized, if they aren't all of one size"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        lookup_data(self.data, dict.fromkeys(IMAGES))
 
     def read(self) -> ImageParts:
         """The images; errors are those of `jaxnet.data.image_sets.read_images`."""
@@ -521,8 +577,12 @@ class ProseRun(Run):
 
     data: str = "python"
     """python, the language reference, or text for a file of your own"""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, OnlyWith(data="text")] = None
     """the text file"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        lookup_data(self.data, dict.fromkeys(("python", "text")))
 
     def read(self, *cuts: float) -> tuple[str, ...]:
         """The text in parts; errors are those of `jaxnet.data.prose.read_prose` and `cut`.
@@ -535,26 +595,25 @@ class ProseRun(Run):
         return cut(read_prose(self.data, self.data_dir), *cuts)
 
 
+Folds = Annotated[int, Range(2)]
+
+
 @dataclass(frozen=True)
 class CrossValidated(Run):
     """A run that may be repeated over the folds of its data."""
 
-    folds: int | None = None
+    folds: Folds | None = None
     """cross-validate with so many folds, instead of one split into training and test data"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.folds is not None:
-            check_least(2, folds=self.folds)
+    checkpoints: Annotated[Saving, OnlyWith(folds=None)] = Saving()
 
 
 @dataclass(frozen=True)
 class Tabular(CrossValidated):
     """A run whose data may be a table."""
 
-    target: str | None = None
-    """csv: the column to predict"""
-    table: Tables = Tables()
+    target: Annotated[str | None, OnlyWith(data="csv")] = None
+    """the column to predict"""
+    table: Annotated[Tables, OnlyWith(data="csv")] = Tables()
 
     def named_by(self) -> tuple[str, ...]:
         """The data, and of a table of your own the column to predict."""

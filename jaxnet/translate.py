@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxnet import cli
-from jaxnet.config import from_command_line
+from jaxnet.command_line import from_command_line
 from jaxnet.errors import InputError, UsageError
 from jaxnet.files import read_text
 from jaxnet.numerics import matmul_precision
+from jaxnet.options import Count, check_ranges
 
 PROGRAM = "python -m jaxnet.translate"
 
@@ -33,13 +34,16 @@ class Config:
     """what to translate, one text or several"""
     file: Path | None = None
     """a UTF-8 file whose lines to translate"""
-    new_tokens: int | None = None
+    new_tokens: Count | None = None
     """how many tokens a translation has at most; by default 64, or as many as the longest text in
     training had"""
-    beams: int = 4
+    beams: Count = 4
     """how many translations are followed at a time in the search for the best"""
     length_penalty: float = 1.0
     """above 0 long translations are favoured, 0 is the plain probability"""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def write(config: Config) -> int:

@@ -1,4 +1,4 @@
-"""Configuration from TOML and the command line."""
+"""Configuration from TOML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxnet.config import from_command_line, from_mapping, from_toml, to_toml
+from jaxnet.config import from_mapping, from_toml, to_toml
 from jaxnet.errors import UsageError
 
 
@@ -42,16 +42,6 @@ def test_toml_gives_back_what_was_written(tmp_path):
         assert from_toml(Outer, tmp_path / "config.toml") == config
 
 
-def test_the_command_line_goes_before_the_file_and_the_file_before_the_defaults(tmp_path):
-    file = tmp_path / "config.toml"
-    file.write_text("count = 5\nscale = 2\n[inner]\nwidth = 8\n")
-    config = from_command_line(Outer, ["--count", "9", "--config", str(file)], "prog")
-    assert config == Outer(count=9, scale=2.0, inner=Inner(width=8))
-    assert from_command_line(Outer, [f"--config={file}", "--inner.width=2"], "prog") == Outer(
-        count=5, scale=2.0, inner=Inner(width=2)
-    )
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -77,13 +67,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "bad.toml").write_text("count = = 3")
     with pytest.raises(UsageError, match=r"bad\.toml: this isn't TOML.*line 1"):
         from_toml(Outer, tmp_path / "bad.toml")
-
-
-def test_an_unknown_option_ends_with_exit_code_2(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        from_command_line(Outer, ["--cuont", "3"], "prog")
-    assert stopped.value.code == 2
-    assert "--count" in capsys.readouterr().err
 
 
 def test_help_and_import_need_no_jax():

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from jaxnet import Bundle, data, translate
-from jaxnet.config import from_command_line, from_toml
+from jaxnet.command_line import from_command_line
+from jaxnet.config import from_toml
 from jaxnet.data import (
     load_movielens,
     read_interactions,

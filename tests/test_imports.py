@@ -13,8 +13,9 @@ ROOT = Path(jaxnet.__file__).parent
 # From the ground up: a room imports only from floors below its own.
 FLOORS = [
     {"errors", "switch", "units", "versions"},
-    {"digests", "files", "locks", "names", "trees", "numerics"},
+    {"digests", "files", "locks", "names", "options", "trees", "numerics"},
     {"cache", "config"},
+    {"command_line"},
     {"schedules"},
     {"losses", "layers", "optimizers", "summary"},
     {"metrics", "data", "compute"},

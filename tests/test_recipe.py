@@ -94,5 +94,5 @@ def test_the_schedules_take_their_options_and_weight_decay_spares_what_is_not_na
     assert Optimizer(schedule="warmup_cosine", warmup_steps=10).build(0.1, 40)
     with pytest.raises(UsageError, match="needs boundaries="):
         Optimizer(schedule="piecewise").build(0.1, 40)
-    with pytest.raises(UsageError, match="unknown option of schedule 'cosine' 'boundaries'"):
+    with pytest.raises(UsageError, match="schedule 'cosine' has no option 'boundaries'"):
         Optimizer(schedule="cosine", boundaries=(5,)).build(0.1, 40)

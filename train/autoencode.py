@@ -20,13 +20,13 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from jaxnet import cli, run_folder
-from jaxnet.config import from_command_line
-from jaxnet.errors import UsageError
+from jaxnet.command_line import from_command_line
 from jaxnet.names import lookup
-from jaxnet.recipe import Augment, ImageRun, started
+from jaxnet.options import Count, NotNegative, OnlyWith, Without, settled
+from jaxnet.recipe import Augment, ImageRun, LearningRate, started
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -51,17 +51,17 @@ PLACED = 5000
 class Network:
     """The encoder's size; the decoder is its mirror image."""
 
-    hidden: tuple[int, ...] = (256, 128)
-    """dense, vae: the width of each hidden layer"""
-    filters: tuple[int, ...] = (32, 64)
-    """conv, conv_vae: the filters of each convolution, which halves height and width"""
+    hidden: Annotated[tuple[Count, ...], OnlyWith(model=("dense", "vae"))] = (256, 128)
+    """the width of each hidden layer"""
+    filters: Annotated[tuple[Count, ...], OnlyWith(model=("conv", "conv_vae"))] = (32, 64)
+    """the filters of each convolution, which halves height and width"""
 
 
 @dataclass(frozen=True)
 class Variation:
     """What only the variational ones have."""
 
-    beta: float = 1.0
+    beta: NotNegative = 1.0
     """the weight of the codes' divergence from the normal distribution"""
     binarize: Literal["stochastic", "fixed", "none"] = "stochastic"
     """how grey becomes black or white: anew by chance each time, above one half, or not at all:
@@ -74,24 +74,17 @@ class Config(ImageRun):
 
     model: str | None = None
     """dense, conv, vae or conv_vae; by default dense"""
-    latent: int | None = None
+    latent: Count | None = None
     """the length of the code; by default 32, for digits 8, and for vae 20, for digits 8"""
-    noise: float = 0.0
+    noise: NotNegative = 0.0
     """standard deviation of the noise that is to be removed, where white is 1 and black 0"""
-    epochs: int = 60
+    epochs: Count = 60
     """how often to go through the training data, at most"""
-    learning_rate: float = 2e-3
+    learning_rate: LearningRate = 2e-3
     """the largest learning rate"""
     network: Network = Network()
-    vae: Variation = Variation()
-    augment: Augment = Augment()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.latent is not None and self.latent < 1:
-            raise UsageError(f"expected latent of at least 1, got {self.latent}")
-        if not 0 <= self.noise < float("inf"):
-            raise UsageError(f"expected noise of at least 0, got {self.noise}")
+    vae: Annotated[Variation, OnlyWith(model=("vae", "conv_vae"))] = Variation()
+    augment: Annotated[Augment, Without("auto")] = Augment()
 
     @property
     def varies(self) -> bool:
@@ -128,7 +121,7 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     usual = 8 if config.data == "digits" else 20 if name.endswith("vae") else 32
     latent = config.latent or usual
     kind = f"{name}{latent}" + (f"-noise{config.noise:g}" if config.noise else "")
-    config = replace(config, model=name, latent=latent)
+    config = settled(replace(config, model=name, latent=latent))
     folder = run_folder.located(config, kind)
     config = replace(config, run_dir=folder)
 

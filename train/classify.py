@@ -19,13 +19,23 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from jaxnet import cli, run_folder
-from jaxnet.config import from_command_line
+from jaxnet.command_line import from_command_line
 from jaxnet.errors import UsageError
 from jaxnet.names import lookup
-from jaxnet.recipe import Augment, Tabular, started
+from jaxnet.options import OnlyWith, OtherThan, settled
+from jaxnet.recipe import (
+    IMAGE_FILES,
+    IMAGES,
+    Augment,
+    Folds,
+    ImageSize,
+    Tabular,
+    lookup_data,
+    started,
+)
 from train.networks import MODELS, Network
 
 if TYPE_CHECKING:
@@ -35,6 +45,7 @@ if TYPE_CHECKING:
     from train.networks import Build
 
 PROGRAM = "python -m train.classify"
+TABLES = ("titanic", "csv")
 
 
 @dataclass(frozen=True)
@@ -45,11 +56,13 @@ class Config(Tabular):
     """digits, mnist, fashion_mnist, cifar10, cifar100, titanic, folder for images of your own in a
     sub-folder for each class (perhaps below train/, valid/ and test/), or csv for a table of your
     own (Parquet too)"""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, OnlyWith(data=(*IMAGE_FILES, *TABLES))] = None
     """the folder of the data's files, or the table's file; by default what JAXNET_DATA_DIR holds,
     or else the original images are downloaded"""
-    image_size: int | None = None
-    """folder: height and width to which images are resized, if they aren't all of one size"""
+    image_size: ImageSize = None
+    """height and width to which images are resized, if they aren't all of one size"""
+    folds: Annotated[Folds | None, OnlyWith(data=OtherThan("folder"))] = None
+    """cross-validate with so many folds, instead of one split into training and test data"""
     model: str | None = None
     """cnn, mlp, lenet5, alexnet, vgg11, vgg13, vgg16, vgg19 (vgg11_bn and so on with batch norm),
     googlenet, resnet18, resnet34, resnet50, resnet101, resnet152, and for small images resnet20,
@@ -63,7 +76,7 @@ class Config(Tabular):
     """how much a class counts in the loss, by its name: 'survived' 2; others count 1; with
     --balanced it is a factor on that"""
     network: Network = Network()
-    augment: Augment = Augment()
+    augment: Annotated[Augment, OnlyWith(data=IMAGES)] = Augment()
 
 
 @dataclass(frozen=True)
@@ -109,26 +122,24 @@ def _titanic(config: Config) -> Table:
     return table
 
 
-IMAGES = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "folder")
 DATA: Mapping[str, Callable[[Config], Data]] = {
     **dict.fromkeys(IMAGES, _images),
     "titanic": _table(_titanic),
     "csv": _table(lambda config: config.table.read(config.data_dir, config.target, "class")),
 }
-TABLES = ("titanic", "csv")
 # What suits a data set, where nothing was chosen.
 AUGMENT: Mapping[str, Augment] = {"cifar10": Augment(flip=True, crop=4)}
 
 
 def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     """Train as configured, and write the run folder."""
-    read = lookup(config.data, DATA, "data")
+    read = lookup_data(config.data, DATA)
     name = config.model or ("mlp" if config.data in TABLES else "cnn")
     build = lookup(name, MODELS, "model")
     if config.data in TABLES and name != "mlp":
         raise UsageError(f"--model {name} is for images; a table needs mlp, which is the default")
     augment = config.augment.suited(AUGMENT.get(config.data))
-    config = replace(config, model=name, augment=augment)
+    config = settled(replace(config, model=name, augment=augment))
     folder = run_folder.located(config, name)
     config = replace(config, run_dir=folder)
 
@@ -139,9 +150,7 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
 
     data = read(config)
     check_classes(data.train.labels, data.train.num_classes, data.train.name)
-    if config.folds:
-        if data.whole is None:
-            raise UsageError(f"--data {config.data} has no cross-validation: leave out --folds")
+    if config.folds and data.whole is not None:
         task_for = cross_validation.shared(
             lambda train: config.augment.apply(_task(config, build, train, identity)),
             lambda train: (

@@ -20,14 +20,15 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from jaxnet import cli, run_folder
-from jaxnet.config import from_command_line
+from jaxnet.command_line import from_command_line
 from jaxnet.errors import UsageError
 from jaxnet.files import expanded
-from jaxnet.names import check_options, lookup
-from jaxnet.recipe import ImageRun, Optimizer, started
+from jaxnet.names import lookup
+from jaxnet.options import Count, NotNegative, OnlyWith, Positive, Share, settled
+from jaxnet.recipe import ImageRun, LearningRate, Optimizer, started
 from jaxnet.training.early_stopping import LAST_STEP, EarlyStopping
 
 if TYPE_CHECKING:
@@ -54,16 +55,16 @@ TRAINED = "train"
 class Network:
     """The networks' sizes."""
 
-    latent: int = 100
+    latent: Count = 100
     """how many random numbers an image is made of"""
-    features: int | None = None
-    """dcgan, wgan_gp: the features nearest to the image; by default 64, and 32 for one channel"""
-    stages: int = 2
-    """dcgan, wgan_gp: how often height and width double on the way to the image"""
-    hidden: tuple[int, ...] = (256, 512)
-    """dense: the width of each hidden layer of the generator; the discriminator's in reverse"""
-    dropout: float = 0.3
-    """dense: the share of the discriminator's hidden units left out in training"""
+    features: Annotated[Count | None, OnlyWith(model=("dcgan", "wgan_gp"))] = None
+    """the features nearest to the image; by default 64, and 32 for one channel"""
+    stages: Annotated[Count, OnlyWith(model=("dcgan", "wgan_gp"))] = 2
+    """how often height and width double on the way to the image"""
+    hidden: Annotated[tuple[Count, ...], OnlyWith(model="dense")] = (256, 512)
+    """the width of each hidden layer of the generator; the discriminator's in reverse"""
+    dropout: Annotated[Share, OnlyWith(model="dense")] = 0.3
+    """the share of the discriminator's hidden units left out in training"""
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,13 @@ class Rules:
 
     game: str | None = None
     """non_saturating, minimax, wasserstein or least_squares"""
-    critic_steps: int | None = None
+    critic_steps: Count | None = None
     """steps of the discriminator for one of the generator, each on its part of the batch"""
-    gradient_penalty: float | None = None
+    gradient_penalty: NotNegative | None = None
     """how much the critic's slope has to be 1, such as 10"""
-    discriminator_rate: float | None = None
+    discriminator_rate: Positive | None = None
     """the discriminator's learning rate, if it isn't the generator's"""
-    ema: float | None = None
+    ema: Share | None = None
     """generate with a moving average of the generator's weights of this decay, such as 0.999"""
 
 
@@ -88,11 +89,11 @@ class Config(ImageRun):
 
     model: str | None = None
     """dense, dcgan or wgan_gp; by default dcgan"""
-    epochs: int = 80
+    epochs: Count = 80
     """how often to go through the training data"""
-    batch_size: int = 50
+    batch_size: Count = 50
     """examples a step; each step of the critic gets its part of them"""
-    learning_rate: float = 5e-4
+    learning_rate: LearningRate = 5e-4
     """of both players"""
     judge: str | None = None
     """the folder of a classifier's run or bundle from train.classify, or 'train' to train one
@@ -104,16 +105,12 @@ class Config(ImageRun):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_options(self.network, "--network", "features", "stages")
         for axis in ("stage", "sequence", "expert"):
             if (size := getattr(self.layout, axis)) != 1:
                 raise UsageError(
                     f"--layout.{axis} {size}: it shares out what is in a transformer, and the "
                     "players of a game have none; take data or fsdp"
                 )
-        rate = self.rules.discriminator_rate
-        if rate is not None and not 0 < rate < float("inf"):
-            raise UsageError(f"--rules.discriminator-rate: expected a number above 0, got {rate}")
 
     def named_by(self) -> tuple[str, ...]:
         """The data, and that this is a game."""
@@ -174,7 +171,7 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     """Train as configured, and write the run folder."""
     name = config.model or "dcgan"
     model = lookup(name, MODELS, "model")
-    config = replace(config, model=name, rules=model.rules(config.rules))
+    config = settled(replace(config, model=name, rules=model.rules(config.rules)))
     folder = run_folder.located(config, name)
     config = replace(config, run_dir=folder)
 

@@ -18,12 +18,12 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from jaxnet import cli, run_folder
-from jaxnet.config import from_command_line
-from jaxnet.errors import UsageError
-from jaxnet.names import check_options, lookup
+from jaxnet.command_line import from_command_line
+from jaxnet.names import lookup
+from jaxnet.options import Count, OnlyWith, Range, Share, settled
 from jaxnet.recipe import ProseRun, Techniques, started
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m train.language"
 HELD_OUT = (0.85, 0.9)
+RECURRENT, TRANSFORMERS = ("lstm", "gru", "rnn"), ("gpt", "llama")
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ class Tokens:
 
     level: Literal["character", "bpe", "word"] = "character"
     """a token is a character, a frequent piece of a word, or a word"""
-    vocab_size: int = 1024
+    vocab_size: Count = 1024
     """the most tokens that are told apart"""
-    length: int = 128
+    length: Count = 128
     """the tokens of a piece, over which the network learns"""
-    stride: int | None = None
+    stride: Count | None = None
     """how far one piece begins after the other in training; by default the length"""
 
 
@@ -53,27 +54,22 @@ class Tokens:
 class Network:
     """The network's size."""
 
-    embedding: int = 64
-    """lstm, gru, rnn: the width of a token's embedding"""
-    features: int = 256
+    embedding: Annotated[Count, OnlyWith(model=RECURRENT)] = 64
+    """the width of a token's embedding"""
+    features: Count = 256
     """the units of a layer, or the width of a token in gpt and llama"""
-    num_layers: int | None = None
+    num_layers: Count | None = None
     """recurrent layers or blocks; by default 1 for lstm, gru and rnn, and 4 for gpt and llama"""
-    num_heads: int = 4
-    """gpt, llama: the heads of attention"""
-    dropout: float = 0.2
+    num_heads: Annotated[Count, OnlyWith(model=TRANSFORMERS)] = 4
+    """the heads of attention"""
+    dropout: Share = 0.2
     """the share of units left out in training"""
-    tie: bool = False
-    """lstm, gru, rnn: the last layer is the embedding table"""
-    num_kv_heads: int | None = None
-    """llama: the heads of keys and values, which those of queries share; by default as many"""
-    experts: int = 0
-    """gpt: mixtures of so many experts in the place of feed-forward networks"""
-
-    def __post_init__(self) -> None:
-        check_options(
-            self, "--network", "embedding", "features", "num_layers", "num_heads", "num_kv_heads"
-        )
+    tie: Annotated[bool, OnlyWith(model=RECURRENT)] = False
+    """the last layer is the embedding table"""
+    num_kv_heads: Annotated[Count | None, OnlyWith(model="llama")] = None
+    """the heads of keys and values, which those of queries share; by default as many"""
+    experts: Annotated[int, Range(), OnlyWith(model="gpt")] = 0
+    """mixtures of so many experts in the place of feed-forward networks"""
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,7 @@ class Writing:
 
     prompt: str = "The "
     """what to go on with"""
-    new_tokens: int = 300
+    new_tokens: Count = 300
     """how many tokens to add, at most"""
     temperature: float = 0.8
     """below 1 the text is more probable, above 1 more surprising"""
@@ -91,9 +87,6 @@ class Writing:
     top_p: float | None = None
     """draw from the fewest tokens that have this probability together, such as 0.9"""
 
-    def __post_init__(self) -> None:
-        check_options(self, "--writing", "new_tokens")
-
 
 @dataclass(frozen=True)
 class Config(ProseRun):
@@ -101,7 +94,7 @@ class Config(ProseRun):
 
     model: str | None = None
     """lstm (by default), gru, rnn, gpt or llama"""
-    epochs: int = 10
+    epochs: Count = 10
     """how often to go through the training part, at most"""
     techniques: Techniques = Techniques(clip=1.0)
     tokens: Tokens = Tokens()
@@ -156,9 +149,7 @@ def _llama(config: Config, vocab_size: int) -> nn.Module:
 
 
 MODELS: Mapping[str, Callable[[Config, int], nn.Module]] = {
-    "lstm": _recurrent,
-    "gru": _recurrent,
-    "rnn": _recurrent,
+    **dict.fromkeys(RECURRENT, _recurrent),
     "gpt": _gpt,
     "llama": _llama,
 }
@@ -168,11 +159,7 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     """Train as configured, and write the run folder."""
     config = replace(config, model=config.model or "lstm")
     build = lookup(str(config.model), MODELS, "model")
-    own = {"experts": ("gpt", 0), "num_kv_heads": ("llama", None)}
-    for name, (owner, absent) in own.items():
-        if getattr(config.network, name) != absent and config.model != owner:
-            option = f"--network.{name.replace('_', '-')}"
-            raise UsageError(f"{option} is for --model {owner}, and this is {config.model}")
+    config = settled(config)
     folder = run_folder.located(config, str(config.model))
     config = replace(config, run_dir=folder)
 

@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxnet import cli, run_folder
-from jaxnet.config import from_command_line
-from jaxnet.names import check_options, lookup
-from jaxnet.recipe import Optimizer, ProseRun, Techniques, started
+from jaxnet.command_line import from_command_line
+from jaxnet.names import lookup
+from jaxnet.options import Count, Probability, Share, settled
+from jaxnet.recipe import LearningRate, Optimizer, ProseRun, Techniques, started
 from jaxnet.training.early_stopping import EarlyStopping
 
 if TYPE_CHECKING:
@@ -49,11 +50,11 @@ SHOWN, DRAWN = 8, 24
 class Tokens:
     """What the network reads of the text."""
 
-    vocab_size: int = 2000
+    vocab_size: Count = 2000
     """the most tokens that are told apart"""
-    length: int = 64
+    length: Count = 64
     """the tokens of a piece, its beginning and its end among them"""
-    share: float = 0.15
+    share: Probability = 0.15
     """the chance of a token to be hidden"""
 
 
@@ -61,17 +62,14 @@ class Tokens:
 class Network:
     """The network's size."""
 
-    num_layers: int = 4
+    num_layers: Count = 4
     """the blocks"""
-    features: int = 128
+    features: Count = 128
     """the width of a token"""
-    num_heads: int = 4
+    num_heads: Count = 4
     """the heads of attention"""
-    dropout: float = 0.0
+    dropout: Share = 0.0
     """the share of units left out in training; what is hidden anew each time varies enough"""
-
-    def __post_init__(self) -> None:
-        check_options(self, "--network", "num_layers", "features", "num_heads")
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,9 @@ class Config(ProseRun):
 
     model: str | None = None
     """bert"""
-    epochs: int = 40
+    epochs: Count = 40
     """how often to go through the training part, at most"""
-    learning_rate: float = 2e-3
+    learning_rate: LearningRate = 2e-3
     """the largest learning rate"""
     optimizer: Optimizer = Optimizer(
         name="adamw", schedule="one_cycle", weight_decay=0.01, decay=("**/*kernel",)
@@ -115,7 +113,7 @@ class Data:
 def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     """Train as configured, and write the run folder."""
     lookup(config.model or "bert", {"bert": None}, "model")
-    config = replace(config, model="bert")
+    config = settled(replace(config, model="bert"))
     folder = run_folder.located(config, "bert")
     config = replace(config, run_dir=folder)
 

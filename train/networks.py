@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from jaxnet.errors import UsageError
-from jaxnet.names import check_options
+from jaxnet.options import Count, OnlyWith, Share
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -19,28 +18,31 @@ if TYPE_CHECKING:
     Build = Callable[["Network", Data], nn.Module]
 
 
+VGG_DEPTHS = (11, 13, 16, 19)
+VGGS = tuple(f"vgg{depth}{norm}" for norm in ("", "_bn") for depth in VGG_DEPTHS)
+VITS = ("vit_s", "vit_b", "vit_l")
+
+
 @dataclass(frozen=True)
 class Network:
     """The network's size, where its kind leaves a choice."""
 
-    hidden: tuple[int, ...] | None = None
-    """mlp: the width of each hidden layer; by default 300 100, and 64 32 for tables"""
-    filters: tuple[int, ...] = ()
-    """cnn: the filters of each convolution; by default a choice that suits the data"""
-    dense: tuple[int, ...] = (64,)
-    """cnn: the width of each hidden layer after the convolutions"""
-    batch_norm: bool = True
-    """cnn: normalise after each convolution"""
-    dropout: float | None = None
+    hidden: Annotated[tuple[Count, ...] | None, OnlyWith(model="mlp")] = None
+    """the width of each hidden layer; by default 300 100, and 64 32 for tables"""
+    filters: Annotated[tuple[Count, ...], OnlyWith(model="cnn")] = ()
+    """the filters of each convolution; by default a choice that suits the data"""
+    dense: Annotated[tuple[Count, ...], OnlyWith(model="cnn")] = (64,)
+    """the width of each hidden layer after the convolutions"""
+    batch_norm: Annotated[bool, OnlyWith(model="cnn")] = True
+    """normalise after each convolution"""
+    dropout: Annotated[
+        Share | None, OnlyWith(model=("cnn", "mlp", "alexnet", *VGGS, "googlenet", *VITS))
+    ] = None
     """the share of hidden units left out in training; by default 0.5 for cnn, 0 for mlp and vit,
-    0.3 for mlp on tables, and the paper's for alexnet, vgg and googlenet; lenet5 and the resnets
-    have none"""
-    patch_size: int | None = None
-    """vit: height and width of a patch; by default the largest of 16, 8, 4, 2 that divides the
-    image into at least 7 by 7"""
-
-    def __post_init__(self) -> None:
-        check_options(self, "--network", "patch_size")
+    0.3 for mlp on tables, and the paper's for alexnet, vgg and googlenet"""
+    patch_size: Annotated[Count | None, OnlyWith(model=VITS)] = None
+    """height and width of a patch; by default the largest of 16, 8, 4, 2 that divides the image
+    into at least 7 by 7"""
 
 
 def _mlp(network: Network, data: Data) -> nn.Module:
@@ -73,11 +75,6 @@ def _plain(kind: str, **options: Any) -> Build:
     """A network of `models` that has nothing to choose but the number of classes."""
 
     def build(network: Network, data: Data) -> nn.Module:
-        if network.dropout is not None:
-            raise UsageError(
-                f"--network.dropout {network.dropout:g}: {kind} has no dropout; leave the option "
-                "out, or take another --model"
-            )
         return _of_zoo(kind, data, **options)
 
     return build
@@ -125,7 +122,6 @@ def _each(name: str, depths: tuple[int, ...], make: Callable[..., Build]) -> dic
     return {name.format(depth): make(depth=depth) for depth in depths}
 
 
-VGG_DEPTHS = (11, 13, 16, 19)
 MODELS: Mapping[str, Build] = {
     "cnn": _cnn,
     "mlp": _mlp,
@@ -136,5 +132,5 @@ MODELS: Mapping[str, Build] = {
     "googlenet": _with_dropout("GoogLeNet"),
     **_each("resnet{}", (18, 34, 50, 101, 152), partial(_plain, "ResNet")),
     **_each("resnet{}", (20, 32, 44, 56), partial(_plain, "CIFARResNet")),
-    **{f"vit_{size}": _vit(size) for size in ("s", "b", "l")},
+    **{name: _vit(name.removeprefix("vit_")) for name in VITS},
 }

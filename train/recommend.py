@@ -34,13 +34,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from jaxnet import cli, run_folder
-from jaxnet.config import from_command_line
+from jaxnet.command_line import from_command_line
 from jaxnet.errors import UsageError
 from jaxnet.names import lookup
-from jaxnet.recipe import Run, started
+from jaxnet.options import Count, OnlyWith, Range, Share, settled
+from jaxnet.recipe import LearningRate, Run, lookup_data, started
 from jaxnet.training.early_stopping import EarlyStopping
 from train.ranking import fit_ranking
 
@@ -63,13 +64,13 @@ NAMED = 30
 class Towers:
     """The size of the two towers."""
 
-    embedding: int = 16
+    embedding: Count = 16
     """the width of each embedding"""
-    hidden: tuple[int, ...] = (128,)
+    hidden: tuple[Count, ...] = (128,)
     """the width of each hidden layer"""
-    width: int = 8
+    width: Count = 8
     """the width of the vectors whose dot product is the score"""
-    dropout: float = 0.0
+    dropout: Share = 0.0
     """the share of hidden units left out in training"""
 
 
@@ -80,17 +81,17 @@ class Ranking:
     by: Literal["auto", "rating", "click"] = "auto"
     """predict the rating, or whether a user takes an item at all; by default ratings where there
     are any"""
-    candidates: int = 50
+    candidates: Count = 50
     """how many of the towers' best items are ranked"""
-    embedding: int = 16
+    embedding: Count = 16
     """the width of each embedding"""
-    hidden: tuple[int, ...] = (64, 32)
+    hidden: tuple[Count, ...] = (64, 32)
     """the width of each hidden layer"""
-    dropout: float = 0.0
+    dropout: Share = 0.0
     """the share of hidden units left out in training"""
-    epochs: int = 3
+    epochs: Count = 3
     """how often to go through the training data, at most"""
-    negatives: int = 4
+    negatives: Annotated[Count, OnlyWith(by=("auto", "click"))] = 4
     """click: random items for each one that was taken"""
 
 
@@ -114,9 +115,9 @@ class Split:
 
     by: Literal["auto", "time", "random"] = "auto"
     """which interactions of a user are the last; by default by time where times are known"""
-    valid: int | None = None
+    valid: Annotated[int, Range()] | None = None
     """how many of each user's interactions to watch; by default 1, of known data 5"""
-    test: int | None = None
+    test: Annotated[int, Range()] | None = None
     """how many of each user's interactions to test with; by default 1, of known data 5"""
 
 
@@ -126,15 +127,15 @@ class Config(Run):
 
     data: str = "known"
     """known for data drawn from a known model, movielens, or csv for a table of your own"""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, OnlyWith(data=("movielens", "csv"))] = None
     """movielens: the folder or the zip file; csv: the file"""
     model: str | None = None
     """two_tower"""
-    epochs: int = 8
+    epochs: Count = 8
     """how often the towers go through the training data, at most"""
-    batch_size: int = 256
+    batch_size: Count = 256
     """examples a step, among whose items the towers learn to choose"""
-    learning_rate: float = 5e-3
+    learning_rate: LearningRate = 5e-3
     """the largest learning rate"""
     user_ids: bool | None = None
     """whether the towers know users by their ids, and not only by what is told of them; by default
@@ -145,7 +146,7 @@ class Config(Run):
     """the ids of users to write recommendations for; by default the first five"""
     towers: Towers = Towers()
     ranking: Ranking = Ranking()
-    columns: Columns = Columns()
+    columns: Annotated[Columns, OnlyWith(data="csv")] = Columns()
     split: Split = Split()
     early_stopping: EarlyStopping = EarlyStopping(monitor="val_loss", patience=3)
 
@@ -217,9 +218,9 @@ DATA: Mapping[str, Callable[[Config], tuple[Interactions, KnownTowers | None]]] 
 
 def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     """Train both stages as configured, and write the run folder."""
-    lookup(config.data, DATA, "data")
+    lookup_data(config.data, DATA)
     lookup(config.model or "two_tower", {"two_tower": None}, "model")
-    config = replace(config, model="two_tower")
+    config = settled(replace(config, model="two_tower"))
     folder = run_folder.located(config, "two_tower")
     config = replace(config, run_dir=folder)
 

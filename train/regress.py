@@ -14,12 +14,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from jaxnet import cli, run_folder
-from jaxnet.config import from_command_line
+from jaxnet.command_line import from_command_line
 from jaxnet.names import lookup
-from jaxnet.recipe import Tabular, started
+from jaxnet.options import Count, OnlyWith, Share, settled
+from jaxnet.recipe import Tabular, lookup_data, started
 
 if TYPE_CHECKING:
     from jaxnet.data import Arrays, Table
@@ -34,9 +36,9 @@ SHARES = (0.7, 0.1, 0.2)
 class Network:
     """The network's size."""
 
-    hidden: tuple[int, ...] = (64, 32)
+    hidden: tuple[Count, ...] = (64, 32)
     """the width of each hidden layer"""
-    dropout: float = 0.1
+    dropout: Share = 0.1
     """the share of hidden units left out in training"""
 
 
@@ -50,6 +52,8 @@ class Config(Tabular):
 
     data: str = "diabetes"
     """diabetes, or csv for a table of your own (Parquet too)"""
+    data_dir: Annotated[Path | None, OnlyWith(data="csv")] = None
+    """the table's file"""
     model: str | None = None
     """mlp"""
     network: Network = Network()
@@ -69,10 +73,10 @@ DATA: Mapping[str, Callable[[Config], Arrays | Table]] = {
 
 def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     """Train as configured, and write the run folder."""
-    read = lookup(config.data, DATA, "data")
+    read = lookup_data(config.data, DATA)
     name = config.model or "mlp"
     lookup(name, {"mlp": None}, "model")
-    config = replace(config, model=name)
+    config = settled(replace(config, model=name))
     folder = run_folder.located(config, name)
     config = replace(config, run_dir=folder)
 

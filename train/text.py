@@ -24,14 +24,15 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from jaxnet import cli, run_folder
-from jaxnet.config import from_command_line
+from jaxnet.command_line import from_command_line
 from jaxnet.errors import InputError, UsageError
 from jaxnet.files import write_atomically
-from jaxnet.names import check_options, lookup
-from jaxnet.recipe import CrossValidated, started
+from jaxnet.names import lookup
+from jaxnet.options import Count, OnlyWith, Share, settled
+from jaxnet.recipe import CrossValidated, LearningRate, lookup_data, started
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from jaxnet.training import Supervised
 
 PROGRAM = "python -m train.text"
+RECURRENT = ("lstm", "gru", "rnn")
 SHOWN_MISTAKES = 5
 
 
@@ -50,13 +52,13 @@ class Tokens:
 
     level: Literal["word", "character", "bpe"] = "word"
     """a token is a word, a character, or a frequent piece of a word"""
-    vocab_size: int = 8192
+    vocab_size: Count = 8192
     """the most tokens that are told apart"""
-    length: int = 64
+    length: Count = 64
     """tokens of a text; longer ones are cut off"""
     lowercase: bool = True
     """capitals count as small letters"""
-    min_count: int = 1
+    min_count: Count = 1
     """how often a word has to occur to be told from an unknown one"""
 
 
@@ -64,23 +66,20 @@ class Tokens:
 class Network:
     """The network's size."""
 
-    embedding: int = 64
+    embedding: Annotated[Count, OnlyWith(model=RECURRENT)] = 64
     """the width of a token's embedding"""
-    features: int = 64
+    features: Count = 64
     """the units of a recurrent layer in each direction; encoder: the width of a token"""
-    num_layers: int = 1
+    num_layers: Count = 1
     """recurrent layers, or blocks of the encoder"""
-    bidirectional: bool = True
-    """rnn, lstm, gru: read the text from its end too"""
-    pool: Literal["last", "max", "mean"] = "max"
-    """rnn, lstm, gru: what of the outputs goes to the dense layer"""
-    num_heads: int = 4
-    """encoder: the heads of attention"""
-    dropout: float | None = None
+    bidirectional: Annotated[bool, OnlyWith(model=RECURRENT)] = True
+    """read the text from its end too"""
+    pool: Annotated[Literal["last", "max", "mean"], OnlyWith(model=RECURRENT)] = "max"
+    """what of the outputs goes to the dense layer"""
+    num_heads: Annotated[Count, OnlyWith(model="encoder")] = 4
+    """the heads of attention"""
+    dropout: Share | None = None
     """the share of units left out in training; by default 0.5, and 0.1 in the encoder"""
-
-    def __post_init__(self) -> None:
-        check_options(self, "--network", "embedding", "features", "num_layers", "num_heads")
 
 
 @dataclass(frozen=True)
@@ -90,13 +89,15 @@ class Config(CrossValidated):
     data: str = "docstrings"
     """docstrings, sms_spam, rt_polarity, lines for a file with CLASS, a tab and TEXT on each line,
     or folder for a file for each class"""
-    data_dir: Path | None = None
+    data_dir: Annotated[
+        Path | None, OnlyWith(data=("sms_spam", "rt_polarity", "lines", "folder"))
+    ] = None
     """the file, or the folder with the files"""
     model: str | None = None
     """lstm (by default), gru, rnn, or encoder, a small transformer"""
-    epochs: int = 15
+    epochs: Count = 15
     """how often to go through the training data, at most"""
-    learning_rate: float = 2e-3
+    learning_rate: LearningRate = 2e-3
     """the largest learning rate"""
     tokens: Tokens = Tokens()
     network: Network = Network()
@@ -193,19 +194,17 @@ DATA: Mapping[str, Callable[[Config], Texts]] = {
     "folder": _folder,
 }
 MODELS: Mapping[str, Callable[[Config, int], nn.Module]] = {
-    "lstm": _recurrent,
-    "gru": _recurrent,
-    "rnn": _recurrent,
+    **dict.fromkeys(RECURRENT, _recurrent),
     "encoder": _encoder,
 }
 
 
 def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     """Train as configured, and write the run folder."""
-    read = lookup(config.data, DATA, "data")
+    read = lookup_data(config.data, DATA)
     name = config.model or "lstm"
     lookup(name, MODELS, "model")
-    config = replace(config, model=name)
+    config = settled(replace(config, model=name))
     folder = run_folder.located(config, name)
     config = replace(config, run_dir=folder)
 

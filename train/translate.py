@@ -23,13 +23,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from jaxnet import cli, run_folder
-from jaxnet.config import from_command_line
+from jaxnet.command_line import from_command_line
 from jaxnet.errors import UsageError
-from jaxnet.names import check_options, lookup
-from jaxnet.recipe import Optimizer, Run, Techniques, started
+from jaxnet.names import lookup
+from jaxnet.options import Count, OnlyWith, Share, settled
+from jaxnet.recipe import LearningRate, Optimizer, Run, Techniques, lookup_data, started
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -48,15 +49,15 @@ SAMPLES = 4
 class Texts:
     """What the network reads and writes."""
 
-    languages: tuple[str, str] = ("en", "de")
-    """cldr, folder: from which language to which"""
-    source: Path | None = None
-    """files: the texts to read, one on each line"""
-    target: Path | None = None
-    """files: the texts to write"""
-    vocab_size: int = 1000
+    languages: Annotated[tuple[str, str], OnlyWith(data=("cldr", "folder"))] = ("en", "de")
+    """from which language to which"""
+    source: Annotated[Path | None, OnlyWith(data="files")] = None
+    """the texts to read, one on each line"""
+    target: Annotated[Path | None, OnlyWith(data="files")] = None
+    """the texts to write"""
+    vocab_size: Count = 1000
     """the most tokens that are told apart, in both languages together"""
-    length: int = 40
+    length: Count = 40
     """the most tokens of a text in training; longer ones are left out"""
 
 
@@ -64,21 +65,18 @@ class Texts:
 class Network:
     """The network's size, in the terms of the paper (table 3)."""
 
-    features: int = 128
+    features: Count = 128
     """the width of a token, d_model"""
-    num_layers: int = 2
+    num_layers: Count = 2
     """the blocks of the encoder, and of the decoder, N"""
-    num_heads: int = 4
+    num_heads: Count = 4
     """the heads of attention, h"""
-    hidden: int = 512
+    hidden: Count = 512
     """the width of the feed-forward networks, d_ff"""
-    dropout: float = 0.1
+    dropout: Share = 0.1
     """the share of units left out in training, P_drop"""
     pre_norm: bool = True
     """normalise before each part and not after it"""
-
-    def __post_init__(self) -> None:
-        check_options(self, "--network", "features", "num_layers", "num_heads", "hidden")
 
 
 @dataclass(frozen=True)
@@ -87,17 +85,19 @@ class Config(Run):
 
     data: str = "cldr"
     """cldr, folder or files"""
-    data_dir: Path | None = None
-    """folder: where the files lie"""
-    epochs: int = 10
+    data_dir: Annotated[Path | None, OnlyWith(data="folder")] = None
+    """where the files lie"""
+    model: str | None = None
+    """transformer"""
+    epochs: Count = 10
     """how often to go through the training texts, at most"""
-    batch_size: int = 64
+    batch_size: Count = 64
     """texts a step"""
-    learning_rate: float = 2e-3
+    learning_rate: LearningRate = 2e-3
     """the largest learning rate"""
-    label_smoothing: float = 0.1
+    label_smoothing: Share = 0.1
     """the share of the probability that is spread over all tokens in the loss"""
-    beams: int = 4
+    beams: Count = 4
     """how many translations are followed at a time in the search for the best"""
     optimizer: Optimizer = Optimizer(schedule="one_cycle")
     techniques: Techniques = Techniques(clip=1.0)
@@ -145,7 +145,9 @@ DATA: Mapping[str, Callable[[Config], Parts]] = {
 
 def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     """Train as configured, and write the run folder."""
-    read = lookup(config.data, DATA, "data")
+    read = lookup_data(config.data, DATA)
+    lookup(config.model or "transformer", {"transformer": None}, "model")
+    config = settled(config)
     folder = run_folder.located(config, "translate")
     config = replace(config, run_dir=folder)
 

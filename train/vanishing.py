@@ -17,11 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from jaxnet import cli
-from jaxnet.config import from_command_line
-from jaxnet.errors import UsageError
+from jaxnet.command_line import from_command_line
+from jaxnet.options import Count, Positive, Range, check_ranges
 from jaxnet.recipe import AtTheTop, Numerics, started
 
 if TYPE_CHECKING:
@@ -40,24 +40,22 @@ class Config:
     """names of jaxnet.layers.activations"""
     initializers: tuple[str, ...] = ("zeros", "normal", "uniform", "glorot_uniform", "he_normal")
     """names of jaxnet.layers.initializers"""
-    depth: int = 10
+    depth: Count = 10
     """hidden layers"""
-    width: int = 64
+    width: Count = 64
     """units of each"""
-    epochs: int = 8
+    epochs: Count = 8
     """how often to go through the digits"""
-    learning_rate: float = 0.02
+    learning_rate: Positive = 0.02
     """of gradient descent with momentum 0.9"""
-    seed: int = 0
+    seed: Annotated[int, Range()] = 0
     """of the split, the weights and the order of the data"""
     run_dir: Path = Path("runs/vanishing")
     """where to put the picture"""
     numerics: AtTheTop = Numerics()
 
     def __post_init__(self) -> None:
-        for name in ("depth", "width", "epochs"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        check_ranges(self)
 
 
 @dataclass(frozen=True)

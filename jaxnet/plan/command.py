@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from jaxnet import cli
-from jaxnet.config import from_command_line, from_mapping, to_mapping
+from jaxnet.command_line import from_command_line
+from jaxnet.config import from_mapping, to_mapping
 from jaxnet.errors import UsageError
 from jaxnet.files import json_text
 from jaxnet.names import lookup

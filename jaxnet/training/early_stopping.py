@@ -6,14 +6,18 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from jaxnet.errors import UsageError
+from jaxnet.options import OnlyWith, OtherThan
 
 if TYPE_CHECKING:
     from jaxnet.metrics.direction import Direction
 
 Mode = Literal["auto", "min", "max"]
+# The number of the step grows all along, so that it never stops training.
+_Measured = OnlyWith(monitor=OtherThan("step"))
+_Waiting = OnlyWith(patience=OtherThan(None))
 
 
 def monitored(wanted: str | None, columns: Sequence[str], watcher: str) -> str:
@@ -139,13 +143,13 @@ class EarlyStopping:
     """
 
     monitor: str | None = None
-    patience: int | None = None
-    min_delta: float = 0.0
+    patience: Annotated[int | None, _Measured] = None
+    min_delta: Annotated[float, _Measured] = 0.0
     mode: Mode = "auto"
-    baseline: float | None = None
-    start_epoch: int = 1
-    divergence: float | None = None
-    check_finite: bool = True
+    baseline: Annotated[float | None, _Waiting] = None
+    start_epoch: Annotated[int, _Waiting] = 1
+    divergence: Annotated[float | None, _Measured] = None
+    check_finite: Annotated[bool, _Measured] = True
 
     def __post_init__(self) -> None:
         if self.patience is not None and self.patience < 0:

@@ -13,7 +13,7 @@ import pytest
 
 from jaxnet import cli, trees
 from jaxnet.bundle import Bundle
-from jaxnet.config import from_command_line
+from jaxnet.command_line import from_command_line
 from jaxnet.parallel.families import family_rules
 from jaxnet.recipe import Layout, Run
 from models import GPT2
@@ -42,7 +42,7 @@ def test_a_command_on_four_devices_ends_as_on_one(tmp_path):
 
 
 SMALL = ["--model", "gpt", "--epochs", "2", "--batch-size", "8", "--optimizer.name", "sgd"]
-SMALL += ["--network.features", "16", "--network.num-layers", "2", "--network.num-heads", "2"]
+SMALL += ["--network.features", "16", "--network.num-layers", "2"]
 SMALL += ["--network.dropout", "0", "--tokens.length", "16", "--writing.new-tokens", "4"]
 
 
@@ -112,7 +112,10 @@ def test_the_command_says_what_a_device_holds(tmp_path):
         (["--layout.data", "16"], "data=16 = 16, and there are 8 devices"),
         (["--layout.data", "-1", "--layout.fsdp", "-1"], "data and fsdp are -1"),
         (["--layout.tensor", "8", "--network.hidden", "30"], "30 isn't divisible by tensor=8"),
-        (["--layout.tensor", "2", "--model", "cnn"], "models.cnn ends without any"),
+        (
+            ["--layout.tensor", "2", "--model", "cnn", "--network.hidden", "None"],
+            "models.cnn ends without any",
+        ),
         (["--layout.stage", "2"], "stages share out the blocks of a jaxnet.layers.Stack"),
         (["--layout.expert", "2"], "expert=2 shares out what is in a jaxnet.layers.ExpertFeed"),
         (["--layout.stage", "2", "--layout.expert", "2"], "stage=2 can't be combined with expert"),
@@ -141,7 +144,10 @@ def test_rules_hold_where_a_network_is_part_of_another(tmp_path):
         (["--layout.stage", "4"], "2 isn't divisible by stage=4"),
         (["--layout.stage", "2", "--layout.micro-batches", "3"], "8 can't be cut into 3 micro"),
         (["--network.experts", "6", "--layout.expert", "4"], "6 isn't divisible by expert=4"),
-        (["--model", "lstm", "--network.experts", "4"], "--network.experts is for --model gpt"),
+        (
+            ["--model", "lstm", "--network.experts", "4"],
+            "--network.experts 4 would be ignored: it is read only with --model gpt",
+        ),
     ],
 )
 def test_a_language_model_that_cant_be_shared_out_so_is_a_message(

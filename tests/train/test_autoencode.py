@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 
 from jaxnet import Bundle, cli
-from jaxnet.config import from_command_line
+from jaxnet.command_line import from_command_line
 from jaxnet.data import fit_range, load_digits, sample
 from jaxnet.training.pictures import tiled
 from tests.train.test_gan import pixels
 from train.autoencode import PROGRAM, SHOWN, Config, train
 
-QUICK = ["--network.hidden", "32", "--network.filters", "4", "8", "--epochs", "3"]
+DENSE, CONV = ["--network.hidden", "32"], ["--network.filters", "4", "8"]
 
 
 def autoencode(*arguments: str | Path) -> int:
-    words = ["--no-progress", *QUICK, *map(str, arguments)]
+    size = CONV if {"conv", "conv_vae"} & {*arguments} else DENSE
+    words = ["--no-progress", *size, "--epochs", "3", *map(str, arguments)]
     return cli.run(lambda: train(from_command_line(Config, words, PROGRAM)))
 
 

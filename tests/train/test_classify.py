@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from jaxnet import Bundle, cli
-from jaxnet.config import from_command_line
+from jaxnet.command_line import from_command_line
 from jaxnet.data import load_digits
 from train.classify import PROGRAM, Config, train
 
@@ -165,12 +165,12 @@ def test_another_configuration_in_the_same_folder_is_refused(run):
         (["--folds", "1"], cli.WRONG_USAGE, "folds of at least 2"),
         (["--early-stopping.patience", "-1"], cli.WRONG_USAGE, "expected a patience of 0"),
         (["--early-stopping.monitor", "val_auc"], cli.WRONG_USAGE, "val_accuracy"),
-        (["--augment.hue", "2"], cli.WRONG_USAGE, "hue: expected an amount in (0, 0.5], got 2.0"),
+        (["--augment.hue", "2"], cli.WRONG_USAGE, "expected --augment.hue from 0 to 0.5, got 2.0"),
         (["--epochs", "0"], cli.WRONG_USAGE, "epochs"),
-        (["--learning-rate", "-1"], cli.WRONG_USAGE, "learning_rate"),
+        (["--learning-rate", "-1"], cli.WRONG_USAGE, "--learning-rate above 0, got -1"),
         (["--model", "vgg16"], cli.FAILED, "images of 8x8 are too small for its strides"),
         (["--model", "resnet19"], cli.WRONG_USAGE, "unknown model 'resnet19'; did you mean"),
-        (["--optimizer.schedule", "piecewise"], cli.WRONG_USAGE, "needs boundaries="),
+        (["--optimizer.schedule", "piecewise"], cli.WRONG_USAGE, "needs --optimizer.boundaries"),
         (["--run-dir", "/proc/run"], cli.FAILED, "/proc/run"),
     ],
 )

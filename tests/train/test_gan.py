@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 
 from jaxnet import Bundle, cli
-from jaxnet.config import from_command_line
+from jaxnet.command_line import from_command_line
 from tests.parallel.jobs import Job
 from train.gan import PROGRAM, Config, train
 
-QUICK = ["--network.hidden", "32", "--network.features", "4", "--epochs", "2", "--batch-size", "60"]
+QUICK = ["--no-progress", "--epochs", "2", "--batch-size", "60"]
 
 
 def gan(*arguments: str | Path) -> int:
-    words = ["--no-progress", *QUICK, *map(str, arguments)]
+    size = "--network.hidden 32" if "dense" in arguments else "--network.features 4"
+    words = [*QUICK, *size.split(), *map(str, arguments)]
     return cli.run(lambda: train(from_command_line(Config, words, PROGRAM)))
 
 
@@ -128,10 +129,18 @@ def test_processes_wait_for_the_judges_bundle(tmp_path):
         (["--model", "dcgn"], cli.WRONG_USAGE, "unknown model 'dcgn'; did you mean 'dcgan'?"),
         (["--data", "titanic"], cli.WRONG_USAGE, "unknown data 'titanic'"),
         (["--rules.game", "poker"], cli.WRONG_USAGE, "unknown game 'poker'"),
-        (["--rules.ema", "2"], cli.WRONG_USAGE, "ema: expected a decay in [0, 1), got 2.0"),
+        (["--rules.ema", "2"], cli.WRONG_USAGE, "expected --rules.ema from 0 to below 1, got 2.0"),
         (["--network.latent", "0"], cli.WRONG_USAGE, "latent of at least 1"),
-        (["--rules.critic-steps", "0"], cli.WRONG_USAGE, "critic_steps of at least 1, got 0"),
-        (["--rules.discriminator-rate", "0"], cli.WRONG_USAGE, "--rules.discriminator-rate: exp"),
+        (
+            ["--rules.critic-steps", "0"],
+            cli.WRONG_USAGE,
+            "--rules.critic-steps of at least 1, got 0",
+        ),
+        (
+            ["--rules.discriminator-rate", "0"],
+            cli.WRONG_USAGE,
+            "--rules.discriminator-rate above 0",
+        ),
         (["--network.features", "0"], cli.WRONG_USAGE, "expected --network.features of at least 1"),
         (["--layout.stage", "2"], cli.WRONG_USAGE, "--layout.stage 2: it shares out"),
         (["--layout.expert", "-1"], cli.WRONG_USAGE, "--layout.expert -1: it shares out"),

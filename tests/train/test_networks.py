@@ -11,6 +11,8 @@ import pytest
 
 import models
 from jaxnet.errors import UsageError
+from jaxnet.options import settled
+from train.classify import Config
 from train.networks import MODELS, Network
 
 
@@ -61,13 +63,13 @@ def test_options_reach_the_networks():
 
 @pytest.mark.parametrize("name", ["lenet5", "resnet18", "resnet20"])
 def test_dropout_is_refused_where_there_is_none(name):
-    with pytest.raises(UsageError, match=r"--network\.dropout 0\.1: .*Net.* has no dropout"):
-        build(name, 32, 32, 3, dropout=0.1)
+    with pytest.raises(UsageError, match=rf"--network\.dropout 0\.1 .* this is --model {name}\."):
+        settled(Config(model=name, network=Network(dropout=0.1)))
 
 
 def test_a_patch_of_nothing_is_refused():
     with pytest.raises(UsageError, match=r"expected --network\.patch-size of at least 1, got 0"):
-        Network(patch_size=0)
+        Config(network=Network(patch_size=0))
 
 
 @pytest.mark.parametrize(

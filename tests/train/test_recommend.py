@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxnet import Bundle, cli
-from jaxnet.config import from_command_line
+from jaxnet.command_line import from_command_line
 from tests.data.test_movielens import write
 from train import recommend
 from train.recommend import PROGRAM, Config, train

@@ -15,7 +15,7 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.preprocessing import StandardScaler
 
 from jaxnet import Bundle, Trainer, cli
-from jaxnet.config import from_command_line
+from jaxnet.command_line import from_command_line
 from jaxnet.data import fit_standard, k_fold, load_diabetes, split
 from train.regress import PROGRAM, Config, build_task, train
 

@@ -12,7 +12,7 @@ import pytest
 from jaxnet import cli, generate
 from jaxnet import translate as command
 from jaxnet.bundle import Bundle
-from jaxnet.config import from_command_line
+from jaxnet.command_line import from_command_line
 from jaxnet.data import Tokenizer
 from jaxnet.errors import InputError, UsageError
 from train.translate import Config, train
@@ -117,10 +117,14 @@ def test_a_bundle_of_another_kind_is_no_translator(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["features", "num-layers", "num-heads", "hidden"])
-def test_sizes_of_nothing_are_refused(name, capsys):
-    with pytest.raises(SystemExit, match="2"):
+def test_sizes_of_nothing_are_refused(name):
+    with pytest.raises(UsageError, match=rf"expected --network\.{name} of at least 1, got 0"):
         configured(f"--network.{name}", 0)
-    assert f"expected --network.{name} of at least 1, got 0" in capsys.readouterr().err
+
+
+def test_a_model_that_there_is_not_is_refused():
+    with pytest.raises(UsageError, match="unknown model 'no_such_model'"):
+        train(configured("--model", "no_such_model"))
 
 
 def test_what_is_missing_is_said():

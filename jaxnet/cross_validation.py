@@ -24,6 +24,7 @@ from jaxnet.recipe import FREE, CrossValidated
 
 if TYPE_CHECKING:
     from jaxnet.data import Arrays, Table, Texts
+    from jaxnet.data.scaling import Scale
     from jaxnet.training.task import GradientTask
     from jaxnet.training.trainer import FitResult, Trained, Trainer
 
@@ -36,8 +37,9 @@ def run(
     config: CrossValidated,
     data: Arrays | Table | Texts,
     task_for: Callable[[Arrays], GradientTask],
-    measure: Callable[[Trained, Arrays], Mapping[str, Any]],
+    measure: Callable[[Trained, Arrays, Scale | None], Mapping[str, Any]] | None = None,
     prepare_with: Callable[[Any], Callable[[Any], Arrays]] | None = None,
+    target: Callable[[Arrays], Scale] | None = None,
 ) -> int:
     """Train and test on every fold, write the run folder, and print mean and spread.
 
@@ -49,9 +51,12 @@ def run(
         config: the configuration; `config.folds` is their number.
         data: what to cut into folds.
         task_for: the task for a fold's training part; see `shared`.
-        measure: the metrics of a fold's test part; a matrix called `confusion` is summed over all.
+        measure: the metrics of a fold's test part, with labels as they are, by default those of the
+            task; a matrix called `confusion` is summed over all.
         prepare_with: what makes, of a fold's training part, the function that makes inputs and
             labels of any part; by default `prepared`.
+        target: what fits, on a fold's training part, the scale on which numbers are learnt and
+            predicted; `measure` gets it.
 
     Returns:
         The exit code.
@@ -78,15 +83,27 @@ def run(
             continue
         train, valid = split(rest, (1 - VALID, VALID), seed=config.seed)
         prepare = (prepare_with or prepared)(train)
-        result = _fit(config, trainers.of(task_for(prepare(train))), prepare(train), prepare(valid))
+        learnt = prepare(train)
+        scale = target(learnt) if target else None
+        trainer = trainers.of(task_for(learnt))
+        parts = _scaled(learnt, scale), _scaled(prepare(valid), scale)
+        result = _fit(config, trainer, *parts, f"fold {number}/{k}")
         if result.stop_reason == "preempted":
             print(f"preempted in fold {number}: run the same command again to go on")
             return cli.PREEMPTED
         result.history.write_csv(file.parent / "history.csv")
-        _write(file, result, measure(result.model, prepare(test)), len(test))
+        run_folder.check_learnt(result, config)
+        tested = prepare(test)
+        figures = measure(result.model, tested, scale) if measure else result.model.evaluate(tested)
+        _write(file, result, figures, len(test))
     summaries = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     _finish(folder, summaries, data.class_names, trainers.compiles)
     return cli.DONE
+
+
+def _scaled(part: Arrays, scale: Scale | None) -> Arrays:
+    """A part whose labels are on a scale of 1, outside of the programs: folds share these."""
+    return part if scale is None else dataclasses.replace(part, labels=scale(part.labels))
 
 
 def shared(
@@ -150,13 +167,16 @@ class _Trainers:
         return sum(trainer.programs.compiles.total for _, trainer in self.made.values())
 
 
-def _fit(config: CrossValidated, trainer: Trainer, train: Arrays, valid: Arrays) -> FitResult:
+def _fit(
+    config: CrossValidated, trainer: Trainer, train: Arrays, valid: Arrays, name: str
+) -> FitResult:
     return trainer.fit(
         train,
         valid,
         epochs=config.epochs,
         batch_size=config.batch_size,
         seed=config.seed,
+        name=name,
     )
 
 

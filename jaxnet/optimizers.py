@@ -43,6 +43,65 @@ from jaxnet.schedules import schedule as schedule
 LearningRate = float | jax.Array | optax.Schedule
 
 
+class Rated(optax.GradientTransformationExtraArgs):
+    """An Optax transformation that knows its learning rate; `by_name` gives one.
+
+    Attributes:
+        learning_rate: a number, or a function of the step.
+    """
+
+    learning_rate: LearningRate
+
+
+def rated(optimizer: optax.GradientTransformation, learning_rate: LearningRate) -> Rated:
+    """The same transformation, which knows its learning rate: for one of your own.
+
+    Example:
+        >>> schedule_ = optax.linear_schedule(0.1, 0.0, 10)
+        >>> optimizer = rated(optax.adam(schedule_), schedule_)
+        >>> state = optimizer.init({"w": jnp.zeros(2)})
+        >>> float(learning_rate_of(optimizer, state, step=1))
+        0.1
+    """
+    made = Rated(*optax.with_extra_args_support(optimizer))
+    made.learning_rate = learning_rate
+    return made
+
+
+def rated_as(
+    before: optax.GradientTransformation, after: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """`after`, made of `before`, such as `optax.chain(clip, before)`, with its learning rate."""
+    return rated(after, before.learning_rate) if isinstance(before, Rated) else after
+
+
+def learning_rate_of(
+    optimizer: optax.GradientTransformation, state: Any, step: int | jax.Array
+) -> jax.Array | None:
+    """The learning rate of the last update, a float32 scalar; None where that isn't known.
+
+    Args:
+        optimizer: one of `by_name` or `rated`, or with `optax.inject_hyperparams` in it.
+        state: its state. The updates counted there go before `step`: those that were left out,
+            because a gradient wasn't finite, aren't among them.
+        step: the steps taken.
+    """
+    nodes = jax.tree.leaves(state, is_leaf=_tells_rate)
+    injected = [node.hyperparams for node in nodes if hasattr(node, "hyperparams")]
+    if injected and "learning_rate" in injected[-1]:
+        return jnp.asarray(injected[-1]["learning_rate"], jnp.float32)
+    rate = getattr(optimizer, "learning_rate", None)
+    if callable(rate):
+        counts = [node.count for node in nodes if isinstance(node, optax.ScaleByScheduleState)]
+        updates = counts[0] if len(counts) == 1 else jnp.asarray(step, jnp.int32)
+        rate = relaxed(rate)(jnp.maximum(updates - 1, 0))
+    return None if rate is None else jnp.asarray(rate, jnp.float32)
+
+
+def _tells_rate(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByScheduleState) or hasattr(node, "hyperparams")
+
+
 def scale_by_adam(
     b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0
 ) -> optax.GradientTransformation:
@@ -253,7 +312,8 @@ def by_name(
     if chosen.get("nesterov") and not chosen.get("momentum", True):
         raise UsageError(f"optimizer {name!r}: nesterov=True needs momentum > 0")
     optimizer = make(learning_rate, **options)
-    return optimizer._replace(update=relaxed(optimizer.update))
+    optimizer = optimizer._replace(update=relaxed(optimizer.update))
+    return optimizer if learning_rate is None else rated(optimizer, learning_rate)
 
 
 # Those that Keras takes too; of others papers and libraries take different ones.

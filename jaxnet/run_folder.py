@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxnet import locks
 from jaxnet.config import from_mapping, to_mapping, to_toml
-from jaxnet.errors import InputError, UsageError
+from jaxnet.errors import InputError, NonFiniteError, UsageError
 from jaxnet.files import write_json
 from jaxnet.recipe import FREE, Augment, Run
 
@@ -57,6 +57,8 @@ SHOWN = ("stop_reason", "epochs", "best_step", "parameters", "seconds", "samples
 SHOWN_CLASSES = 20
 # Rows and columns of the picture of augmented images.
 PREVIEWED = 8
+# Reasons to stop that leave no network where no evaluation was finite before.
+DIVERGED = ("nonfinite", "nonfinite_metric", "diverged")
 PACKAGES = ("jaxnet", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -243,7 +245,27 @@ def fit(
     if result.stop_reason == "preempted":
         print(f"preempted at step {result.last_step}: run the same command again to go on")
         return None
+    check_learnt(result, config)
     return result
+
+
+def check_learnt(result: FitResult, config: Run) -> None:
+    """Refuse to report on a run that never had a finite evaluation.
+
+    Raises:
+        NonFiniteError: training diverged before anything was learnt.
+    """
+    if result.best is not None or result.stop_reason not in DIVERGED:
+        return
+    lower = (
+        ""
+        if config.optimizer.name == "lbfgs"
+        else (f" Take a lower --learning-rate than {config.learning_rate:g}.")
+    )
+    raise NonFiniteError(
+        f"training diverged by step {result.last_step}, before any evaluation was finite "
+        f"({result.stop_reason}): there is no network to report on.{lower}"
+    )
 
 
 Fit = Callable[..., "FitResult | None"]

@@ -21,7 +21,7 @@ from jaxnet.recipe import Numerics
 # In a process of its own: what commands import and set before JAX starts.
 COMMANDS = """
 import importlib, json, os, sys
-from jaxnet.config import from_command_line
+from jaxnet.command_line import from_command_line
 from jaxnet.recipe import started
 
 for name in {names}:

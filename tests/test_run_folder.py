@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from jaxnet import cli, locks, run_folder
-from jaxnet.config import from_command_line, from_toml
+from jaxnet.command_line import from_command_line
+from jaxnet.config import from_toml
 from jaxnet.data import Arrays
 from jaxnet.errors import UsageError
 from jaxnet.recipe import Optimizer, ProseRun, Tabular

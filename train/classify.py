@@ -145,7 +145,6 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
 
     from jaxnet import cross_validation
     from jaxnet.data import check_classes, fit_standard, sample
-    from jaxnet.training import Trained
     from jaxnet.training.task import identity
 
     data = read(config)
@@ -159,7 +158,7 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
                 _class_weights(config, train),
             ),
         )
-        return cross_validation.run(folder, config, data.whole, task_for, Trained.evaluate)
+        return cross_validation.run(folder, config, data.whole, task_for)
     preprocess = identity if data.encoder else fit_standard(sample(data.train))
     task = _task(config, build, data.train, preprocess)
     result = fit(folder, config, task, data.train, data.valid, config.augment, encoder=data.encoder)

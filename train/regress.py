@@ -24,7 +24,10 @@ from jaxnet.options import Count, OnlyWith, Share, settled
 from jaxnet.recipe import Tabular, lookup_data, started
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from jaxnet.data import Arrays, Table
+    from jaxnet.data.scaling import Scale
     from jaxnet.training import Supervised, Trained
 
 PROGRAM = "python -m train.regress"
@@ -81,14 +84,19 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     config = replace(config, run_dir=folder)
 
     from jaxnet import cross_validation
-    from jaxnet.data import Table, fit_standard, fit_table, split
+    from jaxnet.data import Table, fit_standard, fit_table, fit_target, split
     from jaxnet.training.plots import plot_predicted
     from jaxnet.training.task import identity
 
     whole = read(config)
     if config.folds:
+        # The labels are scaled outside of the task, which folds can share then.
+        task_for = cross_validation.shared(
+            lambda train: plain_task(config, train, identity),
+            lambda train: (train.inputs.shape[1:], config.steps_for(len(train))),
+        )
         return cross_validation.run(
-            folder, config, whole, lambda train: build_task(config, train, identity), _measure
+            folder, config, whole, task_for, _measure_scaled, target=fit_target
         )
     encoder, preprocess = None, identity
     if isinstance(whole, Table):
@@ -116,29 +124,53 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
 
 def build_task(config: Config, train: Arrays, preprocess: Any) -> Supervised:
     """The task of predicting a number in its own units."""
-    from jaxnet import losses, metrics
+    from jaxnet import metrics
     from jaxnet.data import fit_target
-    from jaxnet.training import Supervised, scaled_target
-    from models import MLP
+    from jaxnet.training import scaled_target
 
-    task = Supervised(
-        MLP(hidden=config.network.hidden, num_classes=1, dropout=config.network.dropout),
-        losses.squared_error,
-        config.optimizer_for(len(train)),
-        metrics={"mae": metrics.mean_absolute_error},
-        preprocess=preprocess,
-    )
+    task = plain_task(config, train, preprocess)
+    task = replace(task, metrics={"mae": metrics.mean_absolute_error})
     return scaled_target(task, fit_target(train))
 
 
+def plain_task(config: Config, train: Arrays, preprocess: Any) -> Supervised:
+    """The task of predicting a number on the scale of 1."""
+    from jaxnet import losses
+    from jaxnet.training import Supervised
+    from models import MLP
+
+    return Supervised(
+        MLP(hidden=config.network.hidden, num_classes=1, dropout=config.network.dropout),
+        losses.squared_error,
+        config.optimizer_for(len(train)),
+        preprocess=preprocess,
+    )
+
+
 def _measure(model: Trained, test: Arrays) -> dict[str, Any]:
+    return {**model.evaluate(test), **_errors(test.labels, model.predict(test.inputs)[:, 0])}
+
+
+def _measure_scaled(model: Trained, test: Arrays, scale: Scale | None) -> dict[str, Any]:
+    """The same of a network that predicts on the scale of 1, which is also that of the loss."""
+    from sklearn.metrics import mean_absolute_error, mean_squared_error
+
+    assert scale is not None
+    predicted = model.predict(test.inputs)[:, 0]
+    known, units = test.labels.astype(float), scale.undo(predicted)
+    return {
+        "loss": float(mean_squared_error(scale(known), predicted)),
+        "mae": float(mean_absolute_error(known, units)),
+        **_errors(known, units),
+    }
+
+
+def _errors(known: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     from sklearn.metrics import r2_score, root_mean_squared_error
 
-    predicted = model.predict(test.inputs)[:, 0]
     return {
-        **model.evaluate(test),
-        "rmse": float(root_mean_squared_error(test.labels, predicted)),
-        "r2": float(r2_score(test.labels, predicted)),
+        "rmse": float(root_mean_squared_error(known, predicted)),
+        "r2": float(r2_score(known, predicted)),
     }
 
 

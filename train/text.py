@@ -210,7 +210,6 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
 
     from jaxnet import cross_validation
     from jaxnet.data import split
-    from jaxnet.training import Trained
 
     texts = read(config)
     if config.folds:
@@ -222,7 +221,6 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
             config,
             texts,
             task_for,
-            Trained.evaluate,
             prepare_with=lambda train: _encoder_of(config, train).arrays,
         )
     parts = split(texts, (0.7, 0.1, 0.2), seed=config.seed)

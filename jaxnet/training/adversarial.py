@@ -21,6 +21,7 @@ from flax import struct
 from jaxnet.errors import InputError, UsageError
 from jaxnet.losses.adversarial import GAMES, Game
 from jaxnet.metrics import Mean, merge, weighted_mean
+from jaxnet.optimizers import learning_rate_of
 from jaxnet.training.draws import example_keys, normal
 from jaxnet.training.ema import MovingAverage, check_decay
 from jaxnet.training.network import Network, as_network
@@ -139,6 +140,10 @@ class Adversarial:
     def map_network(self, change: Callable[[Network], Network]) -> Adversarial:
         """The same game with `change(network)` in place of each player's network."""
         return replace(self, generator=change(self.generates), discriminator=change(self.scores))
+
+    def learning_rate(self, state: GameState) -> jax.Array | None:
+        """What the schedule of the generator's optimizer gave in the last step."""
+        return learning_rate_of(self.optimizer, state.generator.opt_state, state.step)
 
     @property
     def prediction_inputs(self) -> jax.ShapeDtypeStruct:

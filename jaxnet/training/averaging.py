@@ -65,6 +65,10 @@ class _LocalSgd(WholeStep):
     def diagnose(self, state: TrainState, batch: Any) -> str:
         return self.task.diagnose(averaged(state), batch)  # pyright: ignore[reportAttributeAccessIssue]
 
+    def learning_rate(self, state: TrainState) -> jax.Array | None:
+        first = jax.tree.map(lambda x: x[0], _parts_of(_without_weight(state)))
+        return self.task.learning_rate(_joined(state, first))  # pyright: ignore[reportAttributeAccessIssue]
+
     @property
     def sound(self) -> Any:
         within = getattr(self.task, "sound", None)

@@ -37,6 +37,7 @@ class Plan:
         steps: the number of steps in all.
         first_step: 0, or where a resumed run goes on.
         history: what the run had measured before.
+        name: what the run is called where several follow each other, such as "fold 3/10".
     """
 
     epochs: int
@@ -44,6 +45,7 @@ class Plan:
     steps: int
     first_step: int
     history: History
+    name: str = ""
 
 
 class Callback:
@@ -151,60 +153,6 @@ def check_callbacks(callbacks: Sequence[Any]) -> None:
             )
         if not any(hasattr(callback, name) for name in METHODS):
             raise UsageError(f"callbacks: {expected}; {kind.__name__} has none of them")
-
-
-@dataclass
-class ProgressBar(Callback):
-    """A progress bar, and a line for each epoch of a short run."""
-
-    looks = False
-
-    _progress: Any = field(default=None, init=False)
-    _task: Any = field(default=None, init=False)
-
-    def on_start(self, plan: Plan) -> None:
-        """Show the bar."""
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._progress = Progress(
-            TextColumn("{task.fields[epoch]}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[numbers]}"),
-            refresh_per_second=5,
-        )
-        self._plan = plan
-        self._numbers = ""
-        self._task = self._progress.add_task(
-            "",
-            total=plan.steps,
-            completed=plan.first_step,
-            epoch=f"epoch {len(plan.history) + 1}/{plan.epochs}",
-            numbers="compiling",
-        )
-        self._progress.start()
-
-    def on_stretch(self, step: int, loss: float | None) -> None:
-        """Move the bar."""
-        numbers = self._numbers if loss is None else f"loss {loss:.4f} {self._numbers}"
-        epoch = min(step // self._plan.steps_per_epoch + 1, self._plan.epochs)
-        self._progress.update(
-            self._task,
-            completed=step,
-            epoch=f"epoch {epoch}/{self._plan.epochs}",
-            numbers=numbers,
-        )
-
-    def on_epoch(self, row: Row, state: Any) -> None:
-        """Show the epoch's validation beside the bar."""
-        self._numbers = " ".join(
-            f"{name} {value:.4f}" for name, value in row.items() if name.startswith("val_")
-        )
-
-    def on_stop(self, reason: str) -> None:
-        """Leave the bar as it is."""
-        self._progress.stop()
 
 
 @dataclass

@@ -19,6 +19,9 @@ _Measured = OnlyWith(monitor=OtherThan("step"))
 _Waiting = OnlyWith(patience=OtherThan(None))
 
 Mode = Literal["auto", "min", "max"]
+# The number of the step grows all along, so that it never stops training.
+_Measured = OnlyWith(monitor=OtherThan("step"))
+_Waiting = OnlyWith(patience=OtherThan(None))
 
 
 def monitored(wanted: str | None, columns: Sequence[str], watcher: str) -> str:

@@ -158,6 +158,7 @@ class Loop:
     watchers: Watchers
     steps: int
     end: str
+    name: str = ""
     clock: Clock = field(default_factory=Clock)
     pace: Pace = field(init=False)
     preemption: Preemption = field(default_factory=Preemption)
@@ -175,7 +176,9 @@ class Loop:
         self._saved = progress.step or -1
         self.pace = pace(lambda: self.clock.pace, progress.step)
         epochs = -(-self.steps // self.train.steps)
-        plan = Plan(epochs, self.train.steps, self.steps, progress.step, progress.history)
+        plan = Plan(
+            epochs, self.train.steps, self.steps, progress.step, progress.history, self.name
+        )
         reason = "error"
         with ExitStack() as ends:
             for callback in self.watchers.present:
@@ -291,13 +294,16 @@ class Loop:
             **self._measured(progress),
             **scalars(self.evaluate(state)),
         }
+        rate = self.programs.learning_rate(state)
         if self.programs.after_evaluation:
             values = {name: np.float32(value) for name, value in row.items()}
             values = JudgedRow(values, self.declared)
             state = self.programs.after_evaluation(state, values)
         value = row[self.early_stopping.monitor or "loss"]
         stopping = self.early_stopping.update(progress.stopping, value, row["step"], row["epoch"])
-        progress = replace(progress, history=progress.history.add(row), stopping=stopping)
+        # Not before: it is nothing that was measured, and no metric to watch.
+        shown = row if rate is None else {**row, "learning_rate": rate}
+        progress = replace(progress, history=progress.history.add(shown), stopping=stopping)
         if progress.position == self.train.steps:  # and not in an epoch that the run's end cuts
             progress = replace(progress, epoch=progress.epoch + 1, position=0, sums=None)
         if stopping.best_step == progress.step:

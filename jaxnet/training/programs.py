@@ -359,6 +359,17 @@ class Programs:
 
         return self._program(after_evaluation, lambda same, whole: same, donate_argnums=0)
 
+    @cached_property
+    def _rate(self) -> Callable[[PyTree], jax.Array | None]:
+        rate = getattr(self.task, "learning_rate", None)
+        return self._program(rate, lambda same, whole: whole) if rate else lambda _: None
+
+    def learning_rate(self, state: PyTree) -> float | None:
+        """The learning rate of the last step, where the task knows it."""
+        rate = self._rate(state)
+        # The shortest number that is the same in float32: 0.003, not 0.003000000026.
+        return None if rate is None else float(str(np.float32(rate)))
+
     def evaluate(self, state: PyTree, feed: Any, count: int) -> Metrics:
         """The metrics, summed over the first `count` batches of the feed."""
         return self._evaluate(state, self.on_mesh.feed(feed) if self.on_mesh else feed, count)

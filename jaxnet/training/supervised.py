@@ -18,6 +18,7 @@ from jaxnet.errors import InputError
 from jaxnet.losses import check_labels
 from jaxnet.metrics import Mean, weighted_mean
 from jaxnet.metrics.own import Named, by_name
+from jaxnet.optimizers import learning_rate_of, rated_as
 from jaxnet.training.network import Network, as_network
 from jaxnet.training.nonfinite import first_nonfinite
 from jaxnet.training.own import as_loss, as_optimizer, example_losses
@@ -208,9 +209,13 @@ class Supervised(GradientTask):
         variables = {"params": state.params, **state.collections}
         return Inference(self.network, self.preprocess, variables)
 
+    def learning_rate(self, state: TrainState) -> jax.Array | None:
+        """What the optimizer's schedule gave in the last step."""
+        return learning_rate_of(self.optimizer, state.opt_state, state.step)
+
     def map_optimizer(self, change: Callable[[Optimizer], Optimizer]) -> Supervised:
         """The same task with `change(optimizer)` in place of its optimizer."""
-        return replace(self, optimizer=change(self.optimizer))
+        return replace(self, optimizer=rated_as(self.optimizer, change(self.optimizer)))
 
     def map_network(self, change: Callable[[Network], Network]) -> Supervised:
         """The same task with `change(network)` in place of its network."""

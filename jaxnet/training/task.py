@@ -43,8 +43,8 @@ UPDATE = "update"
 
 # What a task may have besides the four functions of `Task`, and what is then asked of it by name.
 OPTIONAL = (
-    *("after_evaluation", "check", "check_inputs", "diagnose", "inference", "network_inputs"),
-    *("prediction_inputs", "sound"),
+    *("after_evaluation", "check", "check_inputs", "diagnose", "inference", "learning_rate"),
+    *("network_inputs", "prediction_inputs", "sound"),
 )
 # Those of its functions that give another task.
 CHANGES = ("map_network", "map_optimizer")
@@ -173,6 +173,13 @@ class GradientTask:
             taken: whether anything is learnt from it.
         """
         return aux.metrics
+
+    def learning_rate(self, state: TrainState) -> jax.Array | None:
+        """The learning rate of the last step, a scalar for the history; None where none is known.
+
+        It is asked for once an epoch.
+        """
+        return None
 
     @property
     def after_evaluation(self) -> AfterEvaluation | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,8 +23,9 @@ from jaxnet.metrics.direction import declared
 from jaxnet.parallel import processes
 from jaxnet.parallel.layout import Layout
 from jaxnet.training import fingerprints
-from jaxnet.training.callbacks import ProgressBar, Watchers, check_callbacks
+from jaxnet.training.callbacks import Watchers, check_callbacks
 from jaxnet.training.checkpoints import Checkpoints, CheckpointStore
+from jaxnet.training.display import displays
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.evaluation import BatchSize, Data, Evaluator
 from jaxnet.training.guard import NONFINITE
@@ -121,7 +121,8 @@ class Trainer:
         checkpoints: where to save; None saves nothing.
         callbacks: what watches the run and may end it: objects with some of the methods of
             `jaxnet.training.Callback`.
-        progress: whether to show a progress bar; None shows it where the screen is a terminal.
+        progress: whether to show how far a run has come: by a bar in a terminal or a notebook, by
+            lines in a log. None shows the bar, and writes no lines.
         eval_batch_size: examples a batch in evaluation and prediction; it changes the speed and
             the memory, and the metrics only in their last bits. None takes 256, or fewer where
             these would take more memory than training does; see `BatchSize`.
@@ -177,6 +178,7 @@ class Trainer:
         seed: int = 0,
         resume: bool = True,
         mappings: Mapping[str, Any] = MappingProxyType({}),
+        name: str = "",
     ) -> FitResult:
         """Train until `epochs` or `steps` are done, or there is another reason to stop.
 
@@ -192,6 +194,7 @@ class Trainer:
                 and another early stopping are fine.
             mappings: what made numbers of raw data, by name: an encoder, or values that JSON can
                 hold, such as the ids that were numbered.
+            name: what the run is called where its progress is shown, such as "fold 3/10".
 
         Raises:
             InputError: the data can't be for this task, or a checkpoint can't be used.
@@ -245,6 +248,7 @@ class Trainer:
                 watchers=self._watchers(),
                 steps=most,
                 end=end,
+                name=name,
                 clock=clock,
             )
             if store and first[1].step and (over := loop.finished(first[1])):
@@ -372,8 +376,7 @@ class Trainer:
             )
 
     def _watchers(self) -> Watchers:
-        shown = sys.stderr.isatty() if self.progress is None else self.progress
-        return Watchers([*self.callbacks, *([ProgressBar()] if shown else [])])
+        return Watchers([*self.callbacks, *displays(self.progress)])
 
     def _explain(self, halt: Halt, state: PyTree) -> None:
         """Say what went wrong in the step that ended training, and keep its batch."""

@@ -71,6 +71,10 @@ class Technique(GradientTask):
         """See `GradientTask`."""
         return self.task.apply_gradients(state, grads, aux)
 
+    def learning_rate(self, state: TrainState) -> jax.Array | None:
+        """See `GradientTask`."""
+        return self.task.learning_rate(state)
+
     @property
     def after_evaluation(self) -> AfterEvaluation | None:
         """See `GradientTask`."""

@@ -81,10 +81,12 @@ class _Plateau(Technique):
 
     def gradients(self, objective, state, batch):
         grads, aux = self.task.gradients(objective, state, batch)
-        nodes = jax.tree.leaves(state.opt_state, is_leaf=_remembers)
-        (memory,) = [node for node in nodes if _remembers(node)]
-        scale = Mean(total=memory.scale, count=jnp.ones(()))
+        scale = Mean(total=_scale_of(state), count=jnp.ones(()))
         return grads, replace(aux, metrics={**aux.metrics, "learning_rate_scale": scale})
+
+    def learning_rate(self, state):
+        rate = self.task.learning_rate(state)
+        return None if rate is None else rate * _scale_of(state)
 
     @property
     def after_evaluation(self) -> AfterEvaluation:
@@ -127,6 +129,12 @@ def reduce_on_plateau(task: GradientTask, rule: ReduceOnPlateau) -> GradientTask
 
     scale = optax.GradientTransformation(init, update)
     return _Plateau(task.map_optimizer(lambda inner: optax.chain(inner, scale)), rule)
+
+
+def _scale_of(state: TrainState) -> jax.Array:
+    nodes = jax.tree.leaves(state.opt_state, is_leaf=_remembers)
+    (memory,) = [node for node in nodes if _remembers(node)]
+    return memory.scale
 
 
 def _remembers(node: Any) -> bool:

@@ -1,0 +1,246 @@
+"""What a run shows of itself as it goes on: a bar in a terminal or a notebook, lines in a log.
+
+epoch 12/40  loss 0.0312  val_loss 0.0583  val_accuracy 0.9832  lr 0.0021  812 steps/s  left 0:28
+"""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxnet.training.callbacks import Callback, Plan
+from jaxnet.training.history import Row
+
+# The least seconds from one line to the next, at the end of an epoch and within one.
+BETWEEN_EPOCHS = 5.0
+WITHIN_EPOCHS = 30.0
+# A notebook is drawn anew at most so often, in seconds.
+REDRAWN = 0.2
+# What the log of the layers has a picture for is left out, and so is what stands there already.
+LEFT_OUT = ("epoch", "step")
+
+
+def displays(wanted: bool | None) -> list[Callback]:
+    """What suits the place that is written to: a bar where it can move, and lines elsewhere.
+
+    Args:
+        wanted: see `Trainer.progress`.
+    """
+    if wanted is False:
+        return []
+    if (show := _notebook()) is not None:
+        return [ProgressBar(show)]
+    if sys.stderr.isatty():
+        return [ProgressBar()]
+    return [ProgressLines()] if wanted else []
+
+
+def _notebook() -> Callable[..., Any] | None:
+    """IPython's `display`, where this runs in a notebook; IPython isn't needed elsewhere."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return ipython.display.display if ipython and hasattr(shell, "kernel") else None
+
+
+@dataclass
+class Course(Callback):
+    """How far a run has come, in words."""
+
+    looks = False
+
+    plan: Plan = field(init=False)
+    step: int = field(default=0, init=False)
+    # The epoch under way, and its loss so far; or the last one that is done, and its row.
+    loss: float | None = field(default=None, init=False)
+    row: Row | None = field(default=None, init=False)
+    # When the first steps were done: what came before is compiling.
+    _since: tuple[float, int] | None = field(default=None, init=False)
+
+    def on_start(self, plan: Plan) -> None:
+        """Training begins or goes on."""
+        self.plan, self.step, self._since = plan, plan.first_step, None
+        self.loss, self.row = None, plan.history.rows[-1] if len(plan.history) else None
+
+    def on_stretch(self, step: int, loss: float | None) -> None:
+        """Steps are done."""
+        self.step, self.loss = step, loss
+        if self._since is None:
+            self._since = time.perf_counter(), step
+
+    def on_epoch(self, row: Row, state: Any) -> None:
+        """An epoch is done."""
+        self.step, self.loss, self.row = int(row["step"]), None, row
+
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether the last that happened is the end of an epoch."""
+        return self.row is not None and self.row["step"] == self.step
+
+    @property
+    def epoch(self) -> str:
+        """Such as `fold 2/5  epoch 3/40`."""
+        number = (
+            int(self.row["epoch"])
+            if self.row is not None and self.ends_epoch
+            else min(self.step // self.plan.steps_per_epoch + 1, self.plan.epochs)
+        )
+        return f"{self.named}epoch {number}/{self.plan.epochs}"
+
+    @property
+    def named(self) -> str:
+        """The name of the run with blanks after it, if it has one."""
+        return f"{self.plan.name}  " if self.plan.name else ""
+
+    @property
+    def numbers(self) -> str:
+        """What was measured last: of the epoch that is done, or under way and the one before."""
+        if self.row is None or self.ends_epoch:
+            return _numbers(self.row or {"loss": self.loss})
+        now = _numbers({"loss": self.loss})
+        before = _numbers({k: v for k, v in self.row.items() if k.startswith("val_")})
+        return f"{now}  (epoch {int(self.row['epoch'])}: {before})" if before else now
+
+    @property
+    def speed(self) -> str:
+        """Steps a second and the time that is left, with evaluation, without compiling."""
+        if self._since is None:
+            return ""
+        begun, first = self._since
+        done, seconds = self.step - first, time.perf_counter() - begun
+        if done <= 0 or seconds <= 0:
+            return ""
+        left = datetime.timedelta(seconds=round((self.plan.steps - self.step) * seconds / done))
+        return f"{done / seconds:.3g} steps/s  left {left}"
+
+
+@dataclass
+class ProgressLines(Course):
+    """A line at the start, at the end and after an epoch, but at most one every few seconds.
+
+    Within an epoch that takes long there is one every half minute. Lines go to the standard error
+    at once, so that `tail -f` of a batch job's log shows them.
+    """
+
+    _written_at: float = field(default=0.0, init=False)
+    _pending: str = field(default="", init=False)
+
+    def on_start(self, plan: Plan) -> None:
+        """Say what is going to be done."""
+        super().on_start(plan)
+        whole = f"{plan.epochs} epochs of {plan.steps_per_epoch} steps"
+        on = f", going on after step {plan.first_step}" if plan.first_step else ""
+        self._write(f"{self.named}{whole}{on}; compiling")
+        self._written_at = float("-inf")  # the first epoch is shown however short it is
+
+    def on_stretch(self, step: int, loss: float | None) -> None:
+        """Write a line, if the last one is long ago."""
+        super().on_stretch(step, loss)
+        written = max(self._written_at, self._since[0] if self._since else 0.0)
+        if time.perf_counter() - written >= WITHIN_EPOCHS:
+            share = f"step {step}/{self.plan.steps}"
+            self._write("  ".join(filter(None, (self.epoch, share, self.numbers, self.speed))))
+
+    def on_epoch(self, row: Row, state: Any) -> None:
+        """Write the epoch's line, or keep it."""
+        super().on_epoch(row, state)
+        self._pending = "  ".join(filter(None, (self.epoch, self.numbers, self.speed)))
+        if time.perf_counter() - self._written_at >= BETWEEN_EPOCHS:
+            self._write(self._pending)
+
+    def on_stop(self, reason: str) -> None:
+        """Write the last epoch's line, and why the run has ended."""
+        if self._pending:
+            self._write(self._pending)
+        self._write(f"{self.epoch}  ended: {reason.replace('_', ' ')}")
+
+    def _write(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+        self._written_at, self._pending = time.perf_counter(), ""
+
+
+@dataclass
+class ProgressBar(Course):
+    """A bar that moves, in a terminal or a notebook.
+
+    Attributes:
+        show: IPython's `display`, in a notebook; None is a terminal.
+    """
+
+    show: Callable[..., Any] | None = None
+    _bar: Any = field(default=None, init=False)
+    _cell: Any = field(default=None, init=False)
+    _drawn_at: float = field(default=0.0, init=False)
+
+    def on_start(self, plan: Plan) -> None:
+        """Show the bar."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        super().on_start(plan)
+        self._bar = Progress(
+            TextColumn("{task.fields[epoch]}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[numbers]}", markup=False),
+            refresh_per_second=5,
+            console=Console(stderr=True) if self.show is None else None,
+        )
+        self._bar.add_task("", total=plan.steps, epoch=self.epoch, numbers="compiling")
+        if self.show is None:
+            self._bar.start()
+        else:
+            self._cell = self.show(self._table(), display_id=True)
+
+    def on_stretch(self, step: int, loss: float | None) -> None:
+        """Move the bar."""
+        super().on_stretch(step, loss)
+        self._draw()
+
+    def on_epoch(self, row: Row, state: Any) -> None:
+        """Show the epoch's own figures."""
+        super().on_epoch(row, state)
+        self._draw()
+
+    def on_stop(self, reason: str) -> None:
+        """Leave the bar as it is, with what ended the run."""
+        self._draw(f"  ended: {reason.replace('_', ' ')}", last=True)
+        if self.show is None:
+            self._bar.stop()
+
+    def _draw(self, end: str = "", last: bool = False) -> None:
+        task = self._bar.task_ids[0]
+        numbers = self.numbers + end
+        self._bar.update(task, completed=self.step, epoch=self.epoch, numbers=numbers)
+        now = time.perf_counter()
+        if self._cell is not None and (last or now - self._drawn_at >= REDRAWN):
+            self._cell.update(self._table())
+            self._drawn_at = now
+
+    def _table(self) -> Any:
+        return self._bar.make_tasks_table(self._bar.tasks)
+
+
+def _numbers(row: Mapping[str, float | None]) -> str:
+    """Names and values of a row; what is measured layer by layer is too much for a line.
+
+    Example:
+        >>> _numbers({"epoch": 1, "step": 8, "loss": 0.51234, "learning_rate": 0.0021})
+        'loss 0.5123  lr 0.0021'
+    """
+    parts = []
+    for name, value in row.items():
+        if name in LEFT_OUT or "/" in name or value is None:
+            continue
+        rate = name == "learning_rate"
+        parts.append(f"lr {value:.3g}" if rate else f"{name} {_short(value)}")
+    return "  ".join(parts)
+
+
+def _short(value: float) -> str:
+    """Four places after the point, or four digits where these would say nothing."""
+    return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 10_000 else f"{value:.3e}"

@@ -57,11 +57,11 @@ def rated(optimizer: optax.GradientTransformation, learning_rate: LearningRate) 
     """The same transformation, which knows its learning rate: for one of your own.
 
     Example:
-        >>> schedule_ = optax.linear_schedule(0.1, 0.0, 10)
+        >>> schedule_ = optax.linear_schedule(0.5, 0.0, 10)
         >>> optimizer = rated(optax.adam(schedule_), schedule_)
         >>> state = optimizer.init({"w": jnp.zeros(2)})
         >>> float(learning_rate_of(optimizer, state, step=1))
-        0.1
+        0.5
     """
     made = Rated(*optax.with_extra_args_support(optimizer))
     made.learning_rate = learning_rate

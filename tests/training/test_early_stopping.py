@@ -181,8 +181,8 @@ def cut_at_the_best():
     trainer = Trainer(classifier(optimizer=optax.sgd(1.0, momentum=0.9)))
     inputs, labels = table(40)
     train, valid = (inputs[:16], labels[:16]), (inputs[16:], labels[16:])
-    whole = trainer.fit(train, valid, epochs=8, batch_size=8)
-    return trainer, train, valid, whole, trainer.fit(train, valid, epochs=2, batch_size=8)
+    whole = trainer.fit(train, valid, epochs=8, batch_size=8, seed=2)
+    return trainer, train, valid, whole, trainer.fit(train, valid, epochs=2, batch_size=8, seed=2)
 
 
 def test_the_best_state_is_restored_at_the_end_of_the_epochs(cut_at_the_best):
@@ -197,7 +197,7 @@ def test_the_best_state_is_restored_at_the_end_of_the_epochs(cut_at_the_best):
 
 def test_the_best_state_is_restored_at_the_end_of_the_steps(cut_at_the_best):
     trainer, train, valid, _, cut = cut_at_the_best
-    result = trainer.fit(train, valid, steps=9, batch_size=8)
+    result = trainer.fit(train, valid, steps=9, batch_size=8, seed=2)
     assert (result.stop_reason, result.best_step, result.last_step) == ("steps", 4, 9)
     assert bits(result.state) == bits(cut.state)
 
@@ -205,7 +205,7 @@ def test_the_best_state_is_restored_at_the_end_of_the_steps(cut_at_the_best):
 def test_the_best_state_is_restored_when_training_stops_early(cut_at_the_best):
     trainer, train, valid, whole, cut = cut_at_the_best
     early = Trainer(trainer.task, early_stopping=EarlyStopping(patience=2))
-    result = early.fit(train, valid, epochs=8, batch_size=8)
+    result = early.fit(train, valid, epochs=8, batch_size=8, seed=2)
     assert (result.stop_reason, result.best_step, result.last_step) == ("early_stopping", 4, 8)
     assert result.history.rows == whole.history.rows[:4]
     assert bits(result.state) == bits(cut.state)

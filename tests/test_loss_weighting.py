@@ -177,7 +177,7 @@ def test_balanced_training_finds_the_rare_class():
     weights = losses.balanced_class_weights(rare)
 
     def recall(loss: Any, data: Any) -> float:
-        task = Supervised(Dense(2), loss, by_name("adam", 0.03))
+        task = Supervised(nn.Dense(2), loss, by_name("adam", 0.03))
         result = Trainer(task).fit(data, steps=60, batch_size=100)
         answers = result.model.predict(inputs).argmax(axis=1)
         return float((answers[rare == 1] == 1).mean())

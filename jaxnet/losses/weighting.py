@@ -119,7 +119,7 @@ def made_of(loss: Loss) -> Iterator[Loss]:
         >>> from functools import partial
         >>> from jaxnet.losses import cross_entropy
         >>> loss = masked(partial(cross_entropy, label_smoothing=0.1))
-        >>> [type(each).__name__ for each in made_of(loss)]
+        >>> [type(each).__name__ for each in made_of(loss)][:3]
         ['_Masked', 'partial', 'function']
     """
     inner: Any = loss

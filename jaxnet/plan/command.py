@@ -157,7 +157,10 @@ def step_of(config: Config, model: nn.Module) -> tuple[Task[Any], dict[str, Any]
     if towers:
         task = Supervised(model, losses.in_batch_softmax, optimizer)
     else:
-        task = with_auxiliary(Supervised(model, losses.cross_entropy, optimizer))
+        # One output is a logit for yes or no.
+        one = shapes[0][-1] == 1
+        loss = losses.binary_cross_entropy if one else losses.cross_entropy
+        task = with_auxiliary(Supervised(model, loss, optimizer))
     batch = {
         "inputs": inputs if more else first,
         "labels": jax.ShapeDtypeStruct(shapes[0][:-1], jnp.int32),

@@ -25,7 +25,7 @@ def test_a_score_is_sums_and_a_formula():
 
 def test_scores_of_different_formulas_do_not_merge():
     other = metrics.Score({"a": np.float32(1)}, float)
-    with pytest.raises(ValueError, match="metadata|Mismatch"):
+    with pytest.raises(ValueError, match=r"metadata|Mismatch"):
         metrics.merge(metrics.Score({"a": np.float32(3)}, half), other)
 
 

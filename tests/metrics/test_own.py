@@ -147,7 +147,8 @@ def test_losses_and_optimizers_by_name():
     inputs, labels = table(30)
     task = Supervised(nn.Dense(3), "cross_entropy", "adam", ["accuracy"])
     result = Trainer(task).fit((inputs, labels), epochs=2)
-    assert list(result.history.rows[0]) == ["epoch", "step", "loss", "accuracy"]
+    names = ["epoch", "step", "loss", "accuracy", "learning_rate"]
+    assert list(result.history.rows[0]) == names
     for options, message in (
         (("crossentropy", "adam"), "unknown loss 'crossentropy'; did you mean 'cross_entropy'"),
         (("cross_entropy", "adm"), "unknown optimizer 'adm'; did you mean 'adam'"),

@@ -118,7 +118,7 @@ def test_a_bad_step_of_a_later_epoch_leaves_the_best_state(caplog):
     result = trainer.fit(table(ROWS), epochs=3, batch_size=BATCH)
     assert (result.stop_reason, result.last_step) == ("nonfinite", bad)
     assert "the replay of the step is finite: the optimizer's update overflowed" in caplog.text
-    assert result.history.columns == ["epoch", "step", "loss", "accuracy"]
+    assert result.history.columns == ["epoch", "step", "loss", "accuracy", "learning_rate"]
     assert result.history["step"] == [STEPS]
     assert result.best_step == STEPS
     cut = trainer.fit(table(ROWS), epochs=1, batch_size=BATCH)

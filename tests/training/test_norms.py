@@ -105,7 +105,7 @@ def test_the_activations_are_those_of_the_parameters_that_the_gradient_is_of():
 def test_an_overflow_that_loss_scaling_leaves_out_is_no_reason_to_stop(policy):
     # The bias has the gradient 2 * 10, and 20 * 2**15 is beyond float16.
     data = np.ones((16, 2), np.float32), np.full(16, 10.0, np.float32)
-    plain = regressor(Dense(1), optimizers.by_name("adam", 0.1))
+    plain = regressor(nn.Dense(1), optimizers.by_name("adam", 0.1))
     for half in (
         log_norms(mixed_precision(plain, "fp16")),
         mixed_precision(log_norms(plain), "fp16"),

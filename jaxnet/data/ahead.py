@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def ahead(items: Iterator[T], ready: int = 2) -> Iterator[T]:
+def ahead(items: Iterator[T], ready: int = 2) -> Generator[T]:
     """The items, made by a thread that runs ahead; it ends when the consumer does.
 
     Args:

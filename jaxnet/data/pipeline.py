@@ -72,7 +72,9 @@ class Pipeline(Protocol):
     ) -> Iterator[Stretch]:
         """The batches of an epoch from step `start` on, as a pure function of the arguments.
 
-        `size(position)` is the number of steps wanted next; a stretch may have fewer.
+        `size(position)` is the number of steps wanted next; a stretch may have fewer. Where several
+        processes train together, it may wait until the steps before that position are taken: a
+        pipeline that works ahead hands over what it has before or while it asks.
         """
         ...
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -18,6 +17,8 @@ from jaxnet.data.feeds import Staged, Stretch
 STAGED_BYTES = 64 << 20
 # Stacks that may wait for the device: one in use, one ready.
 READY_STACKS = 2
+# Stacks that are being filled and may wait to be finished, besides the one at which that is.
+BEGUN_STACKS = 1
 
 
 class Stack(NamedTuple):
@@ -50,6 +51,10 @@ def sent_ahead(
 ) -> Iterator[Stretch]:
     """The stretches of an epoch, on the device before they are asked for.
 
+    Asking for the next piece may wait until the stretches before it are used (the pace of several
+    processes does), so that one thread begins stacks and another one finishes and sends them: what
+    is begun is handed over, however long the next piece takes.
+
     Args:
         pieces: the step at which each stretch begins, and the rows of its batches.
         begin: starts to fill the stack for a piece, with the threads of the pool.
@@ -67,15 +72,12 @@ def _sent(
 ) -> Iterator[Stretch]:
     """The stretches. While one is finished and sent, the threads are at the next."""
     pool = ThreadPoolExecutor(threads, "jaxnet-reader")
-    begun: deque[Stack] = deque()
+    begun = ahead((begin(*piece, pool) for piece in pieces), BEGUN_STACKS)
     try:
-        for piece in pieces:
-            begun.append(begin(*piece, pool))
-            if len(begun) == READY_STACKS:
-                yield _finished(begun.popleft(), send)
-        while begun:
-            yield _finished(begun.popleft(), send)
+        for stack in begun:
+            yield _finished(stack, send)
     finally:
+        begun.close()
         pool.shutdown(cancel_futures=True)
 
 

@@ -6,7 +6,6 @@ import io
 import logging
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
@@ -73,10 +72,8 @@ def _together(command: Callable[[], int], watch: watchdog.Watch) -> int:
         watch.explain()
         traceback.print_exc()
         code = FAILED
-    if code == WRONG_USAGE and watch.me.process:
-        # All were started with the same words. Process 0, whose screen this is, has to say so
-        # before it hears that another one failed.
-        time.sleep(2)
+    if code == WRONG_USAGE:
+        watch.refuse()
     launch.leave(watch, code, well=code in (DONE, PREEMPTED))
     return code
 

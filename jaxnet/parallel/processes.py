@@ -56,6 +56,25 @@ def from_first(look: Callable[[], JSON]) -> JSON:
     return json.loads(np.asarray(heard)[:length].tobytes())
 
 
+def gathered(value: JSON) -> list[JSON]:
+    """The values of all processes, in the processes' order; all have to call this.
+
+    Example:
+        >>> gathered({"seed": 0})
+        [{'seed': 0}]
+    """
+    if not several():
+        return [value]
+    from jax.experimental import multihost_utils
+
+    said = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths = np.asarray(multihost_utils.process_allgather(np.int32(len(said))))
+    padded = np.zeros(-(-int(lengths.max()) // _UNIT) * _UNIT, np.uint8)
+    padded[: len(said)] = said
+    heard = np.asarray(multihost_utils.process_allgather(padded))
+    return [json.loads(row[:n].tobytes()) for row, n in zip(heard, lengths, strict=True)]
+
+
 def by_first(action: Callable[[], Any]) -> None:
     """Let process 0 do something for all; what it refuses, all refuse. All have to call this.
 

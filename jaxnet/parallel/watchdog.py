@@ -28,6 +28,8 @@ from jaxnet.parallel.roll_call import Line, Peer
 LOST_PEER = 76
 # How long a process with an error waits to hear that a peer's death was the reason.
 EXPLAINED_SECONDS = 3.0
+# How long one that can't do what was asked for waits until the others have found the same.
+REFUSED_SECONDS = 2.0
 
 
 @dataclass
@@ -65,6 +67,16 @@ class Watch:
         self._failing.set()
         if self.peers:
             time.sleep(min(EXPLAINED_SECONDS, self.timeout))
+
+    def refuse(self) -> None:
+        """Wait a moment, in which the others find what is wrong with what was asked for.
+
+        All were started with the same words, or compared what they were asked for: each says so
+        itself, above all process 0, whose screen it is, and ends with a code of its own.
+        """
+        self._failing.set()
+        if self.peers:
+            time.sleep(REFUSED_SECONDS)
 
     def fail(self, code: int) -> None:
         """Tell the others that this process can't go on."""

@@ -23,6 +23,7 @@ from jaxnet.metrics.direction import declared
 from jaxnet.parallel import processes
 from jaxnet.parallel.layout import Layout
 from jaxnet.training import fingerprints
+from jaxnet.training.agreement import check_alike
 from jaxnet.training.callbacks import Watchers, check_callbacks
 from jaxnet.training.checkpoints import Checkpoints, CheckpointStore
 from jaxnet.training.display import displays
@@ -224,10 +225,17 @@ class Trainer:
         early_stopping = self.early_stopping.resolved(measured, row.declared)
         self._tell(shapes)
         start, forms = Progress(seed, batch_size, train.examples, form="loop"), self.programs.forms
+        prints = {}
+        if self.checkpoints or processes.several():
+            prints = identity(key, shapes, batch, row)
+        if processes.several():
+            asked = {"seed": seed, "epochs": epochs, "steps": most, "batch_size": batch_size}
+            asked |= {"examples": train.examples, "resume": resume}
+            check_alike({**asked, **self._settings(early_stopping)}, prints)
         with self._store() as store:
             first = None
             if store is not None:
-                start = replace(start, fingerprints=identity(key, shapes, batch, row))
+                start = replace(start, fingerprints=prints)
                 wanted = Wanted(start, most, metrics, early_stopping)
                 first = resumed(store, forms.plain_shapes(shapes), wanted, resume)
             if first is not None:
@@ -362,6 +370,21 @@ class Trainer:
             **fingerprints.of_data(train, valid),
             **fingerprints.of_mappings(mappings),
             **fingerprints.of_task(functions),
+        }
+
+    def _settings(self, early_stopping: EarlyStopping) -> dict[str, Any]:
+        """What else has to be the same in all processes that train together, as plain values."""
+        kept = self.checkpoints
+        rate = getattr(getattr(self.task, "optimizer", None), "learning_rate", None)
+        return {
+            "learning rate": rate if isinstance(rate, int | float) else None,
+            "layout": self.layout.sizes,
+            "early stopping": str(early_stopping),
+            "eval_batch_size": self.eval_batch_size,
+            "steps_per_dispatch": self.steps_per_dispatch,
+            "placement": self.placement,
+            "checkpoints": kept and {"every_steps": kept.every_steps, "keep": kept.keep},
+            "callbacks that look at the state": self._watchers().look,
         }
 
     def _tell(self, state: PyTree) -> None:

@@ -140,6 +140,23 @@ def test_one_that_never_comes_is_named(tmp_path):
         assert "process 1 of 3 did not come within 3 s" in errors
 
 
+def test_processes_that_were_asked_for_something_else_are_named(tmp_path):
+    others = {"1": {"seed": 1, "epochs": 5}, "2": {"data": 1, "rate": 0.02}}
+    with Job(training(tmp_path, others=others), 3) as job:
+        ends = job.ends()
+    name = os.uname().nodename
+    for code, errors in ends.values():
+        assert code == 2, errors
+        _, one, two = errors.partition("error: ")[2].splitlines()[:3]
+        assert f"process 1 on host {name} (pid {job[1].pid}): seed 1, where process 0" in one
+        assert "epochs 5, where process 0" in one
+        assert "data" not in one and "learning rate" not in one
+        assert f"process 2 on host {name} (pid {job[2].pid}): learning rate 0.02, where" in two
+        assert "the training data: its inputs and labels differ" in two
+        assert "seed" not in two
+    assert not saved_steps(tmp_path)
+
+
 def test_the_first_one_writes(tmp_path):
     command = [
         sys.executable,

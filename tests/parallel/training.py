@@ -8,9 +8,11 @@ Process 0 prints a line for each stretch, and writes `result.json` and `state.np
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +28,9 @@ def train(
     optimizer: str = "adam",
     width: int = 8,
     fails_at: int | None = None,
+    seed: int = 0,
+    rate: float = 0.01,
+    data: int = 0,
 ) -> int:
     """Train a small classifier on all devices of all processes."""
     import jax
@@ -44,7 +49,7 @@ def train(
             if fails_at is not None and step >= fails_at:
                 raise OSError(28, "No space left on device", "a callback's file")
 
-    task = classifier(MLP(hidden=width), optimizers.by_name(optimizer, 0.01))
+    task = classifier(MLP(hidden=width), optimizers.by_name(optimizer, rate))
     trainer = Trainer(
         task,
         checkpoints=Checkpoints(folder / "checkpoints", every_steps=every_steps, min_seconds=0),
@@ -53,7 +58,8 @@ def train(
         layout=Layout(**{axis: -1}, fsdp_min_size=1),
     )
     # 30 examples in batches of 12, which 1, 2, 3 and 4 processes share out evenly.
-    result = trainer.fit(table(30), table(14, seed=1), epochs=epochs, batch_size=12)
+    rows = table(30, seed=data)
+    result = trainer.fit(rows, table(14, seed=1), epochs=epochs, batch_size=12, seed=seed)
     values = {
         "processes": jax.process_count(),
         "stop_reason": result.stop_reason,
@@ -70,5 +76,11 @@ def train(
     return cli.PREEMPTED if result.stop_reason == "preempted" else cli.DONE
 
 
+def train_own(folder: Path, others: Any = None, **options: Any) -> int:
+    """As `train`, with other options in some processes, by their number."""
+    own = (others or {}).get(os.environ["JAX_PROCESS_ID"], {})
+    return train(folder, **{**options, **own})
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(lambda: train(Path(sys.argv[1]), **json.loads(sys.argv[2]))))
+    sys.exit(cli.run(lambda: train_own(Path(sys.argv[1]), **json.loads(sys.argv[2]))))

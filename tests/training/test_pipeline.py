@@ -93,6 +93,19 @@ def test_a_stretch_that_is_not_wanted_ends_the_epoch():
     assert len(list(made.stretches(0, 0, 0, lambda position: 1 if position < 2 else 0))) == 2
 
 
+def test_a_stretch_comes_while_the_next_one_waits_until_it_is_used():
+    """As the pace of several processes waits for the steps before."""
+    used = threading.Semaphore(0)
+
+    def size(position: int) -> int:
+        assert position == 0 or used.acquire(timeout=20), "it waits for a stretch that it withholds"
+        return 1
+
+    made = pipeline(numbered(), 5, shuffle=True, placement="host")
+    stretches = made.stretches(0, 0, 0, size)
+    assert [used.release() for _ in stretches] == [None] * 5
+
+
 def pipeline_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "jaxnet-pipeline"]
 

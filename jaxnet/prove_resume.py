@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +33,8 @@ from jaxnet.numerics import deterministic_environment
 SAVE_ALWAYS = ("--checkpoints.min-seconds", "0")
 # One kill in so many hits the start of a process, which reads its checkpoint then.
 EARLY = 0.25
+# Seconds that killed processes may take to disappear.
+GONE_WITHIN = 10.0
 
 
 @dataclass(frozen=True)
@@ -123,15 +127,19 @@ class _Watched:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=deterministic_environment(os.environ),
+                # The command may be a launcher or a script: what it starts is killed with it.
+                start_new_session=True,
             )
-            while process.poll() is None:
-                seconds = time.monotonic() - begun
-                self.lowest = min(self.lowest, self._look(seconds))
-                if kill(seconds):
-                    process.kill()
-                    process.wait()
-                    return self
-                time.sleep(0.005)
+            try:
+                while process.poll() is None:
+                    seconds = time.monotonic() - begun
+                    self.lowest = min(self.lowest, self._look(seconds))
+                    if kill(seconds):
+                        return self
+                    time.sleep(0.005)
+            finally:
+                if process.poll() is None:
+                    _kill_group(process)
             self._look(time.monotonic() - begun)
             output.seek(0)
             self.code, self.said = process.returncode, output.read()
@@ -224,6 +232,17 @@ def _moment(
         return bool(reached) and seconds >= min(reached) + delay
 
     return now
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    """Kill a process that leads a group, and all of its group, and wait until they are gone."""
+    deadline = time.monotonic() + GONE_WITHIN
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.005)
 
 
 def _anew(run: _Watched, before: int) -> Iterator[str]:

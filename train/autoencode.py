@@ -137,7 +137,9 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     draw = compiled(
         lambda state: _rows(config, *_evaluated(config, task, state), test.inputs[:SHOWN])
     )
-    samples = ImageSamples(folder / "samples", lambda state: np.asarray(draw(state)))
+    samples = ImageSamples(
+        folder / "samples", lambda state: np.asarray(draw(state)), title=run_folder.title(folder)
+    )
     result = fit(
         folder, config, task, parts.train, parts.valid, config.augment, callbacks=[samples]
     )

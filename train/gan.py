@@ -194,7 +194,7 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     def draw(state: Any) -> np.ndarray:
         return _grid(np.asarray(generate(state, {"inputs": noise})))
 
-    samples = ImageSamples(folder / "samples", draw)
+    samples = ImageSamples(folder / "samples", draw, title=run_folder.title(folder))
     result = fit(folder, config, task, parts.train, parts.valid, callbacks=[samples])
     if result is None:
         return cli.PREEMPTED

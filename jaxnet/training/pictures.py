@@ -98,11 +98,13 @@ class ImageSamples(Callback):
         draw: from the state to images (rows, columns, H, W, C) from 0 to 1.
         kept: about how many pictures a run leaves; those of the first and the last epoch are among
             them.
+        title: what run it is; it stands above each picture, behind the epoch.
     """
 
     folder: Path
     draw: Callable[[Any], np.ndarray]
     kept: int = KEPT
+    title: str = ""
     _epochs: int = field(default=0, init=False)
 
     def on_start(self, plan: Plan) -> None:
@@ -115,7 +117,8 @@ class ImageSamples(Callback):
         every = max(1, round(self._epochs / self.kept))
         if epoch in (1, self._epochs) or epoch % every == 0:
             name = f"epoch_{epoch:0{len(str(self._epochs))}}.png"
-            save_grid(self.draw(state), self.folder / name)
+            title = ": ".join(part for part in (f"epoch {epoch}", self.title) if part)
+            save_grid(self.draw(state), self.folder / name, title)
 
 
 def plot_together(

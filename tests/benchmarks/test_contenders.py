@@ -43,16 +43,20 @@ def test_forms_of_convolution_agree():
 @pytest.mark.slow
 def test_residual_networks_learn_alike(monkeypatch):
     monkeypatch.setenv("JAXNET_CACHE_DIR", "off")
-    workload = replace(WORKLOADS["resnet18"], examples=96)
-    images = synthetic(workload, 96, 32)
-    assert images.inputs.shape == (96, 32, 32, 3)
+    workload = replace(WORKLOADS["resnet18"], examples=32)
+    images = synthetic(workload, 32, 32)
+    assert images.inputs.shape == (32, 32, 32, 3)
     plain, im2col = (
         raw_resnet.setup(workload, images, {"loop": "step", "form": form})
         for form in ("plain", "im2col")
     )
+    # One step each: equal before it; after it the gradients' rounding shows, which Adam's division
+    # by their size makes large.
     first = plain.train(0)
-    assert im2col.train(0) == pytest.approx(first, rel=1e-2)  # whose gradients differ in rounding
-    assert plain.train(1) < first
+    assert im2col.train(0) == pytest.approx(first, rel=1e-4)
+    second = plain.train(1)
+    assert second < first
+    assert im2col.train(1) == pytest.approx(second, abs=0.01 * (first - second))
     assert 0 <= plain.evaluate() <= 1
     ours = jaxnet_fit.setup(workload, images, {})
     assert ours.train(0) == pytest.approx(first, rel=0.4)  # from other weights

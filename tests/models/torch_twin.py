@@ -124,13 +124,13 @@ def assert_same_results(
     assert_near(gradient, given.grad.permute(0, 2, 3, 1))
 
 
-def assert_near(got: Any, want: Any) -> None:
-    """Equal to 1e-4 of the largest number."""
+def assert_near(got: Any, want: Any, bound: float = 1e-4) -> None:
+    """Equal to a part of the largest number."""
     want = want.detach().numpy()
     assert got.shape == want.shape
     scale = np.abs(want).max()
     assert scale > 0
-    np.testing.assert_allclose(np.asarray(got) / scale, want / scale, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(got) / scale, want / scale, rtol=0, atol=bound)
 
 
 def random_images(*shape: int) -> np.ndarray:

@@ -120,7 +120,10 @@ def test_the_compiler_sends_what_was_counted(layouts):
     # Arguments: parameters, two moments, a few scalars, and an eighth of the batch.
     batch = 64 * (4 * 32 + 4 + 1) // 8
     assert 0 <= data["program"]["arguments"] - 3 * gradients - batch < 64
-    assert data["program"]["flops"] == pytest.approx(data["plan"]["flops"], rel=0.3)
+    # What is counted are matrix products; the compiler counts Adam's operations too, about 12 for
+    # each parameter, and those of the loss.
+    rest = data["program"]["flops"] - data["plan"]["flops"]
+    assert 0 <= rest < 16 * gradients / 4
 
 
 @pytest.mark.slow

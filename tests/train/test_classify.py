@@ -133,7 +133,11 @@ def test_plateaus_norms_and_rates_from_the_command_line(tmp_path):
     options += ["--techniques.norms", "--techniques.rates", "Dense_0/**", "0.5"]
     done = classify(*QUICK, "--epochs", "4", *options, "--run-dir", tmp_path)
     assert done.returncode == cli.DONE, done.stderr
-    assert done.stderr == ""
+    assert done.stderr.splitlines() == [
+        "INFO: weight decay shrinks 2 of 4 parameters: Dense_0/kernel, Dense_1/kernel",
+        "INFO: the learning rate is 0.5 times as high for 2 of 4 parameters: Dense_0/bias, "
+        "Dense_0/kernel",
+    ]
     with open(tmp_path / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     # An improvement by 9 there is only after nothing.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import queue
+import secrets
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from jaxnet.parallel.identity import JOB
 from jaxnet.parallel.launch import LAUNCHER, PEER_TIMEOUT, START_TIMEOUT
 from jaxnet.parallel.watchdog import EXPLAINED_SECONDS, LOST_PEER
 
@@ -136,6 +138,7 @@ class Agent:
             PEER_TIMEOUT: str(self.job.peer_timeout),
             START_TIMEOUT: str(self.job.start_timeout),
             LAUNCHER: str(reading),
+            JOB: secrets.token_hex(8),
         }
         try:
             for process, slot in enumerate(slots):

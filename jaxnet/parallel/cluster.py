@@ -10,7 +10,8 @@ Known are, the most specific first:
     JOB_COMPLETION_INDEX                                          an indexed job of Kubernetes
 
 `JAX_COORDINATOR_ADDRESS=HOST:PORT` says where process 0 listens, whatever the launcher: an
-address of its host that all others reach.
+address of its host that all others reach. `JAXNET_JOB`, a word that no other job has, keeps out
+processes of other jobs where the launcher gives its jobs no names.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from jaxnet.errors import UsageError
+from jaxnet.parallel.identity import JOB
 from jaxnet.parallel.roll_call import is_loopback
 
 Environ = Mapping[str, str]
@@ -44,6 +46,8 @@ class Cluster:
         local_process: the number of this process among those on its host, likewise.
         local_processes: how many these are, likewise.
         local_devices: the devices that this process uses, of those it can see; None for all.
+        job: a word that all processes of this job share and no other job has; empty where the
+            launcher gives none.
     """
 
     launcher: str
@@ -54,6 +58,7 @@ class Cluster:
     local_process: int | None = None
     local_processes: int | None = None
     local_devices: tuple[int, ...] | None = None
+    job: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.process < self.processes:
@@ -105,6 +110,7 @@ def _explicit(environ: Environ) -> Cluster | None:
         _number(environ, "JAX_NUM_PROCESSES"),
         _number(environ, "JAX_PROCESS_ID"),
         local_devices=_chosen_devices(environ),
+        job=environ.get(JOB, ""),
     )
 
 
@@ -123,7 +129,14 @@ def _torchrun(environ: Environ) -> Cluster | None:
         _number(environ, "RANK"),
         hosts=maybe_number(environ, "GROUP_WORLD_SIZE") or (local and -(-processes // local)),
         local=(maybe_number(environ, "LOCAL_RANK"), local),
+        job=_torchrun_job(environ),
     )
+
+
+def _torchrun_job(environ: Environ) -> str:
+    """The id that torchrun was given, without which it is "none" for all jobs, and the start."""
+    given = environ.get("TORCHELASTIC_RUN_ID", "none")
+    return "" if given == "none" else f"{given}.{environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
 
 
 def _open_mpi(environ: Environ) -> Cluster | None:
@@ -133,6 +146,8 @@ def _open_mpi(environ: Environ) -> Cluster | None:
     local = maybe_number(environ, "OMPI_COMM_WORLD_LOCAL_SIZE")
     one_host = processes == local
     job = environ.get("OMPI_MCA_ess_base_jobid") or environ.get("PMIX_NAMESPACE", "")
+    if one_host and not job:
+        job = environ.get("PMIX_SERVER_TMPDIR", "")  # a folder of this one mpirun
 
     def coordinator() -> tuple[str, int]:
         if one_host:
@@ -159,6 +174,7 @@ def _open_mpi(environ: Environ) -> Cluster | None:
         # How many there are beyond one, it doesn't say.
         hosts=1 if one_host else None,
         local=(maybe_number(environ, "OMPI_COMM_WORLD_LOCAL_RANK"), local),
+        job=job,
     )
 
 
@@ -169,9 +185,9 @@ def _slurm(environ: Environ) -> Cluster | None:
     processes = maybe_number(environ, "SLURM_STEP_NUM_TASKS") or _number(environ, "SLURM_NTASKS")
     hosts = maybe_number(environ, "SLURM_STEP_NUM_NODES")
     nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST", "")
+    job = f"{environ.get('SLURM_JOB_ID', '')}.{environ['SLURM_STEP_ID']}"
 
     def coordinator() -> tuple[str, int]:
-        job = f"{environ.get('SLURM_JOB_ID', '')}.{environ['SLURM_STEP_ID']}"
         return "127.0.0.1" if hosts == 1 else first_node(nodes), _port(job)
 
     tasks = _tasks_per_node(environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
@@ -185,6 +201,7 @@ def _slurm(environ: Environ) -> Cluster | None:
         _number(environ, "SLURM_PROCID"),
         hosts=hosts,
         local=(maybe_number(environ, "SLURM_LOCALID"), local),
+        job=f"{job}.{environ.get('SLURM_RESTART_COUNT', 0)}",
     )
 
 
@@ -247,6 +264,7 @@ def _started(
     *,
     hosts: int | None,
     local: tuple[int | None, int | None],
+    job: str = "",
 ) -> Cluster | None:
     """What a launcher says, with what the user set by hand in its place."""
     given = environ.get("JAX_COORDINATOR_ADDRESS")
@@ -262,6 +280,7 @@ def _started(
         hosts,
         *local,
         local_devices=_chosen_devices(environ) or _own_devices(environ, *local),
+        job=environ.get(JOB) or job,
     )
 
 

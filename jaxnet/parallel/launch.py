@@ -14,6 +14,7 @@ from jaxnet.errors import PeerError, UsageError
 from jaxnet.parallel.cluster import Cluster as Cluster
 from jaxnet.parallel.cluster import Environ, maybe_number
 from jaxnet.parallel.cluster import detect as detect
+from jaxnet.parallel.identity import own_identity
 from jaxnet.parallel.roll_call import Peer, is_loopback, loopback_of, roll_call
 from jaxnet.parallel.watchdog import Watch, leave_process
 
@@ -51,7 +52,7 @@ def initialize(environ: Environ = os.environ) -> Watch | None:
         What watches the others; call its `finish` at the end. None where there is nobody to watch.
 
     Raises:
-        UsageError: the launcher's variables can't be.
+        UsageError: the launcher's variables can't be, or the processes weren't started alike.
         PeerError: not all processes came.
     """
     cluster = detect(environ)
@@ -63,7 +64,8 @@ def initialize(environ: Environ = os.environ) -> Watch | None:
     host = socket.gethostname()
     me = Peer(cluster.process, host, os.getpid(), loopback_of(host))
     start = _seconds(environ, START_TIMEOUT, DEFAULT_START_TIMEOUT)
-    peers, address = roll_call(me, cluster.processes, cluster.coordinator, start)
+    identity = own_identity(cluster.job)
+    peers, address = roll_call(me, cluster.processes, cluster.coordinator, start, identity)
     _report([me, *peers])
     watch = Watch(me, cluster.processes, timeout, peers, pipe).start()
     _join(cluster, address, timeout)

@@ -16,9 +16,11 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, NoReturn
 
-from jaxnet.errors import PeerError
+from jaxnet.errors import PeerError, UsageError
+from jaxnet.parallel.identity import Identity
 
 # A message is a short line; whoever sends more isn't one of us.
 MOST_BYTES = 1 << 16
@@ -27,6 +29,18 @@ RETRY_SECONDS = 0.1
 CONNECT_SECONDS = 1.0
 # From here on, process 0 says for whom it is waiting.
 PATIENT_SECONDS = 10.0
+# After it turned away a process that may be another job's, process 0 waits so long for the right
+# one.
+REFUSED_SECONDS = 30.0
+
+_ELSEWHERE = (
+    "Another job listens there: choose another port, with JAX_COORDINATOR_ADDRESS=HOST:PORT"
+)
+_ALIKE = (
+    "Start all processes of a job alike; if this is another job's, choose another port, with "
+    "JAX_COORDINATOR_ADDRESS=HOST:PORT; and if the commands of one job have to differ, set "
+    "JAXNET_JOB to the same word for all of them"
+)
 
 
 class Peer(NamedTuple):
@@ -80,11 +94,21 @@ class Line:
         *lines, self._received = (self._received + received).split(b"\n")
         if len(self._received) > MOST_BYTES:
             raise ValueError("too long for a message")
-        return [dict(json.loads(line)) for line in lines]
+        try:
+            messages = [json.loads(line) for line in lines]
+        except RecursionError:
+            raise ValueError("too deep for a message") from None
+        if not all(isinstance(message, dict) for message in messages):
+            raise ValueError("no message")
+        return messages
 
 
 def roll_call(
-    me: Peer, processes: int, address: tuple[str, int], start_timeout: float
+    me: Peer,
+    processes: int,
+    address: tuple[str, int],
+    start_timeout: float,
+    identity: Identity = _ANY,
 ) -> tuple[dict[Peer, Line], tuple[str, int]]:
     """Bring all processes of a job together.
 
@@ -93,6 +117,7 @@ def roll_call(
         processes: how many there are.
         address: where process 0 listens.
         start_timeout: how many seconds to wait for the others.
+        identity: by which the processes of this job know each other.
 
     Returns:
         The connections, to all others in process 0 and to process 0 in the others, and the address
@@ -100,99 +125,178 @@ def roll_call(
 
     Raises:
         PeerError: not all came, and the message says who is missing; or process 0 can't listen.
+        UsageError: they weren't started alike, or this one belongs to another job.
     """
     if me.process == 0:
-        peers = _call(me, processes, address, start_timeout)
+        peers = _Call(me, processes, identity, start_timeout).answered(address)
         port = _free_port(address[0])
         for line in peers.values():
             line.send(port=port, host=me.host, pid=me.pid)
         return peers, (address[0], port)
-    return _answer(me, processes, address, start_timeout)
+    return _answer(me, processes, address, start_timeout, identity)
 
 
-def _call(
-    me: Peer, processes: int, address: tuple[str, int], start_timeout: float
-) -> dict[Peer, Line]:
-    """Process 0: listen until all others have said who they are."""
-    deadline, patient = time.monotonic() + start_timeout, time.monotonic() + PATIENT_SECONDS
-    peers: dict[Peer, Line] = {}
-    with _listen(address) as listener, selectors.DefaultSelector() as selector:
-        selector.register(listener, selectors.EVENT_READ, None)
-        while len(peers) < processes - 1:
-            if time.monotonic() > deadline:
-                text = _missing(me, peers, processes, start_timeout)
-                for line in peers.values():
-                    line.send(refused=text)
-                raise PeerError(text)
-            if patient and time.monotonic() > patient:
-                patient = 0.0
-                names = _numbers(_absent(peers, processes))
-                print(f"{me} is waiting for {names} of {processes}", file=sys.stderr, flush=True)
-            for key, _ in selector.select(0.5):
-                if key.data is None:
-                    line = Line(listener.accept()[0])
-                    selector.register(line.socket, selectors.EVENT_READ, line)
-                elif not _introduced(key.data, peers, processes):
-                    selector.unregister(key.fileobj)
-                    key.data.socket.close()
-    return dict(sorted(peers.items()))
+@dataclass
+class _Call:
+    """Process 0's part: listen until all others have said who they are.
 
+    Attributes:
+        me: process 0.
+        processes: how many there are.
+        identity: that of this job.
+        start_timeout: how many seconds to wait for the others.
+        peers: who is there.
+        refused: who was turned away, and may have been meant, by number: in what it differed.
+    """
 
-def _introduced(line: Line, peers: dict[Peer, Line], processes: int) -> bool:
-    """Note who has connected; False for somebody who isn't wanted or is gone again."""
-    try:
-        messages = line.receive()
-        if messages is None:  # it may come again
-            for peer in [peer for peer, its in peers.items() if its is line]:
-                del peers[peer]
+    me: Peer
+    processes: int
+    identity: Identity
+    start_timeout: float
+    peers: dict[Peer, Line] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+    _refused_at: float = 0.0
+
+    def answered(self, address: tuple[str, int]) -> dict[Peer, Line]:
+        """All others, in the order of their numbers."""
+        deadline = time.monotonic() + self.start_timeout
+        patient = time.monotonic() + PATIENT_SECONDS
+        with _listen(address) as listener, selectors.DefaultSelector() as selector:
+            selector.register(listener, selectors.EVENT_READ, None)
+            while absent := _absent(self.peers, self.processes):
+                self._check(absent, deadline)
+                if patient and time.monotonic() > patient:
+                    patient = 0.0
+                    self._say(f"{self.me} is waiting for {_numbers(absent)} of {self.processes}")
+                for key, _ in selector.select(0.5):
+                    if key.data is None:
+                        with suppress(OSError):  # gone again
+                            line = Line(listener.accept()[0])
+                            selector.register(line.socket, selectors.EVENT_READ, line)
+                    elif not self._introduced(key.data):
+                        selector.unregister(key.fileobj)
+                        key.data.socket.close()
+        return dict(sorted(self.peers.items()))
+
+    def _check(self, absent: list[int], deadline: float) -> None:
+        """Give up where those that are absent won't come any more."""
+        now = time.monotonic()
+        wrong = [self.refused[number] for number in absent if number in self.refused]
+        if wrong and now > min(deadline, self._refused_at + REFUSED_SECONDS):
+            self._end(UsageError("; ".join(wrong)))
+        if now > deadline:
+            self._end(PeerError(_missing(self.me, self.peers, self.processes, self.start_timeout)))
+
+    def _end(self, error: PeerError | UsageError) -> NoReturn:
+        for line in self.peers.values():
+            line.send(refused=str(error), usage=isinstance(error, UsageError))
+        raise error
+
+    def _introduced(self, line: Line) -> bool:
+        """Note who has connected; False for somebody who isn't wanted or is gone again."""
+        try:
+            messages = line.receive()
+            if messages is None:  # it may come again
+                for peer in [peer for peer, its in self.peers.items() if its is line]:
+                    del self.peers[peer]
+                return False
+            if not messages:
+                return True
+            peer, its_processes, its = _introduction(messages[0])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return False  # no process of jaxnet
+        if self.identity.knows(its) and its.job != self.identity.job:
+            where = f"process 0 on host {self.me.host}"
+            text = (
+                f"{peer} is of job {its.job!r}, and {where} of {self.identity.job!r}. {_ELSEWHERE}"
+            )
+            line.send(refused=text, usage=True)
             return False
-        if not messages:
-            return True
-        said = messages[0]
-        peer = Peer(**{name: said[name] for name in Peer._fields})
-        number = int(peer.process)
-    except (ValueError, KeyError, TypeError):
-        return False
-    known = next((other for other in peers if other.process == number), None)
-    if known is not None:
-        line.send(refused=f"{known} is there already, and {peer} came as the same one")
-        return False
-    if said["processes"] != processes or not 0 < number < processes:
-        line.send(
-            refused=f"{peer} says that there are {said['processes']} processes, and process 0 "
-            f"says {processes}. Start all of them with the same numbers"
-        )
-        return False
-    peers[peer] = line
-    return True
+        if peer.process in {other.process for other in self.peers}:
+            known = next(other for other in self.peers if other.process == peer.process)
+            line.send(refused=f"{known} is there already, and {peer} came as the same one")
+            return False
+        found = self.identity.differences(its)
+        if its_processes != self.processes or not 0 < peer.process < self.processes:
+            found.append(
+                f"it says that there are {its_processes} processes, and process 0 says "
+                f"{self.processes}"
+            )
+        if found:
+            self._refuse(peer, line, found, sure=self.identity.knows(its))
+            return False
+        self.peers[peer] = line
+        return True
+
+    def _refuse(self, peer: Peer, line: Line, found: list[str], sure: bool) -> None:
+        """Turn away a process that wasn't started as this one was.
+
+        Args:
+            peer: who it is.
+            line: the connection to it.
+            found: in what it differs.
+            sure: whether it is of this job. Otherwise it may be of another one, and the right one
+                may come yet.
+        """
+        text = f"{peer} wasn't started as {self.me} was: {'; '.join(found)}. "
+        text += "Start all processes of a job alike" if sure else _ALIKE
+        line.send(refused=text, usage=True)
+        if sure:
+            self._end(UsageError(text))
+        if peer.process not in self.refused:
+            self._say(f"turned away: {text}")
+        self.refused[peer.process], self._refused_at = text, time.monotonic()
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _introduction(message: Mapping[str, Any]) -> tuple[Peer, int, Identity]:
+    """Who somebody says it is, the number of processes that it knows of, and its job.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it isn't a process of jaxnet.
+    """
+    peer = Peer(**{name: message[name] for name in Peer._fields})
+    numbers = peer.process, peer.pid, message["processes"]
+    if not all(type(number) is int for number in numbers) or not isinstance(peer.host, str):
+        raise TypeError("no process of jaxnet")
+    return peer, message["processes"], Identity.from_json(message)
 
 
 def _answer(
-    me: Peer, processes: int, address: tuple[str, int], start_timeout: float
+    me: Peer, processes: int, address: tuple[str, int], start_timeout: float, identity: Identity
 ) -> tuple[dict[Peer, Line], tuple[str, int]]:
     """Another process: find process 0, say who this is, and wait until all are there."""
     deadline = time.monotonic() + start_timeout
     line = Line(_connect(me, address, deadline, start_timeout))
-    line.send(**me._asdict(), processes=processes)
+    line.send(**me._asdict(), processes=processes, **identity.to_json())
     where = f"{address[0]}:{address[1]}"
     # Process 0 waits as long as this one, and knows better who is missing.
     while time.monotonic() < deadline + PATIENT_SECONDS:
         try:
             messages = line.receive()
-        except ValueError:
+            if messages is None:
+                raise PeerError(f"{me}: process 0 at {where} ended before all processes had come")
+            answers = [_reply(message) for message in messages]
+        except (ValueError, KeyError, TypeError):
             raise PeerError(
                 f"{me}: what answers at {where} isn't process 0 of this job. Another program "
                 "listens there: choose another port, with JAX_COORDINATOR_ADDRESS=HOST:PORT"
             ) from None
-        if messages is None:
-            raise PeerError(f"{me}: process 0 at {where} ended before all processes had come")
-        for message in messages:
-            if "refused" in message:
-                raise PeerError(f"{me} ends: {message['refused']}")
-            if "port" in message:
-                zero = Peer(0, message["host"], message["pid"])
-                return {zero: line}, (address[0], message["port"])
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise type(answer)(f"{me} ends: {answer}")
+            zero, port = answer
+            return {zero: line}, (address[0], port)
     raise PeerError(f"{me}: process 0 at {where} answered, and then said nothing more")
+
+
+def _reply(message: Mapping[str, Any]) -> tuple[Peer, int] | PeerError | UsageError:
+    """What process 0 says to one that came: its own name and the port for JAX, or why not."""
+    if "refused" in message:
+        return (UsageError if message.get("usage") else PeerError)(message["refused"])
+    return Peer(0, message["host"], message["pid"]), int(message["port"])
 
 
 def _connect(

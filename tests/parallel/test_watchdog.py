@@ -19,16 +19,21 @@ from jaxnet.parallel.watchdog import LOST_PEER
 # What a process does: it joins the others, says so, and follows the words on its standard input.
 PROCESS = """
 import sys, time
-from jaxnet.errors import PeerError
+from jaxnet.errors import PeerError, UsageError
+from jaxnet.parallel.identity import Identity
 from jaxnet.parallel.roll_call import Peer, roll_call
 from jaxnet.parallel.watchdog import Watch
 import os
+identity = Identity(os.environ.get("JOB", ""), (os.environ.get("COMMAND", "train"),), {"jax": "1"})
 process, processes, port, start, timeout = (float(word) for word in sys.argv[1:])
 me = Peer(int(process), f"host{int(process)}", os.getpid())
 try:
-    peers, address = roll_call(me, int(processes), ("127.0.0.1", int(port)), start)
+    peers, address = roll_call(me, int(processes), ("127.0.0.1", int(port)), start, identity)
 except PeerError as error:
     sys.exit(f"refused: {error}")
+except UsageError as error:
+    print(f"refused: {error}", file=sys.stderr)
+    sys.exit(2)
 watch = Watch(me, int(processes), timeout, peers).start()
 print("met", flush=True)
 for line in sys.stdin:
@@ -62,7 +67,9 @@ class Job:
         self.limits = (str(start), str(timeout))
         self.running = {number: self.start(number) for number in started or range(processes)}
 
-    def start(self, number: int, processes: int | None = None) -> subprocess.Popen[str]:
+    def start(
+        self, number: int, processes: int | None = None, **variables: str
+    ) -> subprocess.Popen[str]:
         words = (number, processes or self.processes, self.port)
         return subprocess.Popen(
             [sys.executable, "-c", PROCESS, *map(str, words), *self.limits],
@@ -70,6 +77,7 @@ class Job:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env={**os.environ, **variables},
         )
 
     def __getitem__(self, number: int) -> subprocess.Popen[str]:
@@ -208,12 +216,38 @@ def test_a_second_one_with_the_same_number_is_refused():
         job.met()
 
 
-def test_other_numbers_are_refused():
-    with Job(3, 0, start=30.0) as job:
-        job.running[1] = job.start(1, processes=5)
+def test_processes_of_other_jobs_are_turned_away():
+    with Job(3, 0, 1, start=30.0) as job:
+        job.running[4] = job.start(2, processes=5)
+        job.running[5] = job.start(2, COMMAND="train --seed 1")
+        for number, differs in (
+            (4, "there are 5 processes, and process 0 says 3"),
+            (5, "its command is 'train --seed 1', and here it is 'train'"),
+        ):
+            code, errors = job.ends(number)
+            assert code == 2
+            assert f"process 2 on host host2 (pid {job[number].pid}) wasn't started as" in errors
+            assert differs in errors
+            del job.running[number]
+        job.running[2] = job.start(2)
+        job.met()
+
+
+def test_the_launchers_word_tells_jobs_apart():
+    with Job(2, 1) as job:
+        job.running[1].kill()
+        job.running[1].communicate()
+        job.running[0] = job.start(0, JOB="mine")
+        job.running[1] = job.start(1, JOB="yours")
         code, errors = job.ends(1)
-        assert code == 1
-        assert "there are 5 processes, and process 0 says 3" in errors
+        assert code == 2
+        assert "is of job 'yours', and process 0 on host host0 of 'mine'" in errors
+        # Of the same job: that is no stranger, and ends all.
+        job.running[1] = job.start(1, JOB="mine", COMMAND="train --seed 1")
+        for number in range(2):
+            code, errors = job.ends(number)
+            assert code == 2
+            assert "its command is 'train --seed 1', and here it is 'train'" in errors
 
 
 @pytest.mark.slow
@@ -229,15 +263,27 @@ def test_one_that_comes_again_before_all_are_there_is_taken():
 
 def test_a_stranger_does_no_harm():
     with Job(2, 0, start=30.0) as job:
-        for said in (b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b"\xff" * 100_000, b""):
+        whole = {"process": 1, "host": "x", "pid": 1, "loopback": None, "processes": 2}
+        identity = {"job": "", "command": ["train"], "versions": 3}
+        for said in (
+            *(b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b"1\n", b"\xff" * 100_000, b""),
+            *(b"[" * 20_000 + b"\n", b'{"process": 1, "host": "x", "pid": 1, "loopback": null}\n'),
+            json.dumps(whole).encode() + b"\n",
+            json.dumps({**whole, **identity}).encode() + b"\n",
+            json.dumps({**whole, **identity, "process": "1"}).encode() + b"\n",
+        ):
             stranger = socket.create_connection(("127.0.0.1", _ready(job.port)), timeout=5)
             with stranger, contextlib.suppress(OSError):  # it may hang up before all is said
                 stranger.sendall(said)
         job.running[1] = job.start(1)
         job.met()
+        job.say(0, "finish")
+        job.say(1, "finish")
+        assert job.ends(0) == (0, "")  # it didn't even notice
 
 
-def test_a_stranger_in_the_place_of_process_0_is_no_peer():
+@pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH_9.6\r\n", b'{"port": 1}\n'], ids=str)
+def test_a_stranger_in_the_place_of_process_0_is_no_peer(said):
     with socket.create_server(("127.0.0.1", 0)) as stranger, Job(2, 1) as job:
         job.port = stranger.getsockname()[1]
         job.running[1].kill()
@@ -245,7 +291,7 @@ def test_a_stranger_in_the_place_of_process_0_is_no_peer():
         job.running[1] = job.start(1)
         connection, _ = stranger.accept()
         with connection:
-            connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+            connection.sendall(said)
             code, errors = job.ends(1)
         assert code == 1
         assert f"what answers at 127.0.0.1:{job.port} isn't process 0 of this job" in errors

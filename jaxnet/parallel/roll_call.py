@@ -33,14 +33,14 @@ PATIENT_SECONDS = 10.0
 # one.
 REFUSED_SECONDS = 30.0
 
-_ELSEWHERE = (
-    "Another job listens there: choose another port, with JAX_COORDINATOR_ADDRESS=HOST:PORT"
-)
+_ELSEWHERE = "Choose another port, with JAX_COORDINATOR_ADDRESS=HOST:PORT"
 _ALIKE = (
     "Start all processes of a job alike; if this is another job's, choose another port, with "
     "JAX_COORDINATOR_ADDRESS=HOST:PORT; and if the commands of one job have to differ, set "
     "JAXNET_JOB to the same word for all of them"
 )
+
+_ANY = Identity()
 
 
 class Peer(NamedTuple):

@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from jaxnet.errors import UsageError
+from jaxnet.parallel.contradictions import check
 from jaxnet.parallel.identity import JOB
 from jaxnet.parallel.roll_call import is_loopback
 
@@ -91,6 +92,7 @@ def detect(environ: Environ = os.environ) -> Cluster | None:
     for recognised in (_explicit, _torchrun, _open_mpi, _slurm, _hydra, _kubernetes):
         cluster = recognised(environ)
         if cluster is not None:
+            check(cluster.launcher, cluster.processes, cluster.process, environ)
             return cluster if cluster.processes > 1 else None
     if "JAX_COORDINATOR_ADDRESS" in environ and "JAX_NUM_PROCESSES" in environ:
         raise UsageError(
@@ -182,6 +184,13 @@ def _slurm(environ: Environ) -> Cluster | None:
     # Without SLURM_STEP_ID this is the script of sbatch or the shell of salloc, which is alone.
     if "SLURM_PROCID" not in environ or "SLURM_STEP_ID" not in environ:
         return None
+    if (parts := maybe_number(environ, "SLURM_HET_SIZE") or 1) > 1:
+        raise UsageError(
+            f"srun: this is a heterogeneous job of {parts} components, of which each counts its "
+            "own processes alone. Ask for all nodes in one component, or set "
+            "JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID for each "
+            "process by hand"
+        )
     processes = maybe_number(environ, "SLURM_STEP_NUM_TASKS") or _number(environ, "SLURM_NTASKS")
     hosts = maybe_number(environ, "SLURM_STEP_NUM_NODES")
     nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST", "")

@@ -195,7 +195,58 @@ def test_the_most_specific_wins():
     """`mpirun` and `torchrun` are often called within a job of SLURM."""
     assert found({**SLURM, **OPEN_MPI}).launcher == "mpirun"
     assert found({**SLURM, **OPEN_MPI, **TORCHRUN}).launcher == "torchrun"
-    assert found({**SLURM, **TORCHRUN, **EXPLICIT}).launcher == "JAX_COORDINATOR_ADDRESS"
+    assert found({**SLURM, **TORCHRUN, **BY_HAND}).launcher == "JAX_COORDINATOR_ADDRESS"
+
+
+BY_HAND = {**EXPLICIT, "JAX_NUM_PROCESSES": "16", "JAX_PROCESS_ID": "3"}
+LEFT_OVER = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "node1"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "unset"),
+    [
+        ({**SLURM, **LEFT_OVER}, "WORLD_SIZE RANK, or SLURM_STEP_NUM_TASKS SLURM_PROCID"),
+        ({**SLURM, "WORLD_SIZE": "1"}, "WORLD_SIZE"),
+        ({**SLURM, "JAX_NUM_PROCESSES": "1"}, "JAX_NUM_PROCESSES"),
+        ({**SLURM, "JAX_PROCESS_ID": "0"}, "JAX_PROCESS_ID"),
+        ({**SLURM, **EXPLICIT, "JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}, "JAX_NUM_PROC"),
+        ({**SLURM, **EXPLICIT}, "JAX_NUM_PROCESSES JAX_PROCESS_ID"),  # 3 of 4, and 2 of 4
+        ({**SLURM, **LEFT_OVER, "WORLD_SIZE": "4"}, "WORLD_SIZE RANK"),  # 0 of 4, and 2 of 4
+        ({**OPEN_MPI, "JAX_NUM_PROCESSES": "1"}, "JAX_NUM_PROCESSES"),
+        ({**OPEN_MPI, **LEFT_OVER}, "WORLD_SIZE RANK, or OMPI_COMM_WORLD_SIZE"),
+        # Hydra starts its own helpers by srun, one on each node.
+        (
+            {**HYDRA, **SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},
+            "SLURM_STEP_NUM_TASKS SLURM_PROCID, or PMI_SIZE PMI_RANK",
+        ),
+        ({**KUBERNETES, "WORLD_SIZE": "3"}, "WORLD_SIZE"),
+    ],
+)
+def test_launchers_that_contradict_each_other(environ, unset):
+    with pytest.raises(UsageError, match=r"contradict each other: .* this is process") as error:
+        detect(environ)
+    assert str(error.value).partition("unset ")[2].startswith(unset)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        # torchrun numbers its processes as they come.
+        {**SLURM, **TORCHRUN, "WORLD_SIZE": "4", "RANK": "1", "TORCHELASTIC_RUN_ID": "x"},
+        {**SLURM, "WORLD_SIZE": "4", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "2"},
+        {**SLURM, **EXPLICIT, "JAX_PROCESS_ID": "2"},
+        {**SLURM, **EXPLICIT, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},  # jaxnet.launch
+        {**SLURM, **HYDRA, "PMI_SIZE": "4", "PMI_RANK": "2"},
+    ],
+)
+def test_launchers_may_start_each_other(environ):
+    assert found(environ).processes == 4
+
+
+def test_a_heterogeneous_job_of_slurm_is_refused():
+    with pytest.raises(UsageError, match="heterogeneous job of 2 components"):
+        detect({**SLURM, "SLURM_HET_SIZE": "2"})
+    assert found({**SLURM, "SLURM_HET_SIZE": "2", **EXPLICIT, "JAX_PROCESS_ID": "2"}).process == 2
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,18 @@ def test_srun(alone, slurm, tmp_path):
     output = done(srun, SLURM_CONF=f"{slurm}/slurm.conf")
     assert output.count("test_accuracy") == 1
     assert_equal(tmp_path / "run", alone)
+    left_over = {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "localhost"}
+    refused = subprocess.run(
+        ["srun", "-n", "2", *command(tmp_path / "other")],
+        cwd=ROOT,
+        env=environment({"SLURM_CONF": f"{slurm}/slurm.conf", **left_over}),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert refused.returncode == 2
+    assert "unset WORLD_SIZE RANK, or SLURM_STEP_NUM_TASKS SLURM_PROCID" in refused.stderr
+    assert not (tmp_path / "other").exists()
 
 
 def test_srun_on_two_hosts(alone, hosts, slurm, tmp_path):

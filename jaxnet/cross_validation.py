@@ -85,7 +85,7 @@ def run(
         prepare = (prepare_with or prepared)(train)
         learnt = prepare(train)
         scale = target(learnt) if target else None
-        trainer = trainers.of(task_for(learnt))
+        trainer = trainers.of(task_for(learnt), learnt)
         parts = _scaled(learnt, scale), _scaled(prepare(valid), scale)
         result = _fit(config, trainer, *parts, f"fold {number}/{k}")
         if result.stop_reason == "preempted":
@@ -143,15 +143,20 @@ def prepared(train: Any) -> Callable[[Any], Arrays]:
 
 @dataclasses.dataclass(frozen=True)
 class _Trainers:
-    """One trainer, and so one set of compiled programs, for each task."""
+    """One trainer, and so one set of compiled programs, for each task and size of its data."""
 
     config: CrossValidated
-    made: dict[int, tuple[GradientTask, Trainer]] = dataclasses.field(default_factory=dict)
+    made: dict[tuple[int, int], tuple[GradientTask, Trainer]] = dataclasses.field(
+        default_factory=dict
+    )
 
-    def of(self, task: GradientTask) -> Trainer:
+    def of(self, task: GradientTask, train: Arrays) -> Trainer:
+        from jaxnet.data.pipeline import rounded_up
         from jaxnet.training import Trainer
 
-        if id(task) not in self.made:
+        # Folds differ by a few rows; a program serves all that are rounded up to the same size.
+        key = id(task), rounded_up(len(train))
+        if key not in self.made:
             trainer = Trainer(
                 self.config.techniques.apply(self.config.optimizer.apply(task)),
                 early_stopping=self.config.early_stopping,
@@ -159,8 +164,8 @@ class _Trainers:
                 eval_batch_size=self.config.eval_batch_size,
                 layout=self.config.layout.build(task),
             )
-            self.made[id(task)] = task, trainer
-        return self.made[id(task)][1]
+            self.made[key] = task, trainer
+        return self.made[key][1]
 
     @property
     def compiles(self) -> int:

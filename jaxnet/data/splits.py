@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol, TypeVar
@@ -10,6 +11,8 @@ import numpy as np
 
 from jaxnet.data.order import FOLD_STREAM, SPLIT_STREAM, permutation
 from jaxnet.errors import InputError
+
+log = logging.getLogger("jaxnet")
 
 E = TypeVar("E", bound="Examples")
 
@@ -49,21 +52,23 @@ def split(
 
     A stratified split gives each part its fraction of every class, rounded up or down to a whole
     example; a class with fewer than 1 / fraction examples may therefore be absent from that part.
-    The same seed gives the same parts. Inside a part the examples keep the order of `data`.
+    One with fewer examples than there are parts is in the first part alone, which by convention is
+    the one to train on; a warning says so. The same seed gives the same parts. Inside a part the
+    examples keep the order of `data`.
 
     Args:
         data: the examples: `Arrays`, a `Table`, or a source, of which nothing is read.
         fractions: the share of each part; positive, summing to 1.
         seed: at least 0.
         stratify: `"auto"` stratifies by integer labels of shape (n,) and by nothing else; True
-            insists on such labels; False ignores them.
+            insists on such labels, and on as many of each as there are parts; False ignores them.
 
     Returns:
         For each fraction a dataset like `data`.
 
     Raises:
-        InputError: the fractions are wrong, a class has fewer examples than there are parts, a part
-            would be empty, or labels cannot be stratified by.
+        InputError: the fractions are wrong, a part would be empty, all classes have fewer examples
+            than there are parts, or labels cannot be stratified by.
 
     Example:
         >>> from jaxnet.data import Arrays
@@ -73,8 +78,10 @@ def split(
         (14, 4, 2, [7, 7])
     """
     shares = _checked_fractions(fractions, data.name)
-    strata, sizes = _strata(data, stratify, len(shares))
-    counts = _apportion(sizes, shares)
+    strata, sizes = _strata(data, stratify)
+    rare = _rare(data, strata, sizes, stratify, len(shares), "they are in the first part alone")
+    counts = _apportion(np.where(rare, 0, sizes), shares)
+    counts[rare, 0] = sizes[rare]
     for part, total in enumerate(counts.sum(axis=0)):
         if total == 0:
             raise InputError(
@@ -93,7 +100,8 @@ def k_fold(
     """The k pairs (rest, fold) of cross-validation: each example is in exactly one fold.
 
     Folds differ in size by at most one example and, where they are stratified, have as many
-    examples of each class, give or take one. The same seed gives the same folds. Inside a part the
+    examples of each class, give or take one; a warning names classes with fewer examples than there
+    are folds. The same seed gives the same folds. Inside a part the
     examples keep the order of `data`.
 
     Args:
@@ -107,7 +115,7 @@ def k_fold(
         for.
 
     Raises:
-        InputError: k is wrong or more than the number of examples, a class has fewer than k
+        InputError: k is wrong or more than the number of examples, all classes have fewer than k
             examples, or labels cannot be stratified by.
 
     Example:
@@ -148,7 +156,16 @@ def assign_folds(
             f"{data.name}: expected from 2 folds to one for each of the {len(data)} examples, "
             f"got {k}"
         )
-    strata, _ = _strata(data, stratify, k)
+    strata, sizes = _strata(data, stratify)
+    _rare(
+        data,
+        strata,
+        sizes,
+        stratify,
+        k,
+        "not every fold tests them, and the only one of a class "
+        "is tested by a network that never saw it",
+    )
     shuffled = permutation(seed, FOLD_STREAM, len(data))
     fold_of = np.empty(len(data), np.int64)
     # Dealt out like cards, class after class without beginning anew: so all counts are even.
@@ -156,16 +173,41 @@ def assign_folds(
     return fold_of
 
 
-def _strata(
-    data: Examples, stratify: bool | Literal["auto"], parts: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which stratum each example belongs to, and how many belong to each."""
+def _strata(data: Examples, stratify: bool | Literal["auto"]) -> tuple[np.ndarray, np.ndarray]:
+    """Which stratum each example belongs to, and how many belong to each in ascending order."""
     stratified = _is_stratified(data, stratify)
     strata = data.labels if stratified else np.zeros(len(data), np.int32)
-    classes, sizes = np.unique(strata, return_counts=True)
-    if stratified and sizes.min() < parts:
-        _refuse_small_class(data, int(classes[sizes.argmin()]), int(sizes.min()), parts)
-    return strata, sizes
+    return strata, np.unique(strata, return_counts=True)[1]
+
+
+def _rare(
+    data: Examples,
+    strata: np.ndarray,
+    sizes: np.ndarray,
+    stratify: bool | Literal["auto"],
+    parts: int,
+    fate: str,
+) -> np.ndarray:
+    """Whether each stratum has fewer examples than there are parts; a warning says what follows."""
+    rare = (sizes < parts) & (len(sizes) > 1)
+    if not rare.any():
+        return rare
+    if stratify is True or rare.all():
+        _refuse_small_class(data, int(np.unique(strata)[sizes.argmin()]), int(sizes.min()), parts)
+    named = [
+        f"{data.class_names[label] if data.class_names else label} ({size})"
+        for label, size in zip(np.unique(strata)[rare], sizes[rare], strict=True)
+    ]
+    more = f" and {len(named) - 10} more" if len(named) > 10 else ""
+    log.warning(
+        "%s: fewer examples than the %d parts in class %s%s: %s",
+        data.name,
+        parts,
+        ", ".join(named[:10]),
+        more,
+        fate,
+    )
+    return rare
 
 
 def _checked_fractions(fractions: Sequence[float], name: str) -> np.ndarray:

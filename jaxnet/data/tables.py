@@ -43,6 +43,8 @@ log = logging.getLogger("jaxnet")
 
 # Whole numbers with more values than this are a quantity to predict, not a class.
 _MAX_CLASSES = 20
+# So many rows a class has at least, on average, where classes are numbers and there are many.
+_ROWS_OF_A_CLASS = 5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -269,6 +271,8 @@ def _labels(
         advice = "subtract a fixed number from the column, and predict the difference"
         check_distinct(numbers, where, advice)
         return numbers.astype(np.float32), labels
+    if kind == "class":
+        _check_classes(target, where)
     codes, values = columns.texts(target)
     if kind == "auto" and len(values) > _MAX_CLASSES and (asked := explained(target, reading)):
         raise InputError(f"{where}: {asked}")
@@ -283,6 +287,19 @@ def _is_quantity(target: pd.Series) -> bool:
         return False
     values = np.unique(columns.numbers(target))
     return len(values) > _MAX_CLASSES or not np.equal(values, np.round(values)).all()
+
+
+def _check_classes(target: pd.Series, where: str) -> None:
+    """Refuse a quantity, whose values are hardly ever the same."""
+    if not _is_quantity(target):
+        return
+    values = np.unique(columns.numbers(target))
+    if len(values) > _MAX_CLASSES and len(values) * _ROWS_OF_A_CLASS > len(target):
+        raise InputError(
+            f"{where} has {len(values)} different numbers in {len(target)} rows, such as "
+            f"{values[0]:g}: that is a number to predict, not a class; train.regress predicts "
+            'numbers (target_kind="number"). If they are names of classes, make them text'
+        )
 
 
 def _numbers(series: pd.Series, reading: Reading, where: str) -> np.ndarray:

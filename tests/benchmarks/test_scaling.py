@@ -69,7 +69,12 @@ def test_the_cost_of_a_save():
 
 
 @pytest.mark.slow
-def test_a_small_race(tmp_path, capsys):
+def test_a_small_race(tmp_path, capsys, monkeypatch):
+    # Settings differ in numbers only, and each is a process.
+    all_of_them = scaling.settings
+    monkeypatch.setattr(
+        scaling, "settings", lambda options: [s for s in all_of_them(options) if s.kind != "weak"]
+    )
     options = Options(
         devices=(2,),
         axes=("fsdp",),
@@ -77,13 +82,13 @@ def test_a_small_race(tmp_path, capsys):
         batch_size=4,
         steps=2,
         save_steps=1,
-        rounds=2,
+        rounds=1,
         width=8,
         length=4,
         out=tmp_path,
     )
     scaling.main(options)
     written = json.loads((tmp_path / "scaling.json").read_text())
-    assert [s["devices"] for s in written["settings"]] == [1, 1, 1, 2, 2]
+    assert [s["devices"] for s in written["settings"]] == [1, 1, 2]
     assert all(min(s["seconds"]) > 0 for s in written["settings"])
     assert "a save while training" in capsys.readouterr().out

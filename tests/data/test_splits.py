@@ -115,10 +115,25 @@ def test_wrong_fractions_are_refused(fractions, message):
         split(dataset(LABELS, name="toy"), fractions)
 
 
-def test_a_class_too_small_for_the_parts_is_named():
-    data = dataset([0] * 9 + [1] * 2 + [2] * 9, class_names=("cat", "dog", "eel"), name="toy")
+def test_a_class_too_small_for_the_parts_is_trained_on_and_named(caplog):
+    labels = [0] * 10 + [1] * 2 + [2] * 20
+    data = dataset(labels, class_names=("cat", "dog", "eel"), name="toy")
+    parts = split(data)
+    assert [np.bincount(part.labels, minlength=3).tolist() for part in parts] == [
+        [7, 2, 14],
+        [2, 0, 4],
+        [1, 0, 2],
+    ]
+    (said,) = caplog.messages
+    assert said == (
+        "toy: fewer examples than the 3 parts in class dog (2): they are in the first part alone"
+    )
     with pytest.raises(InputError, match=r"toy: class 1 \('dog'\) has 2 .* fewer than the 3 parts"):
-        split(data)
+        split(data, stratify=True)
+    caplog.clear()
+    folds = [fold.labels.tolist().count(1) for _, fold in k_fold(data, 4)]
+    assert sorted(folds) == [0, 0, 1, 1]
+    assert "class dog (2): not every fold tests them" in caplog.text
 
 
 @pytest.mark.parametrize("labels", [[0.5, 1.0, 2.0], [0, 0, 0]])
@@ -177,7 +192,7 @@ def test_every_example_by_itself_is_a_fold_too():
         (LABELS, 1, "toy: expected from 2 folds to one for each of the 500 examples, got 1"),
         (LABELS, 2.5, "toy: expected a whole number of folds, got 2.5"),
         (np.linspace(0, 1, 4), 5, "toy: expected from 2 folds .* 4 examples, got 5"),
-        ([0, 0, 0, 1, 1], 3, "toy: class 1 has 2 of the examples, fewer than the 3 parts"),
+        ([0, 0, 1, 1], 3, "toy: class 0 has 2 of the examples, fewer than the 3 parts"),
     ],
 )
 def test_folds_that_cant_be_made(labels, k, message):

@@ -131,9 +131,12 @@ def test_the_target_is_what_it_is_said_to_be():
     rows = {"x": [1.0, 2.0, 3.5], "y": [1, 2, 4]}
     assert read_table(rows, "y", target_kind="number").labels.tolist() == [1.0, 2.0, 4.0]
     assert read_table(rows, "y").class_names == ("1", "2", "4")
-    many = {"x": np.linspace(0, 1, 50), "y": np.arange(50)}
+    many = {"x": np.linspace(0, 1, 250), "y": np.arange(250) % 50}
     assert read_table(many, "y").class_names is None
     assert len(read_table(many, "y", target_kind="class").class_names or ()) == 50
+    quantity = {"x": np.linspace(0, 1, 50), "y": np.arange(50) / 4}
+    with pytest.raises(InputError, match=r"'y' has 50 different numbers in 50 .* train\.regress"):
+        read_table(quantity, "y", target_kind="class")
 
 
 def test_rows_without_a_target_are_left_out_and_counted(caplog):

@@ -234,9 +234,7 @@ def expected_steps():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("axes", "parts"), [({"stage": 4}, 2), ({"data": 2, "stage": 4}, 4), ({"stage": 2}, 8)]
-)
+@pytest.mark.parametrize(("axes", "parts"), [({"data": 2, "stage": 4}, 2), ({"stage": 2}, 8)])
 def test_a_language_model_learns_as_on_one_device(axes, parts):
     task = pipelined(language_task(dropout=0.0), parts)
     got = steps(task, texts(8, 8), Layout(**axes, rules=STAGES))
@@ -282,8 +280,9 @@ def test_padding_and_positions_go_along():
 @pytest.mark.slow
 def test_mixtures_in_a_pipeline_add_their_balance():
     task = mixtures(num_layers=2)
-    got = steps(pipelined(task, 2), texts(16, 8), Layout(stage=2, data=2, rules=STAGES))
-    assert_equal_steps(got, steps(task, texts(16, 8)), plain=to_plain)
+    layout = Layout(stage=2, data=2, rules=STAGES)
+    got = steps(pipelined(task, 2), texts(16, 8), layout, count=1)
+    assert_equal_steps(got, steps(task, texts(16, 8), count=1), plain=to_plain)
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 from jaxnet import locks
 from jaxnet.config import from_mapping, to_mapping, to_toml
 from jaxnet.errors import InputError, NonFiniteError, UsageError
-from jaxnet.files import write_json
+from jaxnet.files import expanded, write_json
 from jaxnet.recipe import FREE, Augment, Run
 
 if TYPE_CHECKING:
@@ -71,7 +71,12 @@ def located(config: Run, *words: str) -> Path:
     Args:
         config: the configuration, with all that it leaves open filled in.
         words: what else is part of the name, such as the model.
+
+    Raises:
+        UsageError: the data's file or folder isn't there.
     """
+    if config.data_dir is not None and not expanded(config.data_dir).exists():
+        raise UsageError(f"--data-dir {config.data_dir}: there is no such file or folder")
     if config.run_dir is not None:
         return config.run_dir
     folds = getattr(config, "folds", None)

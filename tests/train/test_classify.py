@@ -169,7 +169,7 @@ def test_another_configuration_in_the_same_folder_is_refused(run):
         (["--optimizer.name", "adm"], cli.WRONG_USAGE, "did you mean 'adam"),
         (["--metrics", "recal"], cli.WRONG_USAGE, "did you mean 'recall'?"),
         (["--data", "folder"], cli.WRONG_USAGE, "needs --data-dir"),
-        (["--data", "cifar10", "--data-dir", "absent"], cli.FAILED, "absent"),
+        (["--data", "cifar10", "--data-dir", "absent"], cli.WRONG_USAGE, "absent"),
         (["--folds", "1"], cli.WRONG_USAGE, "folds of at least 2"),
         (["--early-stopping.patience", "-1"], cli.WRONG_USAGE, "expected a patience of 0"),
         (["--early-stopping.monitor", "val_auc"], cli.WRONG_USAGE, "val_accuracy"),
@@ -177,7 +177,7 @@ def test_another_configuration_in_the_same_folder_is_refused(run):
         (["--epochs", "0"], cli.WRONG_USAGE, "epochs"),
         (["--learning-rate", "-1"], cli.WRONG_USAGE, "--learning-rate above 0, got -1"),
         (["--epochs", "many"], cli.WRONG_USAGE, "--epochs"),
-        (["--data", "mnist", "--data-dir", "absent"], cli.FAILED, "absent"),
+        (["--data", "mnist", "--data-dir", "absent"], cli.WRONG_USAGE, "absent"),
         (["--model", "vgg16"], cli.FAILED, "images of 8x8 are too small for its strides"),
         (["--model", "resnet19"], cli.WRONG_USAGE, "unknown model 'resnet19'; did you mean"),
         (["--optimizer.schedule", "piecewise"], cli.WRONG_USAGE, "needs --optimizer.boundaries"),
@@ -193,7 +193,7 @@ def test_wrong_use_is_a_message_and_an_exit_code(arguments, code, message, tmp_p
     ("arguments", "code", "message"),
     [
         (["--epochs", "many"], cli.WRONG_USAGE, "--epochs"),
-        (["--data", "mnist", "--data-dir", "absent"], cli.FAILED, "absent"),
+        (["--data", "mnist", "--data-dir", "absent"], cli.WRONG_USAGE, "absent"),
     ],
 )
 def test_a_process_says_so_too(arguments, code, message, tmp_path):

@@ -159,7 +159,7 @@ def test_a_resumed_run_repeats_no_sample(own, tmp_path):
     ("arguments", "code", "message"),
     [
         (["--data", "text"], cli.WRONG_USAGE, "--data text needs --data-dir"),
-        (["--data", "text", "--data-dir", "absent"], cli.FAILED, "absent"),
+        (["--data", "text", "--data-dir", "absent"], cli.WRONG_USAGE, "absent"),
         (["--model", "gtp"], cli.WRONG_USAGE, "did you mean 'gpt'"),
         (
             ["--network.num-kv-heads", "2"],

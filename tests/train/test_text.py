@@ -90,10 +90,6 @@ def test_the_encoder(lines, tmp_path):
         (["--data", "smsspam"], cli.WRONG_USAGE, "did you mean 'sms_spam'"),
         (["--model", "lstmm"], cli.WRONG_USAGE, "did you mean 'lstm'"),
         (["--data", "lines", "--data-dir", "absent"], cli.WRONG_USAGE, "absent: there is no such"),
-            ["--data", "lines", "--data-dir", "absent"],
-            cli.WRONG_USAGE,
-            "absent: there is no such file",
-        ),
         (["--data", "folder", "--data-dir", "."], cli.FAILED, "CLASS.txt for at least two"),
     ],
 )

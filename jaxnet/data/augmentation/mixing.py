@@ -91,8 +91,27 @@ def _drawn(
         )
     who, share = jax.random.split(key)
     mask = batch["mask"]
-    lam = jax.random.beta(share, alpha, alpha, mask.shape, jnp.float32)
+    lam = symmetric_beta(share, alpha, mask.shape)
     return batch["inputs"], partners(who, mask), jnp.where(mask, lam, 1.0)
+
+
+def symmetric_beta(key: jax.Array, alpha: float, shape: tuple[int, ...]) -> jax.Array:
+    """Draws from Beta(alpha, alpha), in float32.
+
+    Bailey (1994), "Polar generation of random variates with the t-distribution": Student's t with
+    `2 * alpha` degrees of freedom, here divided by their root, is `t` below, and
+    `(1 + t / sqrt(1 + t^2)) / 2` is then beta. No draw is rejected: `jax.random.beta` has loops
+    that take seconds to compile.
+
+    Example:
+        >>> draws = symmetric_beta(jax.random.key(0), 0.5, (1000,))
+        >>> bool(abs(draws.mean() - 0.5) < 0.05)
+        True
+    """
+    radius, angle = jax.random.uniform(key, (2, *shape), jnp.float32)
+    t = jnp.sqrt(jnp.expm1(-jnp.log(radius) / alpha)) * jnp.cos(2 * jnp.pi * angle)
+    # The sine of the arctangent is t / sqrt(1 + t^2), also where t is infinite.
+    return (1 + jnp.sin(jnp.arctan(t))) / 2
 
 
 def partners(key: jax.Array, mask: jax.Array) -> jax.Array:

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import beta, kstest
 
 from jaxnet.data import augmentation as aug
-from jaxnet.data.augmentation.mixing import partners
+from jaxnet.data.augmentation.mixing import partners, symmetric_beta
 from jaxnet.errors import UsageError
 from tests.data.augmentation.helpers import assert_uniform, batch_of, random_images
 
 MIXING = {"mixup": aug.mixup(0.4), "cutmix": aug.cutmix(1.0)}
+COMPILED = {name: jax.jit(mixing) for name, mixing in MIXING.items()}
+CIRCLES = jax.jit(jax.vmap(partners, in_axes=(0, None)))
 
 
 def mixed(name: str, batch: dict[str, jax.Array], seed: int = 0) -> dict[str, np.ndarray]:
-    out = jax.jit(MIXING[name])(jax.random.key(seed), batch)
+    out = COMPILED[name](jax.random.key(seed), batch)
     assert set(out) == {*batch, "labels_b", "lam"}
     assert out["inputs"].dtype == batch["inputs"].dtype
     return {key: np.asarray(value) for key, value in out.items()}
 
 
 def test_partners_are_a_random_circle_of_the_unmasked_rows():
-    mask = jnp.array([True, False, True, True, True, False, True])
-    draw = jax.jit(jax.vmap(lambda key: partners(key, mask)))
-    drawn = np.asarray(draw(jax.random.split(jax.random.key(0), 2000)))
+    mask = np.array([True, False, True, True, True, False, True])
+    drawn = np.asarray(CIRCLES(jax.random.split(jax.random.key(0), 2000), mask))
     real = np.flatnonzero(mask)
     for row in drawn[:50]:
         at, circle = int(real[0]), []
@@ -41,8 +42,8 @@ def test_partners_are_a_random_circle_of_the_unmasked_rows():
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_who_is_alone_keeps_to_itself(count):
-    mask = jnp.arange(4) < count
-    assert partners(jax.random.key(0), mask).tolist() == [0, 1, 2, 3]
+    drawn = CIRCLES(jax.random.split(jax.random.key(0), 2000), np.arange(7) < count)
+    np.testing.assert_array_equal(drawn, np.tile(np.arange(7), (2000, 1)))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -64,9 +65,18 @@ def test_mixup_takes_rows_of_a_table_too():
 
 def test_the_share_of_mixup_is_beta():
     out = mixed("mixup", batch_of(np.zeros((4000, 1), np.float32)))
-    alpha = 0.4
-    assert out["lam"].mean() == pytest.approx(0.5, abs=0.03)
-    assert out["lam"].var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.06)
+    assert kstest(out["lam"], beta(0.4, 0.4).cdf).pvalue > 0.01
+
+
+def test_shares_are_beta_whatever_alpha_is():
+    draw = jax.jit(symmetric_beta, static_argnums=2)
+    for alpha in (0.3, 1.0, 2.0, 50.0):
+        drawn = np.asarray(draw(jax.random.key(0), alpha, (20_000,)), np.float64)
+        assert kstest(drawn, beta(alpha, alpha).cdf).pvalue > 0.01, alpha
+    # Nearly all of these are 0 or 1 in float32.
+    drawn = np.asarray(draw(jax.random.key(0), 1e-3, (20_000,)))
+    assert ((drawn >= 0) & (drawn <= 1)).all()
+    assert drawn.mean() == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -120,8 +130,8 @@ def test_rows_that_merely_pad_mix_with_nothing(name):
 
 @pytest.mark.parametrize("name", MIXING)
 def test_each_label_counts_by_the_weight_of_its_own_example(name):
-    weights = np.array([0.0, 1.0, 2.0, 5.0, 0.0, 0.5], np.float32)
-    images = random_images(6, 8, 8, 1)
+    weights = np.tile(np.array([0.0, 1.0, 2.0, 5.0, 0.0, 0.5], np.float32), 2)
+    images = random_images(12, 6, 6, 1)
     plain = mixed(name, batch_of(images))
     out = mixed(name, batch_of(images, weights=weights))
     np.testing.assert_array_equal(out["inputs"], plain["inputs"])
@@ -139,7 +149,7 @@ def test_a_batch_is_mixed_once():
     batch = batch_of(random_images(4, 6, 6, 1))
     twice = aug.compose(aug.mixup(), aug.cutmix())
     with pytest.raises(UsageError, match=r"cutmix: this batch is mixed already.*one_of\(mixup"):
-        twice(jax.random.key(0), batch)
+        jax.eval_shape(twice, jax.random.key(0), batch)
 
 
 def test_mixup_and_cutmix_take_turns():

@@ -35,13 +35,25 @@ def batch_of(images: Any, **columns: Any) -> dict[str, jax.Array]:
 
 def augmented(function: Callable[..., Any], images: Any, seed: int = 0) -> np.ndarray:
     """The images after an augmentation, having checked that it kept shape, type and the rest."""
-    batch = batch_of(images)
-    out = jax.jit(function)(jax.random.key(seed), batch)
-    assert out.keys() == batch.keys()
-    assert (out["inputs"].shape, out["inputs"].dtype) == (images.shape, batch["inputs"].dtype)
-    for name in ("labels", "mask"):
-        np.testing.assert_array_equal(out[name], batch[name])
-    return np.asarray(out["inputs"])
+    return augmented_together((function, images), seed=seed)[0]
+
+
+def augmented_together(*cases: tuple[Callable[..., Any], Any], seed: int = 0) -> list[np.ndarray]:
+    """`augmented` for several functions and images with the same key, as one program."""
+    functions, batches = [function for function, _ in cases], [batch_of(x) for _, x in cases]
+
+    @jax.jit
+    def run(key: jax.Array, batches: Any) -> Any:
+        return [function(key, batch) for function, batch in zip(functions, batches, strict=True)]
+
+    outs = run(jax.random.key(seed), batches)
+    for out, batch in zip(outs, batches, strict=True):
+        assert out.keys() == batch.keys()
+        given = batch["inputs"]
+        assert (out["inputs"].shape, out["inputs"].dtype) == (given.shape, given.dtype)
+        for name in ("labels", "mask"):
+            np.testing.assert_array_equal(out[name], batch[name])
+    return [np.asarray(out["inputs"]) for out in outs]
 
 
 def assert_uniform(values: Any, low: float, high: float) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +19,12 @@ ORDINARY = TOKENS > 4
 HIDE = mask_tokens(MASK, V, SPECIAL)
 
 
+compiled = functools.cache(jax.jit)
+
+
 def hidden(hide=HIDE, seed: int = 0):
-    batch = {"inputs": jnp.asarray(TOKENS), "labels": jnp.asarray(TOKENS)}
-    out = jax.jit(hide)(jax.random.key(seed), {**batch, "mask": jnp.ones(len(TOKENS), bool)})
+    batch = {"inputs": TOKENS, "labels": TOKENS, "mask": np.ones(len(TOKENS), bool)}
+    out = compiled(hide)(jax.random.key(seed), batch)
     assert set(out) == {"inputs", "labels", "mask"}
     assert out["inputs"].dtype == out["labels"].dtype == jnp.int32
     return np.asarray(out["inputs"]), np.asarray(out["labels"])
@@ -71,7 +76,7 @@ def test_masks_for_evaluation_are_drawn_once():
     np.testing.assert_array_equal(data.labels, again.labels)
     assert (masked_once(TOKENS, HIDE, 4).inputs != data.inputs).any()
     # Neither do two rows with the same text have the same tokens hidden.
-    twice = masked_once(np.repeat(TOKENS[:1], 2, axis=0), HIDE, 3)
+    twice = masked_once(np.repeat(TOKENS[:1], len(TOKENS), axis=0), HIDE, 3)
     assert (twice.labels[0] != twice.labels[1]).any()
     np.testing.assert_array_equal(data.weights, (data.labels != -1).sum(axis=1))
 

@@ -57,8 +57,11 @@ def make_batch(n: int = 8, masked: int = 0, seed: int = 0) -> dict[str, jax.Arra
     return {
         "inputs": jnp.asarray(inputs),
         "labels": jnp.asarray(labels),
-        "mask": jnp.arange(n) < n - masked,
+        "mask": jnp.asarray(np.arange(n) < n - masked),
     }
+
+
+SGD = optax.sgd(0.1, momentum=0.9)
 
 
 def classifier(model: Any = None, optimizer: Any = None, **options: Any) -> Supervised:
@@ -66,7 +69,7 @@ def classifier(model: Any = None, optimizer: Any = None, **options: Any) -> Supe
     return Supervised(
         model or MLP(),
         losses.cross_entropy,
-        optimizer or optax.sgd(0.1, momentum=0.9),
+        optimizer or SGD,
         **{"metrics": {"accuracy": metrics.accuracy}, **options},
     )
 
@@ -78,13 +81,71 @@ def regressor(model: Any = None, optimizer: Any = None, **options: Any) -> Super
     )
 
 
+class Compiled:
+    """The functions of a task, each compiled once at most."""
+
+    def __init__(self, task: Any) -> None:
+        self.task = task
+        self.init = jax.jit(task.init)
+        self.train_step = jax.jit(task.train_step)
+        self.gradients = jax.jit(lambda state, b: task.gradients(task.objective, state, b))
+
+
+_COMPILED: list[Compiled] = []
+
+
+def compiled(task: Any) -> Compiled:
+    """The compiled functions of a task, those of an equal one where there was one."""
+    for known in _COMPILED:
+        if known.task == task:
+            return known
+    _COMPILED.append(Compiled(task))
+    return _COMPILED[-1]
+
+
+def started(task: Any, batch: Any, seed: int = 0) -> Any:
+    """The state before the first step."""
+    return compiled(task).init(jax.random.key(seed), batch)
+
+
+def gradients(task: Any, batch: Any) -> tuple[Any, Any]:
+    """The gradient of the first step, and what came of the forward pass beside it."""
+    return compiled(task).gradients(started(task, batch), batch)
+
+
+def first_gradients(tasks: Any, batch: Any) -> tuple[Any, list[Any]]:
+    """The parameters before the first step and each task's gradient there, in one program."""
+
+    def run(key: jax.Array, batch: Any) -> tuple[Any, list[Any]]:
+        states = [task.init(key, batch) for task in tasks]
+        pairs = zip(tasks, states, strict=True)
+        grads = [task.gradients(task.objective, state, batch)[0] for task, state in pairs]
+        return states[0].params, grads
+
+    return jax.jit(run)(jax.random.key(0), batch)
+
+
 def take_steps(task: Any, batch: Any, steps: int, seed: int = 0) -> list[Any]:
     """The states after 0, 1, ..., `steps` steps on one batch."""
-    states = [jax.jit(task.init)(jax.random.key(seed), batch)]
-    train_step = jax.jit(task.train_step)
+    states = [started(task, batch, seed)]
     for _ in range(steps):
-        states.append(train_step(states[-1], batch)[0])
+        states.append(compiled(task).train_step(states[-1], batch)[0])
     return states
+
+
+def first_steps(tasks: Any, batch: Any, steps: int = 1) -> list[list[Any]]:
+    """`take_steps` of each task, all in one program: what they share is compiled once."""
+
+    def run(key: jax.Array, batch: Any) -> list[list[Any]]:
+        runs = []
+        for task in tasks:
+            states = [task.init(key, batch)]
+            for _ in range(steps):
+                states.append(task.train_step(states[-1], batch)[0])
+            runs.append(states)
+        return runs
+
+    return jax.jit(run)(jax.random.key(0), batch)
 
 
 def bits(tree: Any) -> dict[str, Any]:

@@ -38,6 +38,14 @@ def finished(folder: Path, **options: Any) -> dict[str, Any]:
     return result
 
 
+def finished_here(folder: Path, **options: Any) -> dict[str, Any]:
+    """The same run in this process, which starts no other."""
+    _run(folder, **options)
+    result = result_of(folder)
+    assert result is not None
+    return result
+
+
 def result_of(folder: Path) -> dict[str, Any] | None:
     """What the last run that returned wrote."""
     file = folder / "result.json"

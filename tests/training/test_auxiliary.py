@@ -18,7 +18,7 @@ from jaxnet.data.scaling import Scale
 from jaxnet.errors import InputError, UsageError
 from jaxnet.training import Supervised, clip, scaled_target, with_auxiliary, with_ema
 from tests.networks import Dense
-from tests.training.helpers import make_batch
+from tests.training.helpers import first_gradients, make_batch
 
 
 class TwoHeads(nn.Module):
@@ -39,19 +39,21 @@ def test_the_loss_adds_them_in_training_and_metrics_read_the_main_outputs():
             TwoHeads(), losses.cross_entropy, optax.sgd(0.1), metrics={"right": metrics.accuracy}
         )
     )
-    batch = {**make_batch(8), "labels": jnp.arange(8, dtype=jnp.int32) % 3}
-    state = task.init(jax.random.key(0), batch)
-    main, auxiliary = (
-        losses.cross_entropy(
-            Dense(3).apply({"params": state.params[name]}, batch["inputs"]),
-            batch["labels"],
-        ).mean()
-        for name in ("main", "auxiliary")
-    )
-    _, trained = jax.jit(task.train_step)(state, batch)
-    evaluated = jax.jit(task.eval_step)(state, batch)
+    batch = {**make_batch(8), "labels": np.arange(8, dtype=np.int32) % 3}
+
+    @jax.jit
+    def run(key, batch):
+        state = task.init(key, batch)
+        logits = (
+            Dense(3).apply({"params": state.params[name]}, batch["inputs"])
+            for name in ("main", "auxiliary")
+        )
+        heads = [losses.cross_entropy(each, batch["labels"]).mean() for each in logits]
+        return *heads, task.train_step(state, batch)[1], task.eval_step(state, batch)
+
+    main, auxiliary, trained, evaluated = run(jax.random.key(0), batch)
     assert float(trained["loss"].compute()) == pytest.approx(
-        float(main + 0.3 * auxiliary), rel=1e-5
+        float(main) + 0.3 * float(auxiliary), rel=1e-5
     )
     assert float(evaluated["loss"].compute()) == pytest.approx(float(main), rel=1e-5)
     assert float(trained["right"].compute()) == float(evaluated["right"].compute())
@@ -61,11 +63,10 @@ def test_the_heads_share_of_the_gradient_is_the_weight():
     def gradients(weight):
         plain = Supervised(TwoHeads(), losses.cross_entropy, optax.sgd(1.0))
         task = with_auxiliary(plain, weight)
-        batch = {**make_batch(8), "labels": jnp.zeros(8, jnp.int32)}
-        state = task.init(jax.random.key(0), batch)
-        return jax.jit(lambda s: task.gradients(task.objective, s, batch)[0])(state)
+        batch = {**make_batch(8), "labels": np.zeros(8, np.int32)}
+        return first_gradients([task], batch)[1][0]
 
-    full, part = gradients(1.0), gradients(0.25)
+    full, part = jax.tree.map(np.asarray, (gradients(1.0), gradients(0.25)))
     np.testing.assert_allclose(part["main"]["kernel"], full["main"]["kernel"], rtol=1e-5)
     np.testing.assert_allclose(
         part["auxiliary"]["kernel"], 0.25 * full["auxiliary"]["kernel"], rtol=1e-5

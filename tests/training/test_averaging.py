@@ -19,7 +19,15 @@ from jaxnet.training import (
 )
 from jaxnet.training.averaging import averaged
 from jaxnet.training.plateau import ReduceOnPlateau
-from tests.training.helpers import MLP, assert_close, classifier, make_batch, take_steps
+from tests.training.helpers import (
+    MLP,
+    assert_close,
+    classifier,
+    compiled,
+    make_batch,
+    started,
+    take_steps,
+)
 
 PLAIN = classifier(optimizer=optax.sgd(0.1))
 
@@ -31,11 +39,10 @@ def test_with_a_period_of_1_it_is_training_on_the_whole_batch(masked):
     task = local_sgd(PLAIN, 4, period=1)
     for got, wanted in zip(take_steps(task, batch, 3), expected, strict=True):
         assert_close(averaged(got).params, wanted.params)
-        for leaf in jax.tree.leaves(got.params):
+        for leaf in map(np.asarray, jax.tree.leaves(got.params)):
             np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
-    start = task.init(jax.random.key(0), batch)
-    _, metrics = jax.jit(task.train_step)(start, batch)
-    _, wanted = jax.jit(PLAIN.train_step)(expected[0], batch)
+    _, metrics = compiled(task).train_step(started(task, batch), batch)
+    _, wanted = compiled(PLAIN).train_step(expected[0], batch)
     assert_close(metrics, wanted)
 
 
@@ -43,16 +50,19 @@ def test_replicas_learn_by_themselves_until_they_meet():
     momentum = classifier(optimizer=optax.sgd(0.1, momentum=0.9))
     batch, task = make_batch(8), local_sgd(momentum, 2, period=3)
     states = take_steps(task, batch, 3)
-    halves = [{name: x[rows] for name, x in batch.items()} for rows in (slice(4), slice(4, None))]
+    columns = {name: np.asarray(x) for name, x in batch.items()}
+    halves = [{name: x[rows] for name, x in columns.items()} for rows in (slice(4), slice(4, 8))]
     alone = [take_steps(momentum, half, 3) for half in halves]
     for replica in range(2):
-        own = jax.tree.map(lambda x, r=replica: x[r], states[2].params)
+        own = jax.tree.map(lambda x, r=replica: np.asarray(x)[r], states[2].params)
         assert_close(own, alone[replica][2].params)
-    mean = jax.tree.map(lambda a, b: (a + b) / 2, alone[0][3].params, alone[1][3].params)
+    last = [jax.tree.map(np.asarray, states[3].params) for states in alone]
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *last)
     for replica in range(2):
-        assert_close(jax.tree.map(lambda x, r=replica: x[r], states[3].params), mean)
+        own = jax.tree.map(lambda x, r=replica: np.asarray(x)[r], states[3].params)
+        assert_close(own, mean)
         # What the optimizer remembers stays each one's own.
-        trace = jax.tree.map(lambda x, r=replica: x[r], states[3].opt_state)
+        trace = jax.tree.map(lambda x, r=replica: np.asarray(x)[r], states[3].opt_state)
         assert_close(trace, alone[replica][3].opt_state)
     assert_close(averaged(states[3]).params, mean)
 
@@ -60,13 +70,15 @@ def test_replicas_learn_by_themselves_until_they_meet():
 def test_evaluation_and_what_comes_of_it_take_the_average():
     batch, task = make_batch(8), local_sgd(PLAIN, 2, period=100)
     state = take_steps(task, batch, 3)[-1]
-    mean = jax.tree.map(lambda x: x.mean(axis=0), state.params)
-    own = PLAIN.init(jax.random.key(0), batch)
-    whole = own.replace(params=mean)
-    assert_close(task.eval_step(state, batch), PLAIN.eval_step(whole, batch))
-    assert_close(task.predict_step(state, batch), PLAIN.predict_step(whole, batch))
+    mean = jax.tree.map(lambda x: np.asarray(x).mean(axis=0), state.params)
+    whole = started(PLAIN, batch).replace(params=mean)
+    got, expected = (
+        jax.jit(lambda s, b, t=t: (t.eval_step(s, b), t.predict_step(s, b)))(of, batch)
+        for t, of in ((task, state), (PLAIN, whole))
+    )
+    assert_close(got, expected)
     assert_close(task.inference(state).variables["params"], mean)
-    apart = jax.tree.map(lambda x: np.abs(np.asarray(x[0] - x[1])).max(), state.params)
+    apart = jax.tree.map(lambda x: np.abs(np.subtract(*np.asarray(x))).max(), state.params)
     assert min(jax.tree.leaves(apart)) > 0
 
 

@@ -11,6 +11,8 @@ from jaxnet.errors import UsageError
 from jaxnet.training import Callback, Checkpoints, Trainer
 from tests.training.helpers import bits, classifier, table
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 DATA, VALID = table(40), table(20, seed=1)
 TASK = classifier()
 

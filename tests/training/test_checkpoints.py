@@ -26,6 +26,8 @@ from jaxnet.training.checkpoints import CheckpointStore, read_arrays
 from jaxnet.training.state import TrainState
 from tests.training.helpers import MLP, bits, classifier, table
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 def _state(seed: int = 0, hidden: int = 4) -> TrainState:
     """A state with leaves of all the kinds that training makes."""

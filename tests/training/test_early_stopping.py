@@ -16,6 +16,8 @@ from jaxnet.training import EarlyStopping, ReduceOnPlateau, Trainer, reduce_on_p
 from jaxnet.training.early_stopping import Stopping
 from tests.training.helpers import MLP, bits, classifier, table
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 NAN, INF = float("nan"), float("inf")
 
 

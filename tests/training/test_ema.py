@@ -25,6 +25,8 @@ from tests.training.helpers import (
     take_steps,
 )
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 class Counted(nn.Module):
     """Batch normalisation, and a variable that isn't a floating-point number."""
@@ -60,11 +62,12 @@ def test_it_is_the_warmed_up_average_of_parameters_and_statistics_and_serves_eva
     alone = [{"params": s.params, **s.collections} for s in take_steps(plain, batch, 5)]
     assert bits(raw) == bits(alone)  # training goes on as without
 
-    def seen(task: Any, state: Any) -> Any:
-        return jax.jit(lambda s, b: (task.eval_step(s, b), task.predict_step(s, b)))(state, batch)
-
-    assert_close(seen(task, states[-1]), seen(plain, used), 0)
-    assert not np.allclose(seen(task, states[-1])[1], seen(plain, states[-1])[1])
+    averages, parameters = (
+        jax.jit(lambda s, b, t=t: (t.eval_step(s, b), t.predict_step(s, b))) for t in (task, plain)
+    )
+    served = averages(states[-1], batch)
+    assert_close(served, parameters(used, batch), 0)
+    assert not np.allclose(served[1], parameters(states[-1], batch)[1])
     inferred = task.inference(states[-1]).variables
     assert bits(inferred) == bits({"params": used.params, **used.collections})
 
@@ -80,7 +83,8 @@ def test_after_a_short_run_a_long_memory_has_forgotten_the_initial_weights():
 @pytest.mark.parametrize("order", ["outside", "inside"])
 def test_an_overflow_in_float16_does_not_move_it(order):
     # The bias has the gradient 2 * 10, and 20 * 2**15 is beyond float16.
-    batch = {"inputs": jnp.ones((4, 2)), "labels": jnp.full(4, 10.0), "mask": jnp.ones(4, bool)}
+    inputs, labels = np.ones((4, 2), np.float32), np.full(4, 10, np.float32)
+    batch = {"inputs": inputs, "labels": labels, "mask": np.ones(4, bool)}
     plain = regressor(Dense(1), optax.adam(0.1))
     if order == "outside":
         task = with_ema(mixed_precision(plain, "fp16"), 0.9)

@@ -70,18 +70,17 @@ def test_a_batch_is_the_largest_power_of_two_with_room(needed):
     assert size == 256 or needed * 2 * size / 256 > evaluation.WORKING_BYTES
 
 
-@pytest.mark.parametrize("rows", [1, 7, 256])
-def test_the_numbers_do_not_depend_on_it(rows):
+def test_the_numbers_do_not_depend_on_it():
     task = classifier(eval_metrics={"confusion": metrics.confusion_matrix(3)})
     whole = Trainer(task)
     state = whole.fit(table(40), epochs=1).state
     data = table(300, 1)
-    expected, got = (
-        whole.evaluate(state, data),
-        Trainer(task, eval_batch_size=rows).evaluate(state, data),
-    )
-    np.testing.assert_array_equal(got.pop("confusion"), expected.pop("confusion"))
-    assert got == pytest.approx(expected, rel=1e-6)
+    expected = whole.evaluate(state, data)
+    confusion = expected.pop("confusion")
+    for rows in (1, 7):
+        got = Trainer(task, eval_batch_size=rows).evaluate(state, data)
+        np.testing.assert_array_equal(got.pop("confusion"), confusion)
+        assert got == pytest.approx(expected, rel=1e-6)
 
 
 def test_large_outputs_are_fetched_before_they_fill_the_device(monkeypatch):

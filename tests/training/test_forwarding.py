@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -40,7 +41,7 @@ from jaxnet.training.network import as_network
 from jaxnet.training.supervised import Supervised
 from jaxnet.training.task import CHANGES, OPTIONAL
 from jaxnet.training.transforms import Technique, chain
-from tests.training.helpers import MLP, classifier, make_batch
+from tests.training.helpers import MLP, classifier, make_batch, started
 
 TECHNIQUES = {
     "accumulate": lambda t: accumulate(t, 2),
@@ -132,13 +133,14 @@ def test_what_a_task_may_have_is_there_if_the_task_within_has_it(wrap):
     task, plain = wrap(OWN), wrap(classifier())
     assert task.prediction_inputs is OWN.prediction_inputs
     assert not hasattr(plain, "prediction_inputs")
-    state = jax.jit(task.init)(jax.random.key(0), make_batch(8))
-    emptied = task.after_evaluation(state, {}).params
-    assert not any(leaf.any() for leaf in jax.tree.leaves(emptied))
+    state = started(task, make_batch(8))
+    emptied = jax.jit(task.after_evaluation)(state, {}).params
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(emptied))
     assert plain.after_evaluation is None
-    assert bool(task.sound(state, state))
-    bad = jax.tree.map(lambda x: jnp.full_like(x, 2), state.params)
-    assert not bool(task.sound(state, replace(state, params=bad)))
+    sound = jax.jit(task.sound)
+    assert sound(state, state)
+    bad = jax.tree.map(lambda x: np.full(x.shape, 2, x.dtype), state.params)
+    assert not sound(state, replace(state, params=bad))
 
 
 class Bare:

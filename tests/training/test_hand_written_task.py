@@ -21,6 +21,8 @@ from jaxnet.training.task import example_weights
 from tests.networks import Dense
 from tests.training.helpers import bits
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 @struct.dataclass
 class Players:

@@ -27,6 +27,8 @@ from jaxnet.training.nonfinite import first_nonfinite
 from tests.networks import Dense
 from tests.training.helpers import assert_close, bits, classifier, make_batch, table
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 BATCH, ROWS = 4, 30
 STEPS = -(-ROWS // BATCH)
 

@@ -31,25 +31,43 @@ from jaxnet.training.norms import layer_order
 from jaxnet.training.plots import plot_curves, plot_norms
 from models import Transformer
 from tests.networks import Dense
-from tests.training.helpers import assert_close, classifier, make_batch, regressor, table
+from tests.training.helpers import (
+    assert_close,
+    classifier,
+    first_gradients,
+    make_batch,
+    regressor,
+    table,
+)
 from tests.training.test_plots import is_a_picture
 
 
-def norms(task: Any, batch: Any, steps: int = 1) -> dict[str, float]:
-    """The norms of the last of some steps."""
-    state = jax.jit(task.init)(jax.random.key(0), batch)
-    train_step = jax.jit(task.train_step)
-    metrics: Any = {}
-    for _ in range(steps):
-        state, metrics = train_step(state, batch)
-    return {name: m.compute() for name, m in metrics.items() if "_norm/" in name}
+def norms_of(tasks: Any, batch: Any, steps: int = 1) -> list[dict[str, float]]:
+    """Each task's norms of the last of some steps, all in one program."""
+
+    @jax.jit
+    def run(key: jax.Array, batch: Any) -> list[Any]:
+        last = []
+        for task in tasks:
+            state, metrics = task.init(key, batch), {}
+            for _ in range(steps):
+                state, metrics = task.train_step(state, batch)
+            last.append({name: m for name, m in metrics.items() if "_norm/" in name})
+        return last
+
+    measured = run(jax.random.key(0), batch)
+    return [{name: m.compute() for name, m in metrics.items()} for metrics in measured]
+
+
+def norms(task: Any, batch: Any) -> dict[str, float]:
+    """The norms of the first step."""
+    return norms_of([task], batch)[0]
 
 
 def test_norms_equal_numpys():
     task, batch = classifier(), make_batch(8, masked=3)
-    state = task.init(jax.random.key(0), batch)
-    grads = task.gradients(task.objective, state, batch)[0]
-    params = jax.tree.map(lambda p: np.asarray(p, np.float64), state.params)
+    params, (grads,) = first_gradients([task], batch)
+    params = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
     rows = np.asarray(batch["inputs"], np.float64)[:5]
     first = rows @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
     second = np.tanh(first) @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"]
@@ -74,49 +92,56 @@ def test_norms_equal_numpys():
 
 
 def test_training_is_what_it_would_be_without():
-    batch = make_batch(8)
-    for task in (classifier(), clip(classifier(), 0.1)):
-        state = task.init(jax.random.key(0), batch)
-        plain, metrics = jax.jit(task.train_step)(state, batch)
-        logged, more = jax.jit(log_norms(task).train_step)(state, batch)
+    pairs = [(task, log_norms(task)) for task in (classifier(), clip(classifier(), 0.1))]
+
+    @jax.jit
+    def run(key: jax.Array, batch: Any) -> Any:
+        return [[t.train_step(pair[0].init(key, batch), batch) for t in pair] for pair in pairs]
+
+    for (plain, metrics), (logged, more) in run(jax.random.key(0), make_batch(8)):
         assert_close(logged.params, plain.params)
         assert_close({name: more[name] for name in metrics}, metrics)
 
 
 def test_the_gradient_is_that_of_the_whole_batch_and_the_loss_unscaled():
-    batch = make_batch(8)
-    plain = norms(log_norms(classifier()), batch)
-    assert_close(norms(log_norms(accumulate(classifier(), 4)), batch), plain, 1e-5)
-    half = norms(log_norms(mixed_precision(classifier(), "fp16")), batch)
-    assert_close(half, plain, 1e-2)
-    assert_close(norms(accumulate(log_norms(classifier()), 4), batch), plain, 1e-5)
-    half = norms(mixed_precision(log_norms(classifier()), "fp16"), batch)
-    assert_close(half, plain, 1e-2)
+    tasks = [
+        log_norms(classifier()),
+        log_norms(accumulate(classifier(), 4)),
+        accumulate(log_norms(classifier()), 4),
+        log_norms(mixed_precision(classifier(), "fp16")),
+        mixed_precision(log_norms(classifier()), "fp16"),
+    ]
+    plain, *others = norms_of(tasks, make_batch(8))
+    for got, tolerance in zip(others, (1e-5, 1e-5, 1e-2, 1e-2), strict=True):
+        assert_close(got, plain, tolerance)
 
 
 def test_the_activations_are_those_of_the_parameters_that_the_gradient_is_of():
-    batch, plain = make_batch(8), log_norms(classifier())
-    expected = norms(plain, batch, steps=5)
-    for task in (with_ema(plain, 0.9), log_norms(with_ema(classifier(), 0.9))):
-        assert_close(norms(task, batch, steps=5), expected)
+    plain = log_norms(classifier())
+    tasks = plain, with_ema(plain, 0.9), log_norms(with_ema(classifier(), 0.9))
+    expected, *others = norms_of(tasks, make_batch(8), steps=3)
+    for got in others:
+        assert_close(got, expected)
 
 
-@pytest.mark.parametrize("policy", ["stop", "skip"])
-def test_an_overflow_that_loss_scaling_leaves_out_is_no_reason_to_stop(policy):
+@pytest.mark.parametrize(
+    ("policy", "logged"),
+    [
+        ("stop", lambda plain: log_norms(mixed_precision(plain, "fp16"))),
+        ("skip", lambda plain: mixed_precision(log_norms(plain), "fp16")),
+    ],
+)
+def test_an_overflow_that_loss_scaling_leaves_out_is_no_reason_to_stop(policy, logged):
     # The bias has the gradient 2 * 10, and 20 * 2**15 is beyond float16.
     data = np.ones((16, 2), np.float32), np.full(16, 10.0, np.float32)
-    plain = regressor(nn.Dense(1), optimizers.by_name("adam", 0.1))
-    for half in (
-        log_norms(mixed_precision(plain, "fp16")),
-        mixed_precision(log_norms(plain), "fp16"),
-    ):
-        result = Trainer(guard_nonfinite(half, policy)).fit(data, epochs=2, batch_size=4)
-        assert (result.stop_reason, result.last_step) == ("epochs", 8)
-        scale = result.state.memory["loss_scale"]["scale"]
-        assert scale < 2.0**15
-        # The mean over the steps that learnt something; the first of them has |(2, 2, 1)| * 20 / 2.
-        assert 10 < result.history["grad_norm/the network"][0] < 40
-        assert result.history.rows[0].get("skipped_steps", 0) == 0
+    half = logged(regressor(nn.Dense(1), optimizers.by_name("adam", 0.1)))
+    result = Trainer(guard_nonfinite(half, policy)).fit(data, epochs=2, batch_size=4)
+    assert (result.stop_reason, result.last_step) == ("epochs", 8)
+    scale = result.state.memory["loss_scale"]["scale"]
+    assert scale < 2.0**15
+    # The mean over the steps that learnt something; the first of them has |(2, 2, 1)| * 20 / 2.
+    assert 10 < result.history["grad_norm/the network"][0] < 40
+    assert result.history.rows[0].get("skipped_steps", 0) == 0
 
 
 class Looped(nn.Module):
@@ -163,17 +188,24 @@ def test_a_decoder_is_measured_on_what_it_reads():
     tokens = np.random.default_rng(0).integers(4, 9, (2, 3, 5)).astype(np.int32)
     source, target = map(jnp.asarray, tokens)
     batch = {"inputs": source, "labels": target, "mask": jnp.ones(3, bool)}
-    state = jax.jit(task.init)(jax.random.key(0), batch)
-    seen: Any = model.apply(
-        {"params": state.params},
-        *task.network_inputs(batch),
-        capture_intermediates=True,
-        mutable=["intermediates"],
-    )
-    outputs = seen[1]["intermediates"]["decoder_0"]["mlp"]["__call__"][0]
+
+    @jax.jit
+    def run(key: jax.Array, batch: Any) -> Any:
+        state = task.init(key, batch)
+        seen: Any = model.apply(
+            {"params": state.params},
+            *task.network_inputs(batch),
+            capture_intermediates=True,
+            mutable=["intermediates"],
+        )
+        outputs = seen[1]["intermediates"]["decoder_0"]["mlp"]["__call__"][0]
+        # The same parameters, of which the technique adds none.
+        measured = log_norms(task).train_step(log_norms(task).init(key, batch), batch)[1]
+        return outputs, measured["act_norm/decoder_0/mlp"]
+
+    outputs, measured = run(jax.random.key(0), batch)
     expected = np.sqrt(np.square(np.asarray(outputs, np.float64)).mean(axis=(1, 2))).mean()
-    measured = norms(log_norms(task), batch)
-    assert measured["act_norm/decoder_0/mlp"] == pytest.approx(expected, rel=1e-5)
+    assert measured.compute() == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_has_no_row_for_each_example_is_left_out():

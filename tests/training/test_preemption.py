@@ -15,7 +15,7 @@ import pytest
 from jaxnet.training import Callback, Checkpoints, Trainer
 from jaxnet.training.preemption import Preemption
 from tests.training.helpers import bits, classifier, saved_steps, table
-from tests.training.processes import finished, result_of, start
+from tests.training.processes import finished, finished_here, result_of, start
 
 STEPS = 8  # an epoch
 EPOCHS = 3
@@ -159,13 +159,10 @@ def _when_at(process: subprocess.Popen[str], step: int) -> int:
     raise AssertionError(f"the run ended before step {step}: {process.communicate()[1]}")
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
-def test_a_process_saves_and_exits_and_the_same_command_goes_on(number, tmp_path):
+def test_a_process_saves_and_exits_and_the_same_command_goes_on(tmp_path):
     process = start(tmp_path / "run", **OPTIONS)
     step = _when_at(process, 20)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=100)
     assert (process.returncode, errors) == (0, "")
     result = result_of(tmp_path / "run")
@@ -175,7 +172,7 @@ def test_a_process_saves_and_exits_and_the_same_command_goes_on(number, tmp_path
     assert step <= result["last_step"] <= step + 3 * 4
     saved = saved_steps(tmp_path / "run" / "checkpoints")[-1]
     assert saved == result["last_step"]
-    expected = finished(tmp_path / "whole", **{**OPTIONS, "sleep": 0})
+    expected = finished_here(tmp_path / "whole", **{**OPTIONS, "sleep": 0})
     assert finished(tmp_path / "run", **{**OPTIONS, "sleep": 0}) == expected
 
 
@@ -195,10 +192,10 @@ def test_a_process_that_is_asked_again_ends_at_once(tmp_path):
 @pytest.mark.slow
 def test_preempted_at_random_moments(tmp_path):
     options = {"epochs": 30, "every_steps": 3, "sleep": 0.02}
-    expected = finished(tmp_path / "whole", **options)
+    expected = finished_here(tmp_path / "whole", **options)
     moments, folder = random.Random(0), tmp_path / "run"
     last_steps = [0]
-    while len(last_steps) <= 6:
+    while len(last_steps) <= 4:
         process = start(folder, **options)
         _when_at(process, last_steps[-1] + 1)
         time.sleep(moments.uniform(0.0, 0.4))

@@ -39,7 +39,9 @@ from jaxnet.training import (
 from jaxnet.training.checkpoints import read_arrays
 from tests.networks import Dense
 from tests.training.helpers import MLP, ConvNet, bits, classifier, images, saved_steps, table
-from tests.training.processes import finished, result_of, start
+from tests.training.processes import finished, finished_here, result_of, start
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 EXAMPLES, BATCH, EPOCHS = 30, 4, 2
 STEPS = 8  # an epoch; the last batch is half empty
@@ -156,17 +158,15 @@ CASES = {
         ),
         images,
     ),
-    "data on the host": Case(classifier(Regularised()), options={"placement": "host"}),
+    "data on the host": Case(classifier(Regularised(), DECAYING), options={"placement": "host"}),
 }
 REGULARISED = CASES["dropout, batch norm, decaying rate"]
+QUICK = "dropout, batch norm, decaying rate", "data on the host"  # they share their programs
 
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow) if case.data is images else name
-        for name, case in CASES.items()
-    ],
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
 )
 def test_interrupted_runs_come_to_the_same_bits(name, tmp_path):
     case, interrupts = CASES[name], Interrupts()
@@ -240,6 +240,9 @@ def test_saving_changes_nothing(tmp_path):
     assert free.history == saved.history
 
 
+OVERFITTING = classifier(MLP(hidden=16), optimizers.by_name("adam", 0.003))
+
+
 def _overfitting() -> Case:
     """Validation gets worse soon, so that early stopping waits and then stops."""
 
@@ -248,7 +251,7 @@ def _overfitting() -> Case:
         return rng.normal(size=(n, 4)).astype(np.float32), rng.integers(0, 3, n)
 
     return Case(
-        classifier(MLP(hidden=16), optimizers.by_name("adam", 0.003)),
+        OVERFITTING,
         noise,
         every_steps=None,
         keep=1,
@@ -337,10 +340,13 @@ def test_more_patience_goes_on_to_the_same_bits(overfitted, tmp_path, caplog):
     assert "more patience goes on from there" in caplog.text
 
 
+ENDED = classifier(MLP(hidden=16), optimizers.by_name("adam", 0.05))
+
+
 def _ended(folder: Path, monitor: str, epochs: int = 6, keep: int = 9, **options: Any) -> Any:
     """A run in which accuracy and loss of the validation have other best steps."""
     trainer = Trainer(
-        classifier(MLP(hidden=16), optimizers.by_name("adam", 0.05)),
+        ENDED,
         checkpoints=Checkpoints(folder, keep, min_seconds=0),
         early_stopping=EarlyStopping(monitor, **options),
     )
@@ -510,7 +516,7 @@ def _kill_at_random(folder: Path, moments: random.Random, options: dict[str, Any
 
 
 def _survives_kills(tmp_path: Path, kills: int, seed: int, **options: Any) -> None:
-    expected = finished(tmp_path / "whole", **options)
+    expected = finished_here(tmp_path / "whole", **options)
     moments = random.Random(seed)
     folder, killed, within_saves = tmp_path / "killed", 0, 0
     for _ in range(10 * kills):
@@ -532,12 +538,12 @@ def _survives_kills(tmp_path: Path, kills: int, seed: int, **options: Any) -> No
 
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path):
-    _survives_kills(tmp_path, kills=8, seed=0, epochs=60, every_steps=7, sleep=0.05)
+    _survives_kills(tmp_path, kills=5, seed=0, epochs=60, every_steps=7, sleep=0.05)
 
 
 @pytest.mark.slow
 def test_killed_while_it_saves_at_every_step(tmp_path):
-    _survives_kills(tmp_path, kills=6, seed=1, epochs=30, every_steps=1)
+    _survives_kills(tmp_path, kills=4, seed=1, epochs=30, every_steps=1)
 
 
 def test_one_kill(tmp_path):

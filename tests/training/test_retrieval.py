@@ -16,6 +16,8 @@ from jaxnet.errors import InputError
 from jaxnet.training import Retrieval, clip, with_ema
 from models import TwoTower
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 PAIRS, _ = draw_interactions(users=60, items=20, each=8)
 ITEMS = PAIRS.known_items.columns()
 MODEL = TwoTower(PAIRS.known_users.column_sizes(), PAIRS.known_items.column_sizes(), 4, (6,), 3)

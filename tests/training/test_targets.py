@@ -16,6 +16,8 @@ from models.mlp import MLP
 from tests.networks import Dense
 from tests.training.helpers import make_batch, table
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 INPUTS = table(40)[0]
 TARGET = (1000 + 50 * INPUTS[:, 0]).astype(np.float32)
 

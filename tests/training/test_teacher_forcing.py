@@ -18,6 +18,8 @@ from jaxnet.training import TeacherForcing, Trainer
 from jaxnet.training.teacher_forcing import shifted
 from models import Transformer
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 START, END, VOCAB = 2, 3, 12
 LOSS = losses.masked(partial(losses.cross_entropy, label_smoothing=0.1), ignored=0)
 

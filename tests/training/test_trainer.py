@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -15,15 +16,18 @@ from jaxnet import losses, metrics, optimizers
 from jaxnet.data import Arrays
 from jaxnet.data.order import epoch_order
 from jaxnet.training import Callback, Checkpoints, EarlyStopping, Supervised, Trainer
-from tests.networks import Dense
-from tests.training.helpers import MLP, bits, classifier, table
+from tests.networks import Dense, applied
+from tests.training.helpers import MLP, bits, classifier, started, table
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
+BY_HAND = classifier(optimizer=optimizers.by_name("adam", 0.02))
 
 
-def by_hand(task: Supervised, data: Any, epochs: int, batch_size: int, params: Any) -> Any:
-    """The run in plain Optax, with a last batch that is really smaller."""
-    inputs, labels = data
-    state = task.optimizer.init(params)
-    model = task.model
+@functools.cache
+def step_by_hand() -> Any:
+    """A step in plain Optax."""
+    model = BY_HAND.model
     assert isinstance(model, nn.Module)
 
     def objective(params, inputs, labels):
@@ -33,10 +37,16 @@ def by_hand(task: Supervised, data: Any, epochs: int, batch_size: int, params: A
     @jax.jit
     def step(params, state, inputs, labels):
         loss, grads = jax.value_and_grad(objective)(params, inputs, labels)
-        updates, state = task.optimizer.update(grads, state, params)
+        updates, state = BY_HAND.optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, loss
 
-    means = []
+    return step
+
+
+def by_hand(data: Any, epochs: int, batch_size: int, params: Any) -> Any:
+    """The run in plain Optax, with a last batch that is really smaller."""
+    (inputs, labels), step = data, step_by_hand()
+    state, means = BY_HAND.optimizer.init(params), []
     for epoch in range(epochs):
         order, total = epoch_order(0, epoch, len(inputs)), 0.0
         for rows in np.split(order, range(batch_size, len(order), batch_size)):
@@ -48,13 +58,12 @@ def by_hand(task: Supervised, data: Any, epochs: int, batch_size: int, params: A
 
 @pytest.mark.parametrize("batch_size", [8, 30, 64])
 def test_a_run_equals_a_loop_by_hand_with_a_smaller_last_batch(batch_size):
-    task, data = classifier(optimizer=optimizers.by_name("adam", 0.02)), table(30)
-    result = Trainer(task, early_stopping=EarlyStopping("loss")).fit(
+    data = table(30)
+    result = Trainer(BY_HAND, early_stopping=EarlyStopping("loss")).fit(
         data, epochs=3, batch_size=batch_size
     )
     batch = {"inputs": data[0][:2], "labels": data[1][:2], "mask": np.ones(2, bool)}
-    first = jax.jit(task.init)(jax.random.key(0), batch).params
-    params, means = by_hand(task, data, 3, batch_size, first)
+    params, means = by_hand(data, 3, batch_size, started(BY_HAND, batch).params)
 
     assert result.best_step == result.last_step == 3 * -(-30 // batch_size)
     for path, leaf in jax.tree_util.tree_leaves_with_path(result.state.params):
@@ -80,8 +89,8 @@ def test_predictions_are_those_of_the_model_a_row_each(trained, rows):
     outputs = result.model.predict(data.inputs[:rows])
     assert isinstance(outputs, np.ndarray)
     assert outputs.shape == (rows, 3)
-    expected: Any = MLP().apply({"params": result.state.params}, data.inputs[:rows])
-    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
+    expected = applied(MLP(), {"params": result.state.params}, data.inputs)
+    np.testing.assert_allclose(outputs, expected[:rows], rtol=1e-5, atol=1e-6)
 
 
 def test_many_stacks_of_batches_are_predicted_in_order(trained):
@@ -106,7 +115,7 @@ def test_outputs_of_several_parts_are_predicted_part_by_part():
     trainer = Trainer(Supervised(Two(), loss, optax.sgd(0.1)), eval_batch_size=4)
     inputs, _ = table(10)
     batch = {"inputs": inputs[:4], "labels": np.zeros(4, np.int32), "mask": np.ones(4, bool)}
-    outputs = trainer.predict(trainer.task.init(jax.random.key(0), batch), inputs)
+    outputs = trainer.predict(started(trainer.task, batch), inputs)
     assert {name: part.shape for name, part in outputs.items()} == {"sum": (10,), "twice": (10, 3)}
     np.testing.assert_allclose(outputs["sum"], inputs.sum(axis=1), rtol=1e-5, atol=1e-6)
 
@@ -175,8 +184,8 @@ def test_weights_of_examples_count_in_training_and_evaluation():
     half = np.arange(40) < 20
     weighted = Arrays(inputs, np.where(half, labels, 0), half.astype(np.float32))
     trainer = Trainer(classifier(Dense(3)), early_stopping=EarlyStopping("loss"))
-    result = trainer.fit(weighted, epochs=30, batch_size=40)
-    alone = trainer.fit((inputs[:20], labels[:20]), epochs=30, batch_size=20)
+    result = trainer.fit(weighted, epochs=10, batch_size=40)
+    alone = trainer.fit((inputs[:20], labels[:20]), epochs=10, batch_size=20)
     for name in ("kernel", "bias"):
         np.testing.assert_allclose(
             result.state.params[name], alone.state.params[name], rtol=1e-4, atol=1e-5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from typing import Any
 
@@ -24,21 +25,32 @@ from jaxnet.training import (
     scale_by_path,
     with_ema,
 )
-from tests.training.helpers import assert_close, bits, classifier, make_batch, table, take_steps
+from tests.training.helpers import (
+    assert_close,
+    bits,
+    classifier,
+    first_steps,
+    make_batch,
+    table,
+    take_steps,
+)
 
 PLAIN = classifier(optimizer=optax.sgd(1.0))
 
 
-def updates(task: Any, batch: Any = None) -> Any:
-    before, after = take_steps(task, make_batch(8) if batch is None else batch, 1)
-    return jax.tree.map(lambda a, b: np.asarray(a, np.float64) - b, after.params, before.params)
+def updates(*tasks: Any) -> Any:
+    """What the first step adds to the parameters, for each task."""
+    return [
+        jax.tree.map(lambda a, b: np.asarray(a, np.float64) - b, after.params, before.params)
+        for before, after in first_steps(tasks, make_batch(8))
+    ]
 
 
 # --- clip_values --------------------------------------------------------------------------------
 
 
 def test_each_element_is_cut_off():
-    plain, cut = updates(PLAIN), updates(clip_values(PLAIN, 0.05))
+    plain, cut = updates(PLAIN, clip_values(PLAIN, 0.05))
     assert max(np.abs(u).max() for u in jax.tree.leaves(plain)) > 0.1
     assert_close(cut, jax.tree.map(lambda u: np.clip(u, -0.05, 0.05), plain))
 
@@ -54,7 +66,7 @@ def test_an_impossible_limit_is_refused(limit):
 
 def test_updates_are_scaled_by_the_first_pattern_that_matches():
     rates = {"Dense_0/bias": 3.0, "Dense_0/**": 0.1}
-    plain, scaled = updates(PLAIN), updates(scale_by_path(PLAIN, rates))
+    plain, scaled = updates(PLAIN, scale_by_path(PLAIN, rates))
     factors = {"Dense_0": {"bias": 3.0, "kernel": 0.1}, "Dense_1": {"bias": 1.0, "kernel": 1.0}}
     assert_close(scaled, jax.tree.map(lambda u, f: u * f, plain, factors))
 
@@ -62,14 +74,14 @@ def test_updates_are_scaled_by_the_first_pattern_that_matches():
 def test_a_rate_scales_whatever_the_optimizer_gives():
     """Adam's updates don't depend on the gradient's scale, and weight decay shrinks along."""
     task = classifier(optimizer=optimizers.by_name("adamw", 0.1, weight_decay=0.5))
-    plain, scaled = updates(task), updates(scale_by_path(task, {"Dense_0/**": 0.25}))
+    plain, scaled = updates(task, scale_by_path(task, {"Dense_0/**": 0.25}))
     assert_close(scaled["Dense_0"], jax.tree.map(lambda u: u * 0.25, plain["Dense_0"]))
     assert_close(scaled["Dense_1"], plain["Dense_1"])
 
 
 def test_rates_of_what_is_not_frozen():
     task = freeze(scale_by_path(PLAIN, {"Dense_1/kernel": 0.5}), "Dense_0/**")
-    plain, scaled = updates(PLAIN), updates(task)
+    plain, scaled = updates(PLAIN, task)
     assert_close(scaled["Dense_1"]["kernel"], plain["Dense_1"]["kernel"] / 2)
     assert not np.any(scaled["Dense_0"]["kernel"])
 
@@ -84,15 +96,21 @@ def test_impossible_rates_are_refused():
 # --- reduce_on_plateau --------------------------------------------------------------------------
 
 
-def decisions(rule: ReduceOnPlateau, values: Any) -> list[float]:
-    """The scale after each evaluation."""
-
+@functools.cache
+def scales(rule: ReduceOnPlateau) -> Any:
     def step(memory: Any, value: Any) -> Any:
         memory = rule.update(memory, value)
         return memory, memory.scale
 
-    values = np.asarray(values, np.float32)
-    return np.asarray(jax.jit(lambda v: jax.lax.scan(step, rule.init(), v)[1])(values)).tolist()
+    return jax.jit(lambda values: jax.lax.scan(step, rule.init(), values)[1])
+
+
+def decisions(rule: ReduceOnPlateau, values: Any) -> list[float]:
+    """The scale after each evaluation."""
+    # What comes after the values makes no difference to what was decided before.
+    padded = np.zeros(60, np.float32)
+    padded[: len(values)] = values
+    return np.asarray(scales(rule)(padded))[: len(values)].tolist()
 
 
 SEQUENCES = [
@@ -197,18 +215,23 @@ def test_the_scale_follows_the_validation_loss_without_a_compile():
 def test_the_scale_multiplies_the_learning_rate():
     """Against the same steps by hand, the rate halved after the first epoch."""
     rule = ReduceOnPlateau("loss", factor=0.5, patience=1, min_delta=1e6)
-    batch = make_batch(8)
-    task = reduce_on_plateau(classifier(optimizer=optax.sgd(0.4, momentum=0.9)), rule)
-    state = take_steps(task, batch, 1)[-1]
-    judge = jax.jit(task.after_evaluation)
-    for loss in (1.0, 1.0):  # the second is no improvement by a million
-        state = judge(state, {"loss": np.float32(loss)})
-    after = jax.jit(task.train_step)(state, batch)[0]
     plain = classifier(optimizer=optax.sgd(0.4, momentum=0.9))
-    expected = take_steps(plain, batch, 2)
-    moved = jax.tree.map(lambda a, b: a - b, expected[2].params, expected[1].params)
-    got = jax.tree.map(lambda a, b: a - b, after.params, state.params)
-    assert_close(got, jax.tree.map(lambda u: u / 2, moved))
+    task: Any = reduce_on_plateau(plain, rule)
+
+    @jax.jit
+    def run(key: jax.Array, batch: Any) -> Any:
+        start, state = plain.init(key, batch), task.init(key, batch)
+        once = plain.train_step(start, batch)[0]
+        twice = plain.train_step(once, batch)[0]
+        state = task.train_step(state, batch)[0]
+        for loss in (1.0, 1.0):  # the second is no improvement by a million
+            state = task.after_evaluation(state, {"loss": np.float32(loss)})
+        after = task.train_step(state, batch)[0]
+        return [x.params for x in (once, twice, state, after)]
+
+    once, twice, state, after = jax.tree.map(np.asarray, run(jax.random.key(0), make_batch(8)))
+    expected = jax.tree.map(lambda a, b: (a - b) / 2, twice, once)
+    assert_close(jax.tree.map(lambda a, b: a - b, after, state), expected)
 
 
 class Interrupted(BaseException):

@@ -54,15 +54,10 @@ def test_a_variational_autoencoder_draws_its_plane(tmp_path):
     assert pixels(tmp_path / "reconstructions.png").shape[0] == 2 * (56 + 2) - 2 + 2 * CAPTION
 
 
-@pytest.mark.parametrize(
-    "technique",
-    [
-        ["--techniques.local-sgd-replicas", "2"],
-        pytest.param(["--techniques.ema", "0.99"], marks=pytest.mark.slow),
-        pytest.param(["--techniques.precision", "bf16"], marks=pytest.mark.slow),
-    ],
-)
-def test_pictures_are_of_the_network_that_is_evaluated(technique, tmp_path):
+@pytest.mark.slow
+def test_pictures_are_of_the_network_that_is_evaluated(tmp_path):
+    technique = ["--techniques.local-sgd-replicas", "2", "--techniques.ema", "0.99"]
+    technique += ["--techniques.precision", "bf16"]
     few = ["--epochs", "1", "--early-stopping.patience", "9"]
     assert autoencode("--run-dir", tmp_path, *few, *technique) == cli.DONE
     parts = Config(data="digits").read()

@@ -88,11 +88,10 @@ def test_the_bundle_of_a_run_predicts(run):
 
 
 @pytest.mark.slow
-def test_augmentation_by_name_leaves_a_picture_of_what_the_network_sees(tmp_path):
+def test_augmentation_by_name_leaves_a_picture_of_what_the_network_sees(tmp_path, capsys):
     names = ["--augment.crop", "1", "--augment.rotate", "10", "--augment.mixup", "0.2"]
-    done = classify(*QUICK, "--epochs", "2", *names, "--run-dir", tmp_path)
-    assert done.returncode == cli.DONE, done.stderr
-    assert done.stderr == ""
+    assert classify_here(*QUICK, "--epochs", "2", *names, "--run-dir", tmp_path) == cli.DONE
+    assert capsys.readouterr().err == ""
     assert (tmp_path / "augmented.png").read_bytes().startswith(b"\x89PNG")
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["compiles"] == 4  # initialisation, training, evaluation, prediction
@@ -107,11 +106,10 @@ def test_a_run_can_be_repeated_from_its_config(run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "rate"), [("resnet20", "0.1"), ("googlenet", "0.01")])
-def test_a_deep_network_with_the_recipe_of_its_paper(model, rate, tmp_path):
+def test_a_deep_network_with_the_recipe_of_its_paper(tmp_path):
     pictures = write_stripes(tmp_path / "stripes")
     options = ["--data", "folder", "--data-dir", pictures, "--image-size", "16"]
-    options += ["--model", model, "--optimizer.name", "momentum", "--learning-rate", rate]
+    options += ["--model", "googlenet", "--optimizer.name", "momentum", "--learning-rate", "0.01"]
     options += ["--optimizer.schedule", "piecewise", "--optimizer.boundaries", "8", "12"]
     options += ["--optimizer.weight-decay", "1e-4", "--augment.flip", "--augment.crop", "1"]
     options += ["--epochs", "4", "--batch-size", "8", "--run-dir", tmp_path / "run"]
@@ -145,20 +143,20 @@ def test_plateaus_norms_and_rates_from_the_command_line(tmp_path):
     assert all(float(row["grad_norm/Dense_0"]) > 0 for row in rows)
     assert (tmp_path / "norms.png").read_bytes().startswith(b"\x89PNG")
     # The file says the same again.
-    assert classify("--config", tmp_path / "config.toml").returncode == cli.DONE
+    assert classify_here("--config", tmp_path / "config.toml") == cli.DONE
 
 
 def test_a_finished_run_is_not_trained_again(run):
     before = (run / "metrics.jsonl").read_text()
-    assert classify(*QUICK, "--run-dir", run).returncode == cli.DONE
+    assert classify_here(*QUICK, "--run-dir", run) == cli.DONE
     assert (run / "metrics.jsonl").read_text() == before
 
 
-def test_another_configuration_in_the_same_folder_is_refused(run):
-    done = classify(*QUICK, "--run-dir", run, "--learning-rate", "0.5")
-    assert done.returncode == cli.WRONG_USAGE
-    assert "learning_rate: 0.003 -> 0.5" in done.stderr
-    assert "--no-resume" in done.stderr
+def test_another_configuration_in_the_same_folder_is_refused(run, capsys):
+    assert classify_here(*QUICK, "--run-dir", run, "--learning-rate", "0.5") == cli.WRONG_USAGE
+    said = capsys.readouterr().err
+    assert "learning_rate: 0.003 -> 0.5" in said
+    assert "--no-resume" in said
 
 
 @pytest.mark.parametrize(
@@ -189,17 +187,10 @@ def test_wrong_use_is_a_message_and_an_exit_code(arguments, code, message, tmp_p
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["--epochs", "many"], cli.WRONG_USAGE, "--epochs"),
-        (["--data", "mnist", "--data-dir", "absent"], cli.WRONG_USAGE, "absent"),
-    ],
-)
-def test_a_process_says_so_too(arguments, code, message, tmp_path):
-    done = classify("--run-dir", tmp_path / "run", *arguments)
-    assert done.returncode == code, done.stderr
-    assert message in done.stderr
+def test_a_process_says_so_too(tmp_path):
+    done = classify("--run-dir", tmp_path / "run", "--data", "mnist", "--data-dir", "absent")
+    assert done.returncode == cli.WRONG_USAGE, done.stderr
+    assert "absent" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -223,10 +214,10 @@ def fruit(tmp_path_factory) -> Path:
 TABLE = ["--data", "csv", "--target", "kind", "--epochs", "30", "--network.hidden", "32"]
 
 
-def test_a_table_and_its_bundle_that_takes_raw_rows(fruit, tmp_path):
-    done = classify(*TABLE, "--data-dir", fruit, "--run-dir", tmp_path)
-    assert done.returncode == cli.DONE, done.stderr
-    assert done.stderr == "WARNING: fruit.csv: row: it numbers the rows; left out\n"
+def test_a_table_and_its_bundle_that_takes_raw_rows(fruit, tmp_path, caplog):
+    assert classify_here(*TABLE, "--data-dir", fruit, "--run-dir", tmp_path) == cli.DONE
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["fruit.csv: row: it numbers the rows; left out"]
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["test_accuracy"] > 0.85
     bundle = Bundle.load(tmp_path / "bundle")
@@ -328,13 +319,12 @@ def write_stripes(folder: Path) -> Path:
     return folder
 
 
-def test_a_folder_of_images_is_learnt_and_one_of_several_sizes_asks_for_a_size(tmp_path):
+def test_a_folder_of_images_is_learnt_and_one_of_several_sizes_asks_for_a_size(tmp_path, capsys):
     images = ["--data", "folder", "--data-dir", write_stripes(tmp_path / "stripes")]
-    done = classify(*images, "--run-dir", tmp_path / "run")
-    assert done.returncode == cli.FAILED
-    assert "--image-size" in done.stderr
-    done = classify(*images, "--image-size", "16", *QUICK, "--run-dir", tmp_path / "run")
-    assert done.returncode == cli.DONE, done.stderr
+    assert classify_here(*images, "--run-dir", tmp_path / "run") == cli.FAILED
+    assert "--image-size" in capsys.readouterr().err
+    sized = [*images, "--image-size", "16", *QUICK, "--run-dir", tmp_path / "run"]
+    assert classify_here(*sized) == cli.DONE
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["test_accuracy"] > 0.8
     assert Bundle.load(tmp_path / "run" / "bundle").class_names == ("flat", "upright")
@@ -380,6 +370,6 @@ def test_sigterm_saves_and_the_same_command_ends_as_if_nothing_had_been(tmp_path
     assert process.returncode == cli.PREEMPTED
     assert b"run the same command again" in out
     assert classify(*long, "--run-dir", tmp_path / "cut").returncode == cli.DONE
-    assert classify(*long, "--run-dir", tmp_path / "whole").returncode == cli.DONE
+    assert classify_here(*long, "--run-dir", tmp_path / "whole") == cli.DONE
     for name in ("history.csv", "bundle/model.safetensors"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

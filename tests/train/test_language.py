@@ -40,6 +40,7 @@ def own(tmp_path) -> list[str | Path]:
     return ["--data", "text", "--data-dir", tmp_path / "text.txt", *SMALL]
 
 
+@pytest.mark.slow
 def test_a_text_of_ones_own(own, tmp_path, capsys):
     run = tmp_path / "run"
     assert language(*own, "--run-dir", run) == cli.DONE

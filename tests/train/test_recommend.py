@@ -36,7 +36,8 @@ def small(monkeypatch):
 
 @pytest.mark.slow
 def test_known_data(small, tmp_path, capsys):
-    assert run("--run-dir", tmp_path, "--users", "user 3", "user 70") == cli.DONE
+    words = ["--run-dir", tmp_path, "--users", "user 3", "user 70"]
+    assert run(*words) == cli.DONE
     printed = capsys.readouterr().out
     for name in ("two towers", "known model", "popularity", "ranked"):
         assert name in printed
@@ -63,20 +64,12 @@ def test_known_data(small, tmp_path, capsys):
     vectors = Bundle.load(tmp_path / "candidates" / "bundle").predict(inputs)
     assert [part.shape for part in vectors] == [(20, 8), (20, 8)]
 
-
-@pytest.mark.slow
-def test_resumed_it_ends_where_it_ended(small, tmp_path):
-    assert run("--run-dir", tmp_path) == cli.DONE
-    before = (tmp_path / "recommendations.csv").read_bytes()
-    assert run("--run-dir", tmp_path) == cli.DONE
-    assert (tmp_path / "recommendations.csv").read_bytes() == before
-
-
-@pytest.mark.slow
-def test_other_lists_of_a_finished_run_take_no_training(small, tmp_path):
-    assert run("--run-dir", tmp_path) == cli.DONE
+    # The same again is found, and other lists of a finished run take no training.
     logs = [tmp_path / stage / "metrics.jsonl" for stage in ("candidates", "ranking")]
     before = [log.read_bytes() for log in logs]
+    lists = (tmp_path / "recommendations.csv").read_bytes()
+    assert run(*words) == cli.DONE
+    assert (tmp_path / "recommendations.csv").read_bytes() == lists
     assert run("--run-dir", tmp_path, "--users", "user 7", "--k", "3") == cli.DONE
     with (tmp_path / "recommendations.csv").open(newline="") as file:
         assert [row["user"] for row in csv.DictReader(file)] == ["user 7"] * 3

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +26,11 @@ def regress(*arguments: str | Path) -> int:
     return cli.run(lambda: train(from_command_line(Config, words, PROGRAM)))
 
 
-def test_diabetes(tmp_path):
-    command = [sys.executable, "-m", "train.regress", "--no-progress", *QUICK]
-    command += ["--run-dir", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == cli.DONE, done.stderr
-    assert done.stderr == ""
+def test_diabetes(tmp_path, capsys):
+    assert regress(*QUICK, "--run-dir", tmp_path) == cli.DONE
+    printed = capsys.readouterr().out
     for name in ("test_mae", "test_rmse", "test_r2"):
-        assert name in done.stdout
+        assert name in printed
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["test_r2"] > 0.25
     assert (tmp_path / "predicted.png").read_bytes().startswith(b"\x89PNG")

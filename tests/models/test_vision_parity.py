@@ -61,7 +61,8 @@ def googlenet(**options):
 @pytest.mark.slow
 def test_googlenet():
     theirs = googlenet(aux_logits=False)
-    assert_twins(theirs, GoogLeNet(7, auxiliary=False), random_images(2, 47, 64, 3))
+    # Its gradients take minutes to compile, and go through the layers of the other networks.
+    assert_same_outputs(theirs, GoogLeNet(7, auxiliary=False), random_images(2, 47, 64, 3))
 
 
 @pytest.mark.slow

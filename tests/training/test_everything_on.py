@@ -44,10 +44,8 @@ def stripes(n: int, seed: int) -> Arrays:
     return Arrays(inputs, labels, weights=rng.uniform(0.5, 1.5, n))
 
 
-@pytest.mark.parametrize(
-    ("precision", "policy"),
-    [("bf16", "skip"), pytest.param("fp16", "stop", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "policy"), [("bf16", "skip"), ("fp16", "stop")])
 def test_every_lever_on_is_one_compile(precision, policy):
     data = stripes(203, 0)  # the last batch is padded
     weights = losses.balanced_class_weights(data.labels)

@@ -14,7 +14,7 @@ from jaxnet.errors import InputError
 from jaxnet.training import Network, Supervised, Trainer, mixed_precision, scaled_target
 from models.mlp import MLP
 from tests.networks import Dense
-from tests.training.helpers import make_batch, table
+from tests.training.helpers import make_batch, started, table
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
@@ -41,24 +41,28 @@ def test_the_scale_of_a_target_is_its_mean_and_deviation():
 def test_gradients_are_those_of_the_plain_task_on_scaled_labels():
     scale = Scale(1000.0, 1 / 50)
     batch = make_batch(8)
-    labels = jnp.asarray(1000 + 50 * np.linspace(-1, 1, 8), jnp.float32)
+    labels = np.float32(1000 + 50 * np.linspace(-1, 1, 8))
     ours, theirs = scaled_target(plain(), scale), plain()
-    state = theirs.init(jax.random.key(0), batch)
-    key = jax.random.key(1)
 
-    def gradient(task, params, labels):
-        differentiate = jax.value_and_grad(task.objective, has_aux=True)
-        return differentiate(params, {}, {**batch, "labels": labels}, key)
+    @jax.jit
+    def gradients(key, batch, labels):
+        params = theirs.init(key, batch).params
+        cases = (ours, {"network": params}, labels), (theirs, params, scale(labels))
+        found = []
+        for task, start, wanted in cases:
+            differentiate = jax.value_and_grad(task.objective, has_aux=True)
+            (loss, aux), grads = differentiate(start, {}, {**batch, "labels": wanted}, key)
+            found.append((loss, aux.metrics, grads))
+        return found
 
-    (loss, aux), grads = gradient(ours, {"network": state.params}, labels)
-    (expected, _), expected_grads = gradient(theirs, state.params, scale(labels))
+    (loss, seen, grads), (expected, _, expected_grads) = gradients(jax.random.key(1), batch, labels)
     # Outputs go to units of 1000 and back, which costs one of float32's digits.
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     for leaf, other in zip(
         jax.tree.leaves(grads["network"]), jax.tree.leaves(expected_grads), strict=True
     ):
         np.testing.assert_allclose(leaf, other, rtol=1e-4, atol=1e-5)
-    assert set(aux.metrics) == {"loss"}
+    assert set(seen) == {"loss"}
 
 
 def test_predictions_metrics_and_the_bundle_are_in_the_targets_units(tmp_path):
@@ -76,8 +80,8 @@ def test_predictions_metrics_and_the_bundle_are_in_the_targets_units(tmp_path):
 def test_half_precision_doesnt_round_the_predictions():
     train = Arrays(INPUTS, TARGET)
     task = mixed_precision(scaled_target(plain(), fit_target(train)), "bf16")
-    state = task.init(jax.random.key(0), make_batch(8))
-    outputs = task.predict_step(state, {"inputs": jnp.asarray(INPUTS)})
+    predict = jax.jit(lambda key, b, x: task.predict_step(task.init(key, b), {"inputs": x}))
+    outputs = predict(jax.random.key(0), make_batch(8), INPUTS)
     assert outputs.dtype == jnp.float32
     assert len(np.unique(outputs)) > 30  # in bf16, numbers about 1000 are 4 apart
 
@@ -95,9 +99,10 @@ def test_dropout_still_acts_in_training_only():
         MLP(hidden=(8,), num_classes=1, dropout=0.5), losses.squared_error, optax.sgd(0.0)
     )
     scaled = scaled_target(task, Scale(5.0, 1.0))
-    batch = {**make_batch(8), "labels": jnp.zeros(8)}
-    state = scaled.init(jax.random.key(0), batch)
-    found = {float(scaled.objective(state.params, {}, batch, jax.random.key(i))[0]) for i in (1, 2)}
+    batch = {**make_batch(8), "labels": np.zeros(8, np.float32)}
+    params = started(scaled, batch).params
+    loss = jax.jit(lambda params, key: scaled.objective(params, {}, batch, key)[0])
+    found = {float(loss(params, jax.random.key(i))) for i in (1, 2)}
     assert len(found) == 2
 
 

@@ -34,7 +34,7 @@ def task(latent: int = 2, hidden: tuple[int, ...] = (), **options: Any) -> Varia
 
 def make_batch(n: int = 5) -> dict[str, jax.Array]:
     inputs = np.random.default_rng(0).random((n, 2, 3)).astype(np.float32)
-    return {"inputs": jnp.asarray(inputs), "mask": jnp.arange(n) < n - 1}
+    return {"inputs": jnp.asarray(inputs), "mask": jnp.asarray(np.arange(n) < n - 1)}
 
 
 def test_the_divergence_is_that_of_torch_and_of_sampling():
@@ -69,8 +69,9 @@ def test_the_bound_and_its_gradient_are_those_of_torch():
     differentiate = jax.jit(jax.value_and_grad(ours.objective, has_aux=True))
     (loss, aux), grads = differentiate(state.params, state.collections, batch, key)
 
-    keys = training_keys(key, batch["inputs"])
-    noise = np.stack([jax.random.normal(stream(one, "code"), (2,)) for one in keys])
+    keys = jax.jit(training_keys)(key, batch["inputs"])
+    noise = jax.jit(jax.vmap(lambda one: jax.random.normal(stream(one, "code"), (2,))))(keys)
+    noise = np.asarray(noise)
     theirs = {
         (side, name): torch.tensor(np.asarray(value, np.float64), requires_grad=True)
         for side, layers in state.params.items()
@@ -138,9 +139,14 @@ def test_spoilt_inputs_are_those_of_the_evaluation():
         noise=GaussianNoise(0.3),
     )
     batch = {**make_batch(40), "mask": jnp.ones(40, bool)}
-    state = seen.init(jax.random.key(0), batch)
-    spoilt = seen.spoilt(state, batch["inputs"])
-    measured = seen.eval_step(state, batch)["reconstruction"].compute()
+
+    @jax.jit
+    def run(key: jax.Array, batch: Any) -> Any:
+        state = seen.init(key, batch)
+        return seen.spoilt(state, batch["inputs"]), seen.eval_step(state, batch)
+
+    spoilt, metrics = run(jax.random.key(0), batch)
+    measured = metrics["reconstruction"].compute()
     assert measured == pytest.approx(np.abs(spoilt).sum(axis=(1, 2)).mean(), rel=1e-5)
 
 
@@ -221,7 +227,7 @@ def test_wrong_use_is_refused():
         task(beta=-1.0)
     plain = replace(task(), model=Dense(3))
     with pytest.raises(InputError, match="needs a Linen module with a method encode"):
-        plain.init(jax.random.key(0), make_batch())
+        jax.eval_shape(plain.init, jax.random.key(0), make_batch())
     with pytest.raises(InputError, match="which is an even number of outputs; got 3"):
         VAE(DenseEncoder(3, ()), DenseDecoder((2, 3), ())).init(
             jax.random.key(0), jnp.zeros((1, 2, 3))

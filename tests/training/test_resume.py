@@ -556,4 +556,4 @@ def test_one_kill(tmp_path):
     process.communicate()
     assert process.returncode < 0
     assert result_of(tmp_path / "killed") is None
-    assert finished(tmp_path / "killed", **options) == finished(tmp_path / "whole", **options)
+    assert finished(tmp_path / "killed", **options) == finished_here(tmp_path / "whole", **options)

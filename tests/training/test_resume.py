@@ -260,15 +260,23 @@ def _overfitting() -> Case:
     )
 
 
-@pytest.fixture
-def overfitted(tmp_path: Path) -> tuple[Case, Trainer, Interrupts, Outcome]:
-    """An uninterrupted run that stopped early, well after its best step."""
-    case, interrupts = _overfitting(), Interrupts()
-    trainer = case.trainer(tmp_path / "run", interrupts)
-    expected = _outcome(case.fit(trainer), tmp_path / "run")
+@pytest.fixture(scope="module")
+def stopped_early(tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, Path, Outcome]:
+    """A case, the folder of its uninterrupted run, which stopped early, and the outcome."""
+    case, folder = _overfitting(), tmp_path_factory.mktemp("overfitted") / "run"
+    expected = _outcome(case.fit(case.trainer(folder, Interrupts())), folder)
     assert expected.stop_reason == "early_stopping"
     assert STEPS < expected.best_step == expected.last_step - 3 * STEPS
-    return case, trainer, interrupts, expected
+    return case, folder, expected
+
+
+@pytest.fixture
+def overfitted(stopped_early: Any, tmp_path: Path) -> tuple[Case, Trainer, Interrupts, Outcome]:
+    """An uninterrupted run that stopped early, well after its best step, in a folder of its own."""
+    case, folder, expected = stopped_early
+    shutil.copytree(folder, tmp_path / "run")
+    interrupts = Interrupts()
+    return case, case.trainer(tmp_path / "run", interrupts), interrupts, expected
 
 
 def test_patience_goes_on_counting_and_the_best_comes_from_disk(overfitted, tmp_path):

@@ -81,6 +81,7 @@ def test_labels_outside_the_catalogue():
         Trainer(TASK, progress=False).fit(wrong, epochs=1)
 
 
+@pytest.mark.slow
 def test_learns_and_takes_techniques():
     pairs, _ = draw_interactions(users=400, items=20, each=8)
     train, valid, test = leave_last_out(pairs, 1, 2)

@@ -86,7 +86,7 @@ class Course(Callback):
         number = (
             int(self.row["epoch"])
             if self.row is not None and self.ends_epoch
-            else min(self.step // self.plan.steps_per_epoch + 1, self.plan.epochs)
+            else max(self.step - 1, 0) // self.plan.steps_per_epoch + 1
         )
         return f"{self.named}epoch {number}/{self.plan.epochs}"
 

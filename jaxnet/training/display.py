@@ -114,7 +114,8 @@ class Course(Callback):
         if done <= 0 or seconds <= 0:
             return ""
         left = datetime.timedelta(seconds=round((self.plan.steps - self.step) * seconds / done))
-        return f"{done / seconds:.3g} steps/s  left {left}"
+        pace = done / seconds
+        return f"{pace:{'.0f' if pace >= 1000 else '.3g'}} steps/s  left {left}"
 
 
 @dataclass

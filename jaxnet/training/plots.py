@@ -64,12 +64,7 @@ def plot_curves(
         axes = figure.add_subplot(down, across, index + 1)
         if best is not None:
             axes.axvline(best, color="grey", linestyle=":", label=f"best (epoch {best:.0f})")
-        drawn = {"training": name, "validation": f"val_{name}"}
-        over_epochs(
-            axes,
-            history,
-            {label: column for label, column in drawn.items() if column in history.columns},
-        )
+        over_epochs(axes, history, {"training": name, "validation": f"val_{name}"})
         axes.set_ylabel(name.replace("_", " ") + axes.get_ylabel())
     save(figure, path)
 
@@ -83,17 +78,21 @@ def over_epochs(axes: Any, history: History, columns: Mapping[str, str]) -> None
     Args:
         axes: where to.
         history: the run.
-        columns: what to draw, by what the legend calls it.
+        columns: what to draw, by what the legend calls it; each has its colour, also where the
+            history lacks another.
     """
     marker = "." if len(history) < 30 else ""
-    lines = {label: np.asarray(history[column], float) for label, column in columns.items()}
-    for (label, values), colour in zip(lines.items(), COLOURS, strict=False):
-        axes.plot(history["epoch"], values, label=label, marker=marker, color=colour)
+    lines = []
+    for (label, column), colour in zip(columns.items(), COLOURS, strict=False):
+        if column in history.columns:
+            lines.append(np.asarray(history[column], float))
+            axes.plot(history["epoch"], lines[-1], label=label, marker=marker, color=colour)
     whole_numbers(axes.xaxis)
     axes.set_xlabel("epoch")
     axes.grid(alpha=0.3)
-    _show_outliers(axes, np.concatenate([*lines.values(), np.zeros(0)]))
-    if len(axes.lines) > 1:
+    _show_outliers(axes, np.concatenate([*lines, np.zeros(0)]))
+    # One curve needs its name where it is that of validation alone.
+    if len(axes.lines) > 1 or next(iter(columns.values())) not in history.columns:
         axes.legend(fontsize=8)
 
 

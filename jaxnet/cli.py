@@ -12,7 +12,7 @@ from contextlib import nullcontext, redirect_stdout
 
 from jaxnet import locks
 from jaxnet.errors import InputError, NonFiniteError, PeerError, UsageError
-from jaxnet.parallel import launch, watchdog
+from jaxnet.parallel import activity, launch, watchdog
 
 DONE = 0
 FAILED = 1
@@ -74,7 +74,8 @@ def _together(command: Callable[[], int], watch: watchdog.Watch) -> int:
         code = FAILED
     if code == WRONG_USAGE:
         watch.refuse()
-    launch.leave(watch, code, well=code in (DONE, PREEMPTED))
+    well = code in (DONE, PREEMPTED) and not activity.own.left_early
+    launch.leave(watch, code, well=well)
     return code
 
 

@@ -21,11 +21,14 @@ from jaxnet.parallel.watchdog import Watch, leave_process
 log = logging.getLogger("jaxnet")
 
 PEER_TIMEOUT = "JAXNET_PEER_TIMEOUT"
+PROGRESS_TIMEOUT = "JAXNET_PROGRESS_TIMEOUT"
 START_TIMEOUT = "JAXNET_START_TIMEOUT"
 # The file descriptor of a pipe whose other end `jaxnet.launch` holds.
 LAUNCHER = "JAXNET_LAUNCHER"
 DEFAULT_PEER_TIMEOUT = 30.0
 DEFAULT_START_TIMEOUT = 300.0
+# A step may take so many times as long as a peer may be silent, where nothing else is said.
+PROGRESS_FACTOR = 10
 
 
 def _seconds(environ: Environ, name: str, usual: float) -> float:
@@ -46,7 +49,9 @@ def initialize(environ: Environ = os.environ) -> Watch | None:
 
     Args:
         environ: what the launcher set, and how many seconds to wait: `JAXNET_PEER_TIMEOUT` (30) for
-            a peer that gives no sign of life, `JAXNET_START_TIMEOUT` (300) for one to come.
+            a peer that gives no sign of life, `JAXNET_START_TIMEOUT` (300) for one to come, and
+            `JAXNET_PROGRESS_TIMEOUT` (10 times the first) for one that lives to take a step;
+            compiling, saving and the like may last some times as long (`jaxnet.parallel.activity`).
 
     Returns:
         What watches the others; call its `finish` at the end. None where there is nobody to watch.
@@ -67,7 +72,8 @@ def initialize(environ: Environ = os.environ) -> Watch | None:
     identity = own_identity(cluster.job)
     peers, address = roll_call(me, cluster.processes, cluster.coordinator, start, identity)
     _report([me, *peers])
-    watch = Watch(me, cluster.processes, timeout, peers, pipe).start()
+    patience = _seconds(environ, PROGRESS_TIMEOUT, PROGRESS_FACTOR * timeout)
+    watch = Watch(me, cluster.processes, timeout, patience, peers, pipe).start()
     _join(cluster, address, timeout)
     return watch
 

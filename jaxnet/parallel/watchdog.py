@@ -7,11 +7,13 @@ connects to it; whoever is lost is named to all, and all end with the same messa
 so that whatever started them can start them again from the last checkpoint.
 
 A connection that breaks is a process that died, seen at once; one that is silent for too long is a
-process that hangs, or a network that is cut.
+process that hangs, or a network that is cut. With its signs of life each says what it is at: one
+that lives and doesn't get on holds up all others, and process 0 ends the job.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import sys
@@ -21,6 +23,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from jaxnet.parallel import activity
+from jaxnet.parallel.activity import State
 from jaxnet.parallel.roll_call import Line, Peer
 
 # EX_PROTOCOL of sysexits.h, "the remote system did something impossible": a process of the job is
@@ -40,6 +44,8 @@ class Watch:
         me: this process.
         processes: the number of processes in the job.
         timeout: a peer that is silent for so many seconds is lost.
+        patience: a process that lives and gets no further for so many seconds is lost too; see
+            `jaxnet.parallel.activity`.
         peers: whom this process hears: process 0 all others, the others process 0.
         launcher: a file descriptor whose other end is open as long as the launcher lives.
         end: what to do when somebody is lost; by default the process ends with exit code 76.
@@ -48,10 +54,12 @@ class Watch:
     me: Peer
     processes: int
     timeout: float
+    patience: float = math.inf
     peers: Mapping[Peer, Line] = field(default_factory=dict)
     launcher: int | None = None
     end: Callable[[str], None] = lambda text: end_process(text, LOST_PEER)
     _heard: dict[Peer, float] = field(default_factory=dict, init=False)
+    _states: dict[Peer, State] = field(default_factory=dict, init=False)
     _done: set[int] = field(default_factory=set, init=False)
     _failing: threading.Event = field(default_factory=threading.Event, init=False)
     _all_done: threading.Event = field(default_factory=threading.Event, init=False)
@@ -81,8 +89,11 @@ class Watch:
     def fail(self, code: int) -> None:
         """Tell the others that this process can't go on."""
         self._over.set()
+        text = f"{self.me} failed, with exit code {code}"
+        if activity.own.left_early:
+            text += f", and is {activity.own.now().doing}"
         for line in self.peers.values():
-            line.send(failed=f"{self.me} failed, with exit code {code}")
+            line.send(failed=text)
 
     def finish(self) -> None:
         """Wait until all are done, so that nobody's end is taken for a death."""
@@ -121,8 +132,10 @@ class Watch:
                 last = now
                 if now >= due:
                     due = now + self._interval
+                    self._states[self.me] = activity.own.now(self.patience / 2)
                     for line in self.peers.values():
-                        line.send(alive=True)
+                        line.send(alive=self._states[self.me].to_json())
+                    self._judge()
                 for peer, heard in self._heard.items():
                     # Two intervals early, so that all have ended within the time that was asked.
                     if now - heard > self.timeout - 2 * self._interval:
@@ -131,7 +144,13 @@ class Watch:
     def _forgive(self, stopped: float) -> None:
         """Count no silence of others while this process itself stood still."""
         if stopped > 0:
+            activity.own.forgive(stopped)
             self._heard = {peer: heard + stopped for peer, heard in self._heard.items()}
+
+    def _judge(self) -> None:
+        """Process 0: end all where the job doesn't get on."""
+        if self.me.process == 0 and (text := activity.stalled(self._states, self.patience)):
+            self._tell(text)
 
     def _hear(self, peer: Peer | None) -> None:
         """Take what has come from a peer, or from the launcher, who says nothing but its end."""
@@ -152,6 +171,8 @@ class Watch:
             return
         self._heard[peer] = time.monotonic()
         for message in messages:
+            if "alive" in message:
+                self._states[peer] = State.from_json(message["alive"])
             if "failed" in message:
                 self._fail_with(peer, message["failed"])
             if "lost" in message:
@@ -192,10 +213,12 @@ class Watch:
     def _end(self, text: str) -> None:
         if not self._over.is_set():
             self._over.set()
-            self.end(
-                f"{self.me} ends: {text}. Nothing is lost but the steps since the last "
-                "checkpoint: run the same command again to go on from there."
+            said, *threads = text.split("\n")
+            advice = (
+                "Nothing is lost but the steps since the last checkpoint: run the same command "
+                "again to go on from there."
             )
+            self.end("\n".join([f"{self.me} ends: {said}. {advice}", *threads]))
 
 
 def end_process(text: str, code: int) -> NoReturn:

@@ -23,7 +23,7 @@ from typing import Any
 
 from jaxnet.errors import UsageError
 from jaxnet.files import expanded, json_text, write_atomically
-from jaxnet.parallel import processes
+from jaxnet.parallel import activity, processes
 from jaxnet.training.history import History, Row
 
 
@@ -119,7 +119,9 @@ class Watchers:
         Raises:
             UsageError: it returned something else than a reason to end the run.
         """
-        answer = getattr(callback, method, lambda *_: None)(*arguments)
+        called = f"in the callback {type(callback).__name__}.{method}"
+        with activity.own.within(called, activity.CALLBACK):
+            answer = getattr(callback, method, lambda *_: None)(*arguments)
         if answer is None or method == "on_stop":
             return
         if not isinstance(answer, str) or not answer:

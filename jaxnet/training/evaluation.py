@@ -23,6 +23,7 @@ from jaxnet.data.pipeline import (
 )
 from jaxnet.data.sources import InputsOnly, Source
 from jaxnet.errors import InputError
+from jaxnet.parallel import activity
 from jaxnet.training.history import add_steps, as_metrics, computed
 from jaxnet.training.programs import Programs, Use
 
@@ -170,6 +171,7 @@ class Evaluator:
         """The metrics over all stretches, their names with `prefix` before them."""
         total, sums = None, None
         for feed, count in stretches:
+            activity.own.beat()
             sums = jax.device_get(self.programs.evaluate(state, feed, count))
             total = add_steps(total, jax.tree.map(lambda leaf: leaf[None], sums))
         return {} if total is None else computed(as_metrics(total, sums), prefix)

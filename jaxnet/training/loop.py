@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxnet.data.pipeline import Pipeline, Stretch
 from jaxnet.metrics.direction import Direction
-from jaxnet.parallel import processes
+from jaxnet.parallel import activity, processes
 from jaxnet.training.callbacks import Plan, Watchers
 from jaxnet.training.checkpoints import CheckpointStore
 from jaxnet.training.early_stopping import EarlyStopping
@@ -93,6 +93,13 @@ class Clock:
         self.steps += steps
         self.pace = elapsed / max(steps, 1)
 
+    def _announce(self) -> None:
+        """Say that steps are taken, the first of which compiles."""
+        if self.compiling is None:
+            activity.own.begin("compiling, and taking the first steps", activity.COMPILING, True)
+        else:
+            activity.own.begin("taking steps", waits=True)
+
     def timed(
         self, stretches: Iterator[Stretch], busy: Callable[[], Log | None]
     ) -> Iterator[Stretch]:
@@ -110,7 +117,9 @@ class Clock:
                 asked = time.perf_counter()
                 work = busy()
                 done = watch.submit(_end, work) if work else None
+                activity.own.begin("waiting for data")
                 stretch = next(stretches, None)
+                self._announce()
                 arrived = time.perf_counter()
                 if done is None:
                     self.waiting += arrived - asked
@@ -186,7 +195,11 @@ class Loop:
                 ends.callback(lambda one=callback: self.watchers.tell_one(one, "on_stop", reason))
             ends.callback(self.pace.close)
             ends.enter_context(self.preemption)
-            state, progress, reason = self._epochs(state, progress)
+            try:
+                state, progress, reason = self._epochs(state, progress)
+            except BaseException as error:
+                activity.own.ending(error)
+                raise
         return state, progress, reason
 
     def _epochs(self, state: PyTree, progress: Progress) -> tuple[PyTree, Progress, str]:
@@ -203,7 +216,8 @@ class Loop:
             reason = self.finished(progress)
         self._save(state, progress)
         if self.store:
-            self.store.finish()
+            with activity.own.within("saving", activity.SAVING):
+                self.store.finish()
         return state, progress, reason
 
     def _train(self, state: PyTree, progress: Progress) -> tuple[PyTree, Progress, str | None]:
@@ -255,6 +269,7 @@ class Loop:
         measured = jax.tree.map(lambda leaf: leaf[:steps], log.fetch())
         taken = len(jax.tree.leaves(measured)[0])
         self.clock.done(taken)
+        activity.own.step = progress.step + taken
         progress = replace(
             progress,
             position=progress.position + taken,
@@ -292,7 +307,7 @@ class Loop:
             "epoch": progress.epoch + 1,
             "step": progress.step,
             **self._measured(progress),
-            **scalars(self.evaluate(state)),
+            **self._evaluated(state),
         }
         rate = self.programs.learning_rate(state)
         if self.programs.after_evaluation:
@@ -310,6 +325,10 @@ class Loop:
             self.best_state = self.programs.copy(state)
             self._unsaved_best = self._timed(progress)
         return state, progress
+
+    def _evaluated(self, state: PyTree) -> dict[str, float]:
+        with activity.own.within("evaluating", activity.EVALUATING):
+            return scalars(self.evaluate(state))
 
     def _show(self, progress: Progress, state: PyTree) -> None:
         """The last of an epoch: tell the callbacks, and lend them the state."""
@@ -360,9 +379,10 @@ class Loop:
             return
         best, pending = progress.stopping.best_step, self._unsaved_best
         plain = self.programs.forms.to_plain
-        if pending is not None and pending.step < progress.step:
-            self.store.save(best, plain(self.best_state), pending.to_json(), best)
-        self.store.save(progress.step, plain(state), self._timed(progress).to_json(), best)
+        with activity.own.within("saving", activity.SAVING):
+            if pending is not None and pending.step < progress.step:
+                self.store.save(best, plain(self.best_state), pending.to_json(), best)
+            self.store.save(progress.step, plain(state), self._timed(progress).to_json(), best)
         self._saved, self._saved_at, self._unsaved_best = progress.step, time.perf_counter(), None
 
     def _timed(self, progress: Progress) -> Progress:

@@ -20,7 +20,7 @@ from jaxnet.data.pipeline import ArrayPipeline, Pipeline, Placement, pipeline
 from jaxnet.errors import NonFiniteError, UsageError
 from jaxnet.files import expanded, write_atomically
 from jaxnet.metrics.direction import declared
-from jaxnet.parallel import processes
+from jaxnet.parallel import activity, processes
 from jaxnet.parallel.layout import Layout
 from jaxnet.training import fingerprints
 from jaxnet.training.agreement import check_alike
@@ -232,7 +232,8 @@ class Trainer:
             asked = {"seed": seed, "epochs": epochs, "steps": most, "batch_size": batch_size}
             asked |= {"examples": train.examples, "resume": resume}
             check_alike({**asked, **self._settings(early_stopping)}, prints)
-        with self._store() as store:
+        activity.own.step = 0
+        with activity.own.training(), self._store() as store:
             first = None
             if store is not None:
                 start = replace(start, fingerprints=prints)

@@ -208,6 +208,42 @@ def test_an_error_while_a_save_is_under_way_ends_all(tmp_path):
     assert "failed, with exit code 1" in ends[1][1]
 
 
+# More than an error waits for its explanation.
+PATIENCE = 6.0
+
+
+@pytest.mark.parametrize("fault", ["hangs", "fails", "exits", "callback"])
+def test_a_process_that_lives_and_gets_no_further_ends_the_job(fault, tmp_path):
+    environ = {**TIMEOUT, "JAXNET_PROGRESS_TIMEOUT": str(PATIENCE)}
+    options = {"epochs": 10, "every_steps": 2, "fault": "", "others": {"1": {"fault": fault}}}
+    guilty = 1
+    if fault == "callback":
+        options, guilty = {"epochs": 10, "hangs_at": 6}, 0
+    with Job(training(tmp_path, **options), 2, environ=environ) as job:
+        until_saved(tmp_path, 3, job)
+        began = time.monotonic()
+        ends = job.ends(timeout=100)
+        seconds = time.monotonic() - began
+    assert seconds < 2 * PATIENCE + 20  # a busy machine; otherwise it is for ever
+    name = f"process {guilty} on host {os.uname().nodename} (pid {job[guilty].pid})"
+    other, errors = ends[1 - guilty]
+    assert other == LOST_PEER, errors
+    assert name in errors
+    if fault == "fails":
+        assert ends[1][0] == 1 and "ZeroDivisionError: of the source" in ends[1][1]
+        assert "out of training after ZeroDivisionError: of the source" in errors
+    elif fault == "exits":
+        assert ends[1][0] == 0
+        assert "out of training after SystemExit: 0" in errors
+    else:
+        assert ends[guilty][0] == LOST_PEER
+        assert "has got no further since" in errors
+        doing = "in the callback Report.on_stretch" if fault == "callback" else "waiting for data"
+        assert f"{doing}, after step" in errors
+        assert "time.sleep(1000)" in errors  # the thread that hangs
+        assert "thread MainThread" in errors
+
+
 # --- the local launcher -------------------------------------------------------------------------
 
 

@@ -19,6 +19,39 @@ import numpy as np
 from jaxnet import cli
 
 
+class Faulty:
+    """A table that is read as it goes; from the third epoch on something goes wrong.
+
+    Args:
+        rows: inputs and labels.
+        fault: "hangs", "fails", "exits", or nothing.
+    """
+
+    name = "faulty"
+
+    def __init__(self, rows: Any, fault: str) -> None:
+        self.inputs, self.labels = rows
+        self.fault = fault
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def spec(self) -> Any:
+        import jax
+
+        shape = jax.ShapeDtypeStruct
+        return {"inputs": shape((4,), np.float32), "labels": shape((), np.int32)}
+
+    def read(self, rows: np.ndarray, epoch: int) -> Any:
+        if epoch >= 2 and self.fault == "hangs":
+            time.sleep(1000)
+        if epoch >= 2 and self.fault == "fails":
+            raise ZeroDivisionError("of the source")
+        if epoch >= 2 and self.fault == "exits":
+            sys.exit(0)
+        return {"inputs": self.inputs[rows], "labels": self.labels[rows]}
+
+
 def train(
     folder: Path,
     epochs: int = 3,
@@ -31,6 +64,8 @@ def train(
     seed: int = 0,
     rate: float = 0.01,
     data: int = 0,
+    fault: str | None = None,
+    hangs_at: int | None = None,
 ) -> int:
     """Train a small classifier on all devices of all processes."""
     import jax
@@ -46,6 +81,8 @@ def train(
         def on_stretch(self, step: int, loss: float | None) -> None:
             print(step, flush=True)
             time.sleep(sleep)
+            if hangs_at is not None and step >= hangs_at:
+                time.sleep(1000)
             if fails_at is not None and step >= fails_at:
                 raise OSError(28, "No space left on device", "a callback's file")
 
@@ -58,7 +95,8 @@ def train(
         layout=Layout(**{axis: -1}, fsdp_min_size=1),
     )
     # 30 examples in batches of 12, which 1, 2, 3 and 4 processes share out evenly.
-    rows = table(30, seed=data)
+    rows: Any = table(30, seed=data)
+    rows = rows if fault is None else Faulty(rows, fault)
     result = trainer.fit(rows, table(14, seed=1), epochs=epochs, batch_size=12, seed=seed)
     values = {
         "processes": jax.process_count(),

@@ -28,7 +28,7 @@ class TabularMLP(nn.Module):
 
     Example:
         >>> model = TabularMLP(groups=((1, 31),), embedding=4, hidden=(8,), num_classes=2)
-        >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 31)))
+        >>> variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 31)))
         >>> variables["params"]["embedding_0"]["kernel"].shape
         (30, 4)
     """

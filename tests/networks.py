@@ -40,7 +40,7 @@ def drawn(model: nn.Module, *inputs: Any, seed: int = 0, **options: Any) -> dict
         if path.endswith(("kernel", "embedding")):
             fan = np.prod(shape.shape[:-1])
             return jnp.asarray(rng.normal(size=shape.shape) * np.sqrt(2 / fan), shape.dtype)
-        return jnp.full(shape.shape, path.endswith(("scale", "var")), shape.dtype)
+        return jnp.asarray(np.full(shape.shape, path.endswith(("scale", "var"))), shape.dtype)
 
     start = partial(model.init, **options)
     shapes = jax.eval_shape(start, jax.random.key(0), *inputs)

@@ -51,7 +51,6 @@ MLP_3 = MLP(hidden=(16,), num_classes=3, dropout=0.2)
 CNN_3 = CNN(filters=(4,), dense=(8,), num_classes=3, padding="SAME", batch_norm=True)
 
 TASKS: dict[str, tuple[nn.Module, Callable[[Any], Any]]] = {
-    "plain": (MLP_3, lambda task: task),
     "bf16": (MLP_3, lambda task: mixed_precision(task, "bf16")),
     "averaged": (CNN_3, lambda task: guard_nonfinite(with_ema(accumulate(task, 2), 0.7), "stop")),
 }
@@ -84,7 +83,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Saved]:
 @pytest.fixture(scope="module")
 def elsewhere(saved: dict[str, Saved]) -> dict[str, np.ndarray]:
     """What a process that knows nothing of the training predicts with each bundle."""
-    root = saved["plain"].folder.parent
+    root = saved["bf16"].folder.parent
     np.save(root / "images.npy", IMAGES)
     script = (
         "import sys, numpy as np; from jaxnet.bundle import Bundle\n"
@@ -159,7 +158,7 @@ def test_a_checkouts_bundle_loads_where_the_zoo_is_installed_and_back(saved, tmp
         "assert type(bundle.model).__module__ == 'jaxnet.models.mlp', type(bundle.model)\n"
         "bundle.save(sys.argv[2])\n"
     )
-    command = [sys.executable, "-c", script, str(saved["plain"].folder), str(tmp_path / "back")]
+    command = [sys.executable, "-c", script, str(saved["bf16"].folder), str(tmp_path / "back")]
     subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
     assert isinstance(Bundle.load(tmp_path / "back").model, MLP)
 
@@ -277,7 +276,7 @@ def test_a_model_that_isnt_described_has_to_be_given(tmp_path):
 
 def test_a_given_model_comes_before_the_described_one(saved):
     model = replace(MLP_3, dropout=0.0)
-    assert Bundle.load(saved["plain"].folder, model=model).model is model
+    assert Bundle.load(saved["bf16"].folder, model=model).model is model
 
 
 @pytest.mark.parametrize(
@@ -297,7 +296,7 @@ def test_a_given_model_comes_before_the_described_one(saved):
     ],
 )
 def test_a_description_that_doesnt_hold(change, message, saved, tmp_path):
-    _change(saved["plain"].folder, tmp_path, lambda values: values["model"].update(change))
+    _change(saved["bf16"].folder, tmp_path, lambda values: values["model"].update(change))
     with pytest.raises(InputError, match=rf"(?s)bundle\.json: .*{message}.*model="):
         Bundle.load(tmp_path)
 
@@ -315,14 +314,14 @@ def _change(source: Path, folder: Path, change: Callable[[Any], Any]) -> None:
 
 @pytest.mark.parametrize("name", ["bundle.json", "model.safetensors"])
 def test_a_missing_file_is_named(name, saved, tmp_path):
-    shutil.copytree(saved["plain"].folder, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(saved["bf16"].folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / name).unlink()
     with pytest.raises(InputError, match=rf"{tmp_path}/{name}"):
         Bundle.load(tmp_path)
 
 
 def test_a_truncated_or_changed_file_of_weights(saved, tmp_path):
-    shutil.copytree(saved["plain"].folder, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(saved["bf16"].folder, tmp_path, dirs_exist_ok=True)
     file = tmp_path / "model.safetensors"
     content = file.read_bytes()
     for damaged in (content[:-1], b"", content[:-1] + bytes([content[-1] ^ 1])):
@@ -333,14 +332,14 @@ def test_a_truncated_or_changed_file_of_weights(saved, tmp_path):
 
 def test_weights_that_are_no_safetensors_file(saved, tmp_path):
     change = {"weights_crc32": zlib.crc32(b"not weights")}
-    _change(saved["plain"].folder, tmp_path, lambda values: values.update(change))
+    _change(saved["bf16"].folder, tmp_path, lambda values: values.update(change))
     (tmp_path / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(InputError, match=rf"{tmp_path}/model\.safetensors can't be read"):
         Bundle.load(tmp_path)
 
 
 def test_a_torn_or_foreign_description(saved, tmp_path):
-    shutil.copytree(saved["plain"].folder, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(saved["bf16"].folder, tmp_path, dirs_exist_ok=True)
     file = tmp_path / "bundle.json"
     content = file.read_text()
     file.write_text(content[: len(content) // 2])
@@ -352,13 +351,13 @@ def test_a_torn_or_foreign_description(saved, tmp_path):
 
 
 def test_another_format_version(saved, tmp_path):
-    _change(saved["plain"].folder, tmp_path, lambda values: values.update(format=99))
+    _change(saved["bf16"].folder, tmp_path, lambda values: values.update(format=99))
     with pytest.raises(InputError, match=r"bundle\.json has format 99, .* reads 1"):
         Bundle.load(tmp_path)
 
 
 def test_a_field_that_is_gone_is_named(saved, tmp_path):
-    _change(saved["plain"].folder, tmp_path, lambda values: values.pop("inputs"))
+    _change(saved["bf16"].folder, tmp_path, lambda values: values.pop("inputs"))
     with pytest.raises(InputError, match=r"bundle\.json is damaged: it lacks inputs"):
         Bundle.load(tmp_path)
 
@@ -366,7 +365,7 @@ def test_a_field_that_is_gone_is_named(saved, tmp_path):
 def test_weights_of_another_model_are_listed(saved):
     other = MLP(hidden=(16, 5), num_classes=3)
     with pytest.raises(InputError) as raised:
-        Bundle.load(saved["plain"].folder, model=other)
+        Bundle.load(saved["bf16"].folder, model=other)
     message = str(raised.value)
     assert "model.safetensors" in message
     assert "- params/Dense_2/kernel float32[5,3] (expected, missing)" in message
@@ -376,7 +375,7 @@ def test_weights_of_another_model_are_listed(saved):
 def test_a_place_that_cant_be_written(saved, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=rf"{tmp_path}/file/bundle: .* can't be written"):
-        Bundle.load(saved["plain"].folder).save(tmp_path / "file" / "bundle")
+        Bundle.load(saved["bf16"].folder).save(tmp_path / "file" / "bundle")
 
 
 @pytest.mark.parametrize(
@@ -408,7 +407,7 @@ def test_the_description_is_strict_json(tmp_path):
 
 def test_the_wrong_number_of_class_names(saved):
     with pytest.raises(InputError, match=r"expected 3 class names.* got 2: cat, dog"):
-        Bundle.of(saved["plain"].trained, ("cat", "dog"))
+        Bundle.of(saved["bf16"].trained, ("cat", "dog"))
 
 
 def test_a_network_of_plain_functions_has_no_bundle(saved):
@@ -416,7 +415,7 @@ def test_a_network_of_plain_functions_has_no_bundle(saved):
         lambda key, inputs: {"params": {}}, lambda v, inputs, train, key: (inputs, {})
     )
     task = Supervised(network, losses.squared_error, optax.sgd(0.1))
-    trained = replace(saved["plain"].trained, trainer=Trainer(task))
+    trained = replace(saved["bf16"].trained, trainer=Trainer(task))
     with pytest.raises(InputError, match="needs a Linen module"):
         Bundle.of(trained)
 
@@ -428,7 +427,7 @@ def test_a_task_of_its_own_kind_has_no_bundle(saved):
     other: Any = Other()
     for task in (other, guard_nonfinite(other, "stop")):
         with pytest.raises(InputError, match="nothing to bundle"):
-            Bundle.of(replace(saved["plain"].trained, trainer=Trainer(task)))
+            Bundle.of(replace(saved["bf16"].trained, trainer=Trainer(task)))
 
 
 # --- prediction ---------------------------------------------------------------------------------
@@ -567,7 +566,7 @@ def test_an_encoder_makes_it_take_raw_rows(tmp_path):
 
 @pytest.mark.parametrize("encoder", [{}, {"table": {}}, {"text": {}}, 3])
 def test_a_damaged_encoder_is_named(encoder, saved, tmp_path):
-    folder = shutil.copytree(saved["plain"].folder, tmp_path / "bundle")
+    folder = shutil.copytree(saved["bf16"].folder, tmp_path / "bundle")
     file = folder / "bundle.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "encoder": encoder}))
     with pytest.raises(InputError, match=r"bundle.json is damaged: encoder"):

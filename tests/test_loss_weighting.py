@@ -19,6 +19,7 @@ from jaxnet.metrics import weighted_mean
 from jaxnet.optimizers import by_name
 from jaxnet.training import Supervised, Trainer, accumulate
 from tests.networks import Dense
+from tests.programs import measured
 from tests.training.helpers import assert_close, table, take_steps
 
 RNG = np.random.default_rng(0)
@@ -40,14 +41,15 @@ def pytorch(logits: np.ndarray, labels: np.ndarray, **options: Any) -> Any:
 def test_class_weights_multiply_and_the_mean_divides_by_the_number_of_examples():
     loss = losses.with_class_weights(losses.cross_entropy, WEIGHTS)
     expected = pytorch(LOGITS, LABELS, weight=WEIGHTS, reduction="none")
-    np.testing.assert_allclose(loss(LOGITS, LABELS), expected, rtol=1e-6)
-    mean = weighted_mean(loss(LOGITS, LABELS), np.ones(7, np.float32))
+    got = measured(loss, LOGITS, LABELS)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    mean = measured(weighted_mean, got, np.ones(7, np.float32))
     np.testing.assert_allclose(mean, expected.sum() / 7, rtol=1e-6)
 
 
 def test_example_weights_are_pytorchs_class_weights():
     each = np.asarray(WEIGHTS, np.float32)[LABELS]
-    got = weighted_mean(losses.cross_entropy(LOGITS, LABELS), each)
+    got = measured(weighted_mean, measured(losses.cross_entropy, LOGITS, LABELS), each)
     np.testing.assert_allclose(got, pytorch(LOGITS, LABELS, weight=WEIGHTS), rtol=1e-6)
 
 
@@ -55,15 +57,16 @@ def test_every_position_has_the_weight_of_its_own_class():
     loss = losses.with_class_weights(losses.cross_entropy, WEIGHTS)
     labels = np.abs(TOKEN_LABELS)
     expected = pytorch(TOKENS, labels, weight=WEIGHTS, reduction="none").mean(1)
-    np.testing.assert_allclose(loss(TOKENS, labels), expected, rtol=1e-6)
+    np.testing.assert_allclose(measured(loss, TOKENS, labels), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("loss", [losses.binary_cross_entropy, losses.binary_focal, losses.hinge])
 @pytest.mark.parametrize("outputs", [LOGITS[:, 0], LOGITS[:, :1]])
 def test_no_and_yes_have_weights_too(loss, outputs):
     labels = (LABELS > 0).astype(np.int32)
-    got = losses.with_class_weights(loss, [0.25, 3.0])(outputs, labels)
-    np.testing.assert_allclose(got, loss(outputs, labels) * np.where(labels, 3, 0.25), rtol=1e-6)
+    weighted = losses.with_class_weights(loss, [0.25, 3.0])
+    got, plain = measured(lambda *given: (weighted(*given), loss(*given)), outputs, labels)
+    np.testing.assert_allclose(got, plain * np.where(labels, 3, 0.25), rtol=1e-6)
 
 
 def test_balanced_weights_are_scikit_learns():
@@ -97,11 +100,16 @@ def test_masked_positions_count_for_nothing():
     counts = TOKEN_LABELS >= 0
     each = pytorch(TOKENS, np.abs(TOKEN_LABELS), reduction="none")
     expected = [row[keep].mean() for row, keep in zip(each, counts, strict=True)]
-    got, back = jax.vjp(lambda z: loss(z, TOKEN_LABELS), jnp.asarray(TOKENS))
+
+    @jax.jit
+    def both(logits: jax.Array) -> Any:
+        got, back = jax.vjp(lambda z: loss(z, TOKEN_LABELS), logits)
+        return got, back(jnp.ones(3))[0], loss(logits, np.full((3, 5), -1))
+
+    got, gradient, of_none = jax.device_get(both(TOKENS))
     np.testing.assert_allclose(got, expected, rtol=1e-6)
-    gradient = back(jnp.ones(3))[0]
     assert ((gradient != 0).any(-1) == counts).all()
-    assert loss(TOKENS, np.full((3, 5), -1)).tolist() == [0, 0, 0]
+    assert of_none.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("ignored", [-1, -100])
@@ -109,7 +117,8 @@ def test_masked_with_counts_as_weights_is_pytorchs_ignore_index(ignored):
     labels = np.where(TOKEN_LABELS < 0, ignored, TOKEN_LABELS)
     counts = losses.position_counts(labels, ignored)
     assert counts.tolist() == [5, 2, 2] and counts.dtype == np.float32
-    got = weighted_mean(losses.masked(losses.cross_entropy, ignored)(TOKENS, labels), counts)
+    loss = losses.masked(losses.cross_entropy, ignored)
+    got = measured(lambda *given: weighted_mean(loss(*given), counts), TOKENS, labels)
     np.testing.assert_allclose(got, pytorch(TOKENS, labels, ignore_index=ignored), rtol=1e-6)
 
 
@@ -117,12 +126,10 @@ def test_masks_class_weights_and_smoothing_compose():
     smooth = functools.partial(losses.cross_entropy, label_smoothing=0.1)
     loss = losses.masked(losses.with_class_weights(smooth, WEIGHTS))
     table = np.asarray(WEIGHTS, np.float32)
-    for row in range(3):
-        keep = TOKEN_LABELS[row] >= 0
-        logits, labels = TOKENS[row][keep], TOKEN_LABELS[row][keep]
-        expected = (smooth(logits, labels) * table[labels]).mean()
-        got = loss(TOKENS[row : row + 1], TOKEN_LABELS[row : row + 1])
-        np.testing.assert_allclose(got, [expected], rtol=1e-6)
+    each = np.asarray(measured(smooth, TOKENS.reshape(15, 4), np.abs(TOKEN_LABELS).ravel()))
+    each = each.reshape(3, 5) * table[np.abs(TOKEN_LABELS)]
+    expected = [each[row, TOKEN_LABELS[row] >= 0].mean() for row in range(3)]
+    np.testing.assert_allclose(measured(loss, TOKENS, TOKEN_LABELS), expected, rtol=1e-6)
     with pytest.raises(UsageError, match=r"masked\(with_class_weights"):
         losses.with_class_weights(losses.masked(smooth), WEIGHTS)
 
@@ -130,12 +137,14 @@ def test_masks_class_weights_and_smoothing_compose():
 @pytest.mark.parametrize(("outputs", "expected"), [((3, 4), 4), ((3,), 2), ((3, 1), 2)])
 def test_weights_for_classes_that_do_not_exist(outputs: tuple[int, ...], expected: int):
     loss = losses.cross_entropy if expected == 4 else losses.binary_cross_entropy
-    labels = jnp.zeros(outputs if expected == 2 else 3, jnp.int32)
+    labels = np.zeros(outputs if expected == 2 else 3, np.int32)
+    logits = np.zeros(outputs, np.float32)
     for count in (expected - 1, expected + 1):
         weighted = losses.with_class_weights(loss, [1.0] * count)
         with pytest.raises(InputError, match=f"each of the {expected} classes .* got {count}"):
-            weighted(jnp.zeros(outputs), labels)
-    assert losses.with_class_weights(loss, [1.0] * expected)(jnp.zeros(outputs), labels).size == 3
+            weighted(logits, labels)
+    fitting = losses.with_class_weights(loss, [1.0] * expected)
+    assert jax.eval_shape(fitting, logits, labels).size == 3
 
 
 def test_class_weights_by_name():
@@ -183,9 +192,8 @@ def test_balanced_training_finds_the_rare_class():
         return float((answers[rare == 1] == 1).mean())
 
     plain = recall(losses.cross_entropy, (inputs, rare))
-    by_class = recall(losses.with_class_weights(losses.cross_entropy, weights), (inputs, rare))
-    by_example = recall(losses.cross_entropy, Arrays(inputs, rare, weights=weights[rare]))
-    assert plain < 0.7 < 0.9 < min(by_class, by_example)
+    balanced = recall(losses.with_class_weights(losses.cross_entropy, weights), (inputs, rare))
+    assert plain < 0.7 < 0.9 < balanced
 
 
 @pytest.mark.parametrize("weights", [[], [1.0, -1.0], [1.0, float("nan")], [float("inf")]])

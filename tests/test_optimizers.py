@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
@@ -20,20 +21,25 @@ RATE = 0.05
 STEPS = 20
 
 
-def by_jaxnet(name: str, learning_rate: float = RATE, **options: Any) -> np.ndarray:
-    optimizer = optimizers.by_name(name, learning_rate, **options)
+def walked(optimizer: Any) -> np.ndarray:
+    """Where the steps of an optimizer lead, as one program."""
 
     @jax.jit
-    def train_step(weights, state):
-        gradient = jnp.asarray(CURVATURE, jnp.float32) @ weights
-        updates, state = optimizer.update(gradient, state, weights)
-        return optax.apply_updates(weights, updates), state
+    def walk(weights):
+        def step(carry, _):
+            weights, state = carry
+            gradient = jnp.asarray(CURVATURE, jnp.float32) @ weights
+            updates, state = optimizer.update(gradient, state, weights)
+            return (optax.apply_updates(weights, updates), state), None
 
-    weights = jnp.asarray(START, jnp.float32)
-    state = optimizer.init(weights)
-    for _ in range(STEPS):
-        weights, state = train_step(weights, state)
-    return np.asarray(weights)
+        start = weights, optimizer.init(weights)
+        return jax.lax.scan(step, start, length=STEPS)[0][0]
+
+    return np.asarray(walk(START.astype(np.float32)))
+
+
+def by_jaxnet(name: str, learning_rate: float = RATE, **options: Any) -> np.ndarray:
+    return walked(optimizers.by_name(name, learning_rate, **options))
 
 
 def by_torch(name: str, lr: float = RATE, **options: Any) -> np.ndarray:
@@ -147,27 +153,43 @@ def test_equals_the_papers_formula_in_float64(name: str, options: dict, formula:
     assert_same_way(by_jaxnet(name, **options), by_formula(formula))
 
 
-@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
-def test_half_precision_parameters_stay_so(name: str):
-    params = {"w": jnp.ones(3, jnp.bfloat16)}
-    optimizer = optax.with_extra_args_support(optimizers.by_name(name, 0.1))
+@cache
+def half_steps() -> dict[str, Any]:
+    """The first update of half-precision parameters by each optimizer, all by one program."""
 
     def bowl(params):
         return (params["w"] * params["w"]).sum() / 2
 
-    extra = {"value": bowl(params), "grad": params, "value_fn": bowl}
-    updates, _ = optimizer.update(params, optimizer.init(params), params, **extra)
-    assert updates["w"].dtype == jnp.bfloat16 and bool((updates["w"] < 0).all())
+    @jax.jit
+    def all_of_them(params):
+        found, extra = {}, {"value": bowl(params), "grad": params, "value_fn": bowl}
+        for name in optimizers.OPTIMIZERS:
+            optimizer = optax.with_extra_args_support(optimizers.by_name(name, 0.1))
+            found[name], _ = optimizer.update(params, optimizer.init(params), params, **extra)
+        return found
+
+    return jax.device_get(all_of_them({"w": np.ones(3, jnp.bfloat16)}))
+
+
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_half_precision_parameters_stay_so(name: str):
+    update = half_steps()[name]["w"]
+    assert update.dtype == jnp.bfloat16 and bool((update < 0).all())
 
 
 @pytest.mark.parametrize("name", ["adamw", "lamb", "lion"])
 def test_weight_decay_can_leave_out_leaves_by_path(name: str):
-    params = {"Dense_0": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}}
+    ones = np.ones(2, np.float32)
+    params = {"Dense_0": {"kernel": ones, "bias": ones}}
     optimizer = optimizers.by_name(
         name, 0.1, weight_decay=0.5, mask=lambda p: trees.mask(p, "**/kernel")
     )
-    zero = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+
+    @jax.jit
+    def update(zero, params):
+        return optimizer.update(zero, optimizer.init(params), params)[0]
+
+    updates = update(jax.tree.map(np.zeros_like, params), params)
     # LAMB makes the update as long as the parameters: 0.1 instead of 0.1 times the decay of 0.5.
     expected = -0.1 if name == "lamb" else -0.05
     np.testing.assert_allclose(updates["Dense_0"]["kernel"], expected, rtol=1e-6)
@@ -176,10 +198,16 @@ def test_weight_decay_can_leave_out_leaves_by_path(name: str):
 
 def test_a_schedule_is_a_learning_rate():
     optimizer = optimizers.by_name("sgd", optimizers.schedule("cosine", 1.0, 4))
-    state, rates = optimizer.init(jnp.zeros(())), []
-    for _ in range(5):
-        update, state = optimizer.update(jnp.ones(()), state)
-        rates.append(-float(update))
+
+    @jax.jit
+    def run():
+        def step(state, _):
+            update, state = optimizer.update(jnp.ones(()), state)
+            return state, -update
+
+        return jax.lax.scan(step, optimizer.init(jnp.zeros(())), length=5)[1]
+
+    rates = run()
     np.testing.assert_allclose(rates, (1 + np.cos(np.pi * np.arange(5) / 4)) / 2, atol=1e-7)
 
 
@@ -219,14 +247,9 @@ def test_bad_optimizers_are_refused(name: str, rate: Any, options: dict, message
 
 @pytest.mark.parametrize("options", [{"eps_root": 1e-3}, {"eps": 1e-2, "b2": 0.99}])
 def test_adam_equals_optax_in_its_cheaper_order(options: dict):
-    theirs = optax.adam(RATE, **options)
-    weights, state = jnp.asarray(START, jnp.float32), theirs.init(jnp.asarray(START, jnp.float32))
     with jax.numpy_dtype_promotion("standard"):
-        for _ in range(STEPS):
-            gradient = jnp.asarray(CURVATURE, jnp.float32) @ weights
-            updates, state = theirs.update(gradient, state, weights)
-            weights = optax.apply_updates(weights, updates)
-    assert_same_way(by_jaxnet("adam", **options), np.asarray(weights))
+        theirs = walked(optax.adam(RATE, **options))
+    assert_same_way(by_jaxnet("adam", **options), theirs)
 
 
 def rosenbrock(w: Any) -> Any:
@@ -243,7 +266,7 @@ def descend(optimizer: Any, steps: int) -> np.ndarray:
         updates, state = optimizer.update(grad, state, w, **extra)
         return optax.apply_updates(w, updates), state
 
-    w = jnp.array([-1.2, 1.0, 0.5])
+    w = np.array([-1.2, 1.0, 0.5], np.float32)
     state = jax.jit(optimizer.init)(w)
     for _ in range(steps):
         w, state = step(w, state)

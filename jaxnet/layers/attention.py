@@ -152,7 +152,7 @@ class MultiHeadAttention(nn.Module):
     Example:
         >>> layer, x = MultiHeadAttention(16, num_heads=4), jnp.ones((2, 5, 16))
         >>> mask = jnp.array([[True] * 5, [True] * 3 + [False] * 2])
-        >>> variables = layer.init(jax.random.key(0), x)
+        >>> variables = jax.jit(layer.init)(jax.random.key(0), x)
         >>> y, state = layer.apply(variables, x, mask=mask, mutable=["intermediates"])
         >>> (weights,) = state["intermediates"]["weights"]
         >>> y.shape, weights.shape, weights[1, 0, 0, 3:].tolist()

@@ -27,7 +27,8 @@ class Maxout(nn.Module):
     Example:
         >>> import jax
         >>> layer = Maxout(features=3, pieces=2)
-        >>> outputs, variables = layer.init_with_output(jax.random.key(0), jnp.ones((5, 4)))
+        >>> start = jax.eval_shape(layer.init_with_output, jax.random.key(0), jnp.ones((5, 4)))
+        >>> outputs, variables = start
         >>> outputs.shape, variables["params"]["Dense_0"]["kernel"].shape
         ((5, 3), (4, 6))
     """

@@ -228,7 +228,7 @@ class GRU(_Recurrent):
         >>> from jaxnet.layers import sequence_mask
         >>> layer = GRU(32, return_sequences=True)
         >>> inputs, mask = jnp.ones((2, 4, 3)), sequence_mask(jnp.array([2, 4]), 4)
-        >>> outputs, _ = layer.init_with_output(jax.random.key(0), inputs, mask)
+        >>> outputs, _ = jax.jit(layer.init_with_output)(jax.random.key(0), inputs, mask)
         >>> outputs.shape, bool((outputs[0, 1] == outputs[0, 3]).all())
         ((2, 4, 32), True)
     """

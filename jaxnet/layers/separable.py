@@ -35,7 +35,7 @@ class DepthwiseConv(nn.Module):
         >>> import jax
         >>> images = jnp.zeros((2, 8, 8, 3))
         >>> layer = DepthwiseConv(kernel_size=3, multiplier=2)
-        >>> layer.init_with_output(jax.random.key(0), images)[0].shape
+        >>> jax.eval_shape(layer.init_with_output, jax.random.key(0), images)[0].shape
         (2, 8, 8, 6)
     """
 

@@ -44,7 +44,8 @@ class Sequential(nn.Module):
         >>> model = Sequential([
         ...     Conv(8, 3), BatchNorm(), jax.nn.relu, MaxPool(2), Flatten(), Dropout(0.5), Dense(10)
         ... ])
-        >>> variables = model.init(jax.random.key(0), jax.numpy.zeros((1, 8, 8, 1)))
+        >>> images = jax.numpy.zeros((1, 8, 8, 1))
+        >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
         >>> sorted(variables), sorted(variables["params"])
         (['batch_stats', 'params'], ['layers_0', 'layers_1', 'layers_6'])
     """

@@ -240,7 +240,7 @@ class DecoderBlock(TransformerBlock):
         >>> from jaxnet.layers import MultiHeadAttention
         >>> block = DecoderBlock(partial(MultiHeadAttention, 16, 4), partial(FeedForward, 64))
         >>> x, memory = jax.numpy.zeros((2, 5, 16)), jax.numpy.zeros((2, 7, 16))
-        >>> y, _ = block.init_with_output(jax.random.key(0), x, memory)
+        >>> y, _ = jax.eval_shape(block.init_with_output, jax.random.key(0), x, memory)
         >>> y.shape
         (2, 5, 16)
     """

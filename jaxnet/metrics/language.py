@@ -45,8 +45,9 @@ def perplexity(
         InputError: the shapes do not fit.
 
     Example:
+        >>> import jax
         >>> logits, labels = jnp.zeros((2, 3, 8)), jnp.array([[1, 2, 3], [7, -1, -1]])
-        >>> round(perplexity(logits, labels, jnp.ones(2)).compute(), 4)
+        >>> round(jax.jit(perplexity)(logits, labels, jnp.ones(2)).compute(), 4)
         8.0
     """
     outputs, labels = class_labels("perplexity", outputs, labels)

@@ -118,7 +118,7 @@ def average_precision(
 
     Example:
         >>> logits, labels = jnp.array([3.0, 1.0, 2.0, -1.0]), jnp.array([1, 1, 0, 0])
-        >>> round(average_precision(logits, labels, jnp.ones(4)).compute(), 4)
+        >>> round(jax.jit(average_precision)(logits, labels, jnp.ones(4)).compute(), 4)
         0.8333
     """
     return _area("average_precision", _precision_area, outputs, labels, weights, average)

@@ -105,7 +105,7 @@ def explained_variance(
 
     Example:
         >>> labels = jnp.array([1.0, 2.0, 3.0])
-        >>> explained_variance(labels + 5.0, labels, jnp.ones(3)).compute()
+        >>> jax.jit(explained_variance)(labels + 5.0, labels, jnp.ones(3)).compute()
         1.0
     """
     outputs, labels, weights = _rows("explained_variance", outputs, labels, weights)

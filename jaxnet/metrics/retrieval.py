@@ -50,7 +50,8 @@ def ndcg_at(k: int) -> Callable[..., Mean]:
 
     Example:
         >>> recommended, relevant = jnp.array([[4, 9]]), jnp.array([[9]])
-        >>> round(ndcg_at(2)(recommended, relevant, jnp.ones(1)).compute(), 4)
+        >>> import jax
+        >>> round(jax.jit(ndcg_at(2))(recommended, relevant, jnp.ones(1)).compute(), 4)
         0.6309
     """
     return _AtK(_ndcg, k)

@@ -117,7 +117,8 @@ def gpipe(
         >>> def stage(kernels, x, side, key):
         ...     return jax.lax.scan(lambda x, kernel: (x @ kernel, None), x, kernels)[0]
         >>> kernels = 2 * jnp.ones((3, 1, 1))
-        >>> gpipe(stage, kernels, jnp.ones((4, 1)), micro_batches=2, mesh=mesh).ravel().tolist()
+        >>> run = jax.jit(partial(gpipe, stage, micro_batches=2, mesh=mesh))
+        >>> run(kernels, jnp.ones((4, 1))).ravel().tolist()
         [8.0, 8.0, 8.0, 8.0]
     """
     run = jax.checkpoint(stage_fn) if remat else stage_fn
@@ -208,9 +209,9 @@ def one_forward_one_backward(
         >>> def loss(head, x, targets):
         ...     return jnp.sum(head * x - targets)
         >>> inputs, targets = jnp.ones((4, 1)), jnp.zeros((4, 1))
-        >>> value, grads = one_forward_one_backward(
-        ...     stage, loss, 2 * jnp.ones((3, 1, 1)), jnp.ones(()), inputs, targets,
-        ...     micro_batches=2, mesh=mesh)
+        >>> gradient = jax.jit(
+        ...     partial(one_forward_one_backward, stage, loss, micro_batches=2, mesh=mesh))
+        >>> value, grads = gradient(2 * jnp.ones((3, 1, 1)), jnp.ones(()), inputs, targets)
         >>> float(value), grads.params.ravel().tolist(), float(grads.head)
         (32.0, [16.0, 16.0, 16.0], 32.0)
     """

@@ -98,10 +98,11 @@ class Adversarial:
         >>> sgd = optax.sgd(0.1)
         >>> task = Adversarial(nn.Dense(2), nn.Dense(1), sgd, sgd, latent=3)
         >>> batch = {"inputs": jnp.ones((4, 2)), "mask": jnp.array([True, True, True, False])}
-        >>> state, metrics = task.train_step(task.init(jax.random.key(0), batch), batch)
+        >>> state = jax.jit(task.init)(jax.random.key(0), batch)
+        >>> state, metrics = jax.jit(task.train_step)(state, batch)
         >>> sorted(metrics)
         ['discriminator_loss', 'generated_score', 'generator_loss', 'real_score']
-        >>> task.predict_step(state, {"inputs": jnp.zeros((5, 3))}).shape
+        >>> jax.jit(task.predict_step)(state, {"inputs": jnp.zeros((5, 3))}).shape
         (5, 2)
     """
 

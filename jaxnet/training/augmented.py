@@ -61,7 +61,8 @@ def augment(task: GradientTask, *functions: Augmentation) -> GradientTask:
         >>> task = augment(plain, aug.crop(2), aug.flip_left_right(), aug.mixup(0.2))
         >>> batch = {"inputs": jnp.ones((2, 8, 8, 1)), "labels": jnp.array([0, 2]),
         ...          "mask": jnp.array([True, True])}
-        >>> state, metrics = task.train_step(task.init(jax.random.key(0), batch), batch)
+        >>> state = jax.jit(task.init)(jax.random.key(0), batch)
+        >>> state, metrics = jax.jit(task.train_step)(state, batch)
         >>> int(state.step)
         1
     """

@@ -104,7 +104,8 @@ class Reconstruction(Supervised):
         >>> from jaxnet import losses
         >>> task = Reconstruction(nn.Dense(4), losses.squared_error, optax.sgd(0.1))
         >>> batch = {"inputs": jnp.ones((2, 4)), "mask": jnp.array([True, True])}
-        >>> state, metrics = task.train_step(task.init(jax.random.key(0), batch), batch)
+        >>> state = jax.jit(task.init)(jax.random.key(0), batch)
+        >>> state, metrics = jax.jit(task.train_step)(state, batch)
         >>> sorted(metrics)
         ['loss']
     """

@@ -43,7 +43,8 @@ class Retrieval(Supervised):
         >>> task = Retrieval(Towers(), losses.in_batch_softmax, optax.sgd(0.1), catalogue=items)
         >>> batch = {"inputs": jnp.array([[8, 2], [4, 0]]), "labels": jnp.array([2, 0]),
         ...          "mask": jnp.array([True, True])}
-        >>> state, metrics = task.train_step(task.init(jax.random.key(0), batch), batch)
+        >>> state = jax.jit(task.init)(jax.random.key(0), batch)
+        >>> state, metrics = jax.jit(task.train_step)(state, batch)
         >>> int(state.step), sorted(metrics)
         (1, ['loss'])
     """

@@ -98,8 +98,8 @@ class Supervised(GradientTask):
         >>> task = Supervised(nn.Dense(3), "cross_entropy", "adam", ["accuracy"])
         >>> batch = {"inputs": jnp.ones((2, 4)), "labels": jnp.array([0, 2]),
         ...          "mask": jnp.array([True, True])}
-        >>> state = task.init(jax.random.key(0), batch)
-        >>> state, metrics = task.train_step(state, batch)
+        >>> state = jax.jit(task.init)(jax.random.key(0), batch)
+        >>> state, metrics = jax.jit(task.train_step)(state, batch)
         >>> int(state.step), sorted(metrics)
         (1, ['accuracy', 'loss'])
     """

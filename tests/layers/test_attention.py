@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,7 +81,7 @@ def test_equals_torch(kind):
     ours = MultiHeadAttention(WIDTH, HEADS, causal=kind == "causal")
     x = draw(BATCH, SOURCE, WIDTH)
     context = draw(BATCH, SOURCE, WIDTH, seed=1) if kind == "cross" else x
-    mask = jnp.arange(SOURCE)[None] < jnp.array([[SOURCE], [SOURCE - 3]])
+    mask = jnp.asarray(np.arange(SOURCE)[None] < np.array([[SOURCE], [SOURCE - 3]]))
     variables = torch_parameters(theirs)
 
     def scalar(x, context):
@@ -143,14 +145,13 @@ def test_grouped_queries_with_all_heads_are_the_plain_ones():
     close(applied(grouped, variables, x), applied(plain, wide, x), 1e-6)
 
 
-@pytest.mark.parametrize("chunks", [(5,), (1, 1, 1, 1, 1), (2, 3)])
 @pytest.mark.parametrize("kv_heads", [4, 2])
-def test_with_a_cache_all_is_the_same(chunks, kv_heads):
+def test_with_a_cache_all_is_the_same(kv_heads):
     layer = MultiHeadAttention(WIDTH, 4, num_kv_heads=kv_heads, causal=True, rotary_base=1e4)
     x = draw(BATCH, TIME, WIDTH)
     variables = drawn(layer, x)
     cache, pieces, start = KeyValues.empty(BATCH, kv_heads, 8, WIDTH // 4), [], 0
-    for size in chunks:
+    for size in (2, 2, 1):
         positions = np.tile(np.arange(start, start + size, dtype=np.int32), (BATCH, 1))
         part = np.asarray(x)[:, start : start + size]
         y, cache = applied(layer, variables, part, positions=positions, cache=cache)
@@ -215,23 +216,23 @@ def test_scores_and_softmax_are_float32():
 def test_wrong_options_are_refused(options, words):
     layer = MultiHeadAttention(**{"features": 12, "num_heads": 4, **options})
     with pytest.raises(UsageError, match=words):
-        jax.jit(layer.init)(jax.random.key(0), jnp.zeros((1, 2, 12)))
+        jax.eval_shape(layer.init, jax.random.key(0), np.zeros((1, 2, 12), np.float32))
 
 
 def test_wrong_calls_are_refused():
-    layer, x = MultiHeadAttention(12, 4, causal=True), jnp.zeros((2, 3, 12))
-    variables = drawn(layer, x)
+    layer, x = MultiHeadAttention(12, 4, causal=True), np.zeros((2, 3, 12), np.float32)
+    call, mask = partial(jax.eval_shape, layer.apply, drawn(layer, x), x), np.ones((2, 3), bool)
     with pytest.raises(InputError, match=r"bool \(batch, source\) \(2, 3\).*got bool \(2, 4\)"):
-        layer.apply(variables, x, mask=jnp.ones((2, 4), bool))
-    cache, positions = KeyValues.empty(2, 4, 2, 3), token_positions(jnp.ones((2, 3), bool))
+        call(mask=np.ones((2, 4), bool))
+    cache, positions = KeyValues.empty(2, 4, 2, 3), np.tile(np.arange(3), (2, 1))
     with pytest.raises(InputError, match=r"at most 2 tokens.*got 3"):
-        layer.apply(variables, x, cache=cache, positions=positions)
+        call(cache=cache, positions=positions)
     with pytest.raises(UsageError, match="causal=True, and the positions"):
-        layer.apply(variables, x, cache=cache)
+        call(cache=cache)
     some = {"cache": KeyValues.empty(2, 4, 3, 3), "positions": positions}
-    for besides in ({"mask": jnp.ones((2, 3), bool)}, {"context": x}):
+    for besides in ({"mask": mask}, {"context": x}):
         with pytest.raises(UsageError, match=r"leave out the context, .* position -1"):
-            layer.apply(variables, x, **some, **besides)
+            call(**some, **besides)
     with pytest.raises(InputError, match=r"4 heads of queries.*3 heads"):
-        attention(jnp.zeros((1, 4, 2, 2)), jnp.zeros((1, 3, 2, 2)), jnp.zeros((1, 3, 2, 2)))
+        attention(draw(1, 4, 2, 2), draw(1, 3, 2, 2), draw(1, 3, 2, 2))
     assert causal_mask(3).sum() == 6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +30,17 @@ def normal(*shape, seed=0, dtype="float32"):
 
 
 def with_gradients(f, *inputs):
-    @jax.jit
-    def both(*inputs):
-        y, back = jax.vjp(f, *inputs)
-        return y, *back(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+    y, back = jax.vjp(f, *inputs)
+    return y, *back(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
 
-    return both(*inputs)
+
+def in_both(settings, x, kernel):
+    """Ours and XLA's with their gradients, as one program."""
+
+    def both(*inputs):
+        return [with_gradients(partial(f, **settings), *inputs) for f in (conv, xla)]
+
+    return jax.device_get(jax.jit(both)(x, kernel))
 
 
 def xla(x, kernel, strides=1, padding="VALID", dilation=1, groups=1):
@@ -58,16 +63,23 @@ def xla(x, kernel, strides=1, padding="VALID", dilation=1, groups=1):
     )
 
 
+def arrays(rank, settings):
+    kernel = normal(*(3, 2, 3)[:rank], 4 // settings.get("groups", 1), 6, seed=1)
+    return normal(2, *(9, 8, 7)[:rank], 4), kernel
+
+
+@cache
+def measured(rank, case):
+    return in_both(SETTINGS[case], *arrays(rank, SETTINGS[case]))
+
+
 @pytest.mark.parametrize(
     ("rank", "settings"),
     [*((2, s) for s in SETTINGS), *((1, s) for s in SETTINGS[2:6]), (3, SETTINGS[-1]), (3, {})],
     ids=str,
 )
 def test_equals_xla(rank, settings):
-    x = normal(2, *(9, 8, 7)[:rank], 4)
-    kernel = normal(*(3, 2, 3)[:rank], 4 // settings.get("groups", 1), 6, seed=1)
-    got = with_gradients(partial(conv, **settings), x, kernel)
-    want = with_gradients(partial(xla, **settings), x, kernel)
+    got, want = measured(rank, SETTINGS.index(settings))
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
 
@@ -75,10 +87,8 @@ def test_equals_xla(rank, settings):
 @pytest.mark.parametrize("settings", SETTINGS[:2] + SETTINGS[4:5] + SETTINGS[6:], ids=str)
 def test_equals_torch(settings):
     torch = pytest.importorskip("torch", reason="needs the extra [parity]")
-    x = normal(2, 9, 8, 4)
-    kernel = normal(3, 3, 4 // settings.get("groups", 1), 6, seed=1)
-    y, dx, dkernel = with_gradients(partial(conv, **settings), x, kernel)
-
+    (y, dx, dkernel), _ = measured(2, SETTINGS.index(settings))
+    x, kernel = arrays(2, settings)
     names = {"strides": "stride", "padding": "padding", "dilation": "dilation", "groups": "groups"}
     tx = torch.tensor(np.asarray(x).transpose(0, 3, 1, 2), requires_grad=True)
     tk = torch.tensor(np.asarray(kernel).transpose(3, 2, 0, 1), requires_grad=True)
@@ -104,14 +114,14 @@ def test_borders_equal_torch(border, torch_mode):
     np.testing.assert_allclose(got, want.transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [None, "bfloat16"])
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "dtype"),
     [
-        {},
-        {"strides": 2, "padding": "VALID"},
-        {"padding": [(0, 1), (2, 1)], "use_bias": False},
-        {"feature_group_count": 2, "kernel_dilation": 2},
+        ({}, None),
+        ({"strides": 2, "padding": "VALID"}, "bfloat16"),
+        ({"padding": [(0, 1), (2, 1)], "use_bias": False}, None),
+        ({"feature_group_count": 2, "kernel_dilation": 2}, "bfloat16"),
+        ({"feature_group_count": 2, "kernel_dilation": 2}, None),
     ],
     ids=str,
 )
@@ -122,17 +132,17 @@ def test_layer_equals_flax(settings, dtype):
     shapes, expected = (jax.eval_shape(m.init, jax.random.key(0), x) for m in (ours, theirs))
     assert shapes == expected
     variables = jax.tree.map(lambda leaf: normal(*leaf.shape, dtype=leaf.dtype), shapes)
-    got, want = jax.jit(ours.apply)(variables, x), jax.jit(theirs.apply)(variables, x)
+    got, want = jax.jit(lambda *given: (ours.apply(*given), theirs.apply(*given)))(variables, x)
     assert got.dtype == want.dtype
     tolerance = 1e-4 if dtype is None else 5e-2
-    np.testing.assert_allclose(
-        got.astype("float32"), want.astype("float32"), rtol=tolerance, atol=tolerance
-    )
+    wide = (np.asarray(y, np.float32) for y in (got, want))
+    np.testing.assert_allclose(*wide, rtol=tolerance, atol=tolerance)
 
 
 def test_layer_starts_as_flax_does():
     x = normal(1, 6, 6, 2)
-    got, want = (jax.jit(m(3, (2, 2)).init)(jax.random.key(0), x) for m in (Conv, nn.Conv))
+    start = jax.jit(lambda key: [m(3, (2, 2)).init(key, x) for m in (Conv, nn.Conv)])
+    got, want = start(jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
@@ -177,8 +187,7 @@ def test_large_patches_are_left_to_xla():
 def test_rows_in_place_of_large_patches_change_no_result(rank, settings, monkeypatch):
     monkeypatch.setattr("jaxnet.layers.convolution._MIN_BYTES_FOR_ROWS", 0)
     x, kernel = normal(2, *(29, 8, 7)[:rank], 8), normal(*(3, 2, 3)[:rank], 8, 5, seed=1)
-    got = with_gradients(partial(conv, **settings), x, kernel)
-    want = with_gradients(partial(xla, **settings), x, kernel)
+    got, want = in_both(settings, x, kernel)
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
     if jax.default_backend() == "cpu":
@@ -193,12 +202,18 @@ def test_derivatives_of_every_kind():
     def f(x, kernel, conv=conv):
         return (conv(x, kernel) ** 3).sum()
 
-    gradient = jax.jit(jax.grad(f))(x, kernel)
-    _, tangent = jax.jit(lambda x, t: jax.jvp(lambda x: f(x, kernel), (x,), (t,)))(x, jnp.cos(x))
-    np.testing.assert_allclose(tangent, (gradient * jnp.cos(x)).sum(), rtol=1e-4)
-    each = jax.jit(jax.vmap(lambda x: jax.grad(f)(x[None], kernel)[0]))(x)
+    @jax.jit
+    def all_of_them(x, kernel):
+        return (
+            jax.grad(f)(x, kernel),
+            jax.jvp(lambda x: f(x, kernel), (x,), (jnp.cos(x),))[1],
+            jax.vmap(lambda x: jax.grad(f)(x[None], kernel)[0])(x),
+            *(jax.hessian(partial(f, conv=c))(x, kernel) for c in (conv, xla)),
+        )
+
+    gradient, tangent, each, got, want = jax.device_get(all_of_them(x, kernel))
+    np.testing.assert_allclose(tangent, (gradient * np.cos(x)).sum(), rtol=1e-4)
     np.testing.assert_allclose(each, gradient, rtol=1e-4, atol=1e-4)
-    got, want = (jax.jit(jax.hessian(partial(f, conv=c)))(x, kernel) for c in (conv, xla))
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
 
 
@@ -227,12 +242,12 @@ def test_output_size(stride, padding, dilation):
 )
 def test_errors_say_what_came(x, kernel, settings, words):
     with pytest.raises(InputError, match=words):
-        conv(jnp.zeros(x), jnp.zeros(kernel), **settings)
+        conv(normal(*x), normal(*kernel), **settings)
 
 
 def test_unknown_border_offers_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'reflect'"):
-        conv(jnp.zeros((1, 4, 1)), jnp.zeros((3, 1, 1)), padding="SAME", border="reflected")
+        conv(normal(1, 4, 1), normal(3, 1, 1), padding="SAME", border="reflected")
 
 
 def test_groups_have_to_divide():

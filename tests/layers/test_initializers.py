@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import cache, partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,8 +31,23 @@ DEVIATIONS = {
 }
 
 
-def draw(name: str, shape: tuple[int, ...] = (FAN_IN, FAN_OUT)) -> np.ndarray:
-    return np.asarray(INITIALIZERS[name](jax.random.key(0), shape, jnp.float32), np.float64)
+@cache
+def drawn() -> dict[str, jax.Array]:
+    """A matrix of every initializer, all of them by one program."""
+
+    @jax.jit
+    def all_of_them(key: jax.Array) -> dict[str, jax.Array]:
+        shape = (FAN_IN, FAN_OUT)
+        return {name: init(key, shape, jnp.float32) for name, init in INITIALIZERS.items()}
+
+    return all_of_them(jax.random.key(0))
+
+
+def draw(name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    if shape is None:
+        return np.asarray(drawn()[name], np.float64)
+    initializer = jax.jit(INITIALIZERS[name], static_argnums=(1, 2))
+    return np.asarray(initializer(jax.random.key(0), shape, jnp.float32), np.float64)
 
 
 def test_every_initializer_is_tested():
@@ -73,8 +90,13 @@ def test_orthogonal_columns_or_rows_are_orthonormal():
 
 def test_orthogonal_matrices_favour_no_direction():
     """An entry of a Haar-distributed n x n matrix has mean 0 and variance 1/n (Saxe 2014)."""
-    keys = jax.random.split(jax.random.key(0), 4000)
-    draws = jax.vmap(lambda key: INITIALIZERS["orthogonal"](key, (4, 4), jnp.float32))(keys)
+
+    @jax.jit
+    def matrices(key: jax.Array) -> jax.Array:
+        keys = jax.random.split(key, 4000)
+        return jax.vmap(lambda key: INITIALIZERS["orthogonal"](key, (4, 4), jnp.float32))(keys)
+
+    draws = matrices(jax.random.key(0))
     draws = np.asarray(draws, np.float64)
     np.testing.assert_allclose(draws.mean(axis=0), 0, atol=5 / np.sqrt(4 * 4000))
     np.testing.assert_allclose((draws**2).mean(axis=0), 1 / 4, rtol=0.06)
@@ -95,12 +117,20 @@ def test_the_plain_truncated_normal_is_cut_at_two_deviations():
 
 @pytest.mark.parametrize("name", INITIALIZERS)
 def test_the_type_is_the_one_asked_for(name: str):
-    weights = INITIALIZERS[name](jax.random.key(0), (4, 3), jnp.bfloat16)
-    assert weights.dtype == jnp.bfloat16
+    # What is no type of the function's is refused as it is traced.
+    start = partial(INITIALIZERS[name], shape=(4, 3), dtype=jnp.bfloat16)
+    assert jax.eval_shape(start, jax.random.key(0)).dtype == jnp.bfloat16
+
+
+def test_there_are_orthogonal_matrices_in_half_precision():
+    half = jax.jit(partial(INITIALIZERS["orthogonal"], shape=(4, 3), dtype=jnp.bfloat16))
+    weights = np.asarray(half(jax.random.key(0)), np.float32)
+    np.testing.assert_allclose(weights.T @ weights, np.eye(3), atol=0.02)
 
 
 def test_uniform_takes_other_bounds():
-    weights = uniform(2.0, 3.0)(jax.random.key(1), (1000,), jnp.float32)
+    start = jax.jit(partial(uniform(2.0, 3.0), shape=(1000,), dtype=jnp.float32))
+    weights = np.asarray(start(jax.random.key(1)))
     assert 2.0 <= weights.min() < 2.01 and 2.99 < weights.max() <= 3.0
     with pytest.raises(InputError, match="low=1"):
         uniform(1.0, 1.0)

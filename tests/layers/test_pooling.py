@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,26 +39,35 @@ def image(shape, dtype="float32", ties=True):
 
 def with_gradient(pool, x):
     """The output, and the gradient under different weights for every output."""
-
-    @jax.jit
-    def both(x):
-        y, back = jax.vjp(pool, x)
-        return y, back(jnp.arange(y.size, dtype=y.dtype).reshape(y.shape))[0]
-
-    return both(x)
+    y, back = jax.vjp(pool, x)
+    return y, back(jnp.arange(y.size, dtype=y.dtype).reshape(y.shape))[0]
 
 
-@pytest.mark.parametrize(("shape", "window"), SHAPES)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def both_ways(ours, xla, x):
+    """Ours and XLA's with their gradients, as one program."""
+    return jax.jit(lambda x: [with_gradient(pool, x) for pool in (ours, xla)])(x)
+
+
 @pytest.mark.parametrize(
-    ("ours", "xla"),
-    [(max_pool, nn.max_pool), (min_pool, lambda x, *a: -nn.max_pool(-x, *a))],
-    ids=["max", "min"],
+    ("shape", "window", "dtype"),
+    [*((*sides, "float32") for sides in SHAPES), *((*sides, "bfloat16") for sides in SHAPES[1:3])],
 )
-def test_tiles_equal_reduce_window_ties_included(ours, xla, shape, window, dtype):
-    x = image(shape, dtype)
-    got = with_gradient(lambda x: ours(x, window), x)
-    want = with_gradient(lambda x: xla(x, window, window), x)
+def test_tiles_equal_reduce_window_ties_included(shape, window, dtype):
+    got, want = both_ways(
+        lambda x: max_pool(x, window), lambda x: nn.max_pool(x, window, window), image(shape, dtype)
+    )
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_minimum_is_the_maximum_of_the_negative(dtype):
+    got, want = both_ways(
+        lambda x: min_pool(x, (2, 3)),
+        lambda x: -nn.max_pool(-x, (2, 3), (2, 3)),
+        image((2, 7, 11, 3), dtype),
+    )
     for a, b in zip(got, want, strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
@@ -64,8 +75,6 @@ def test_tiles_equal_reduce_window_ties_included(ours, xla, shape, window, dtype
 
 @pytest.mark.parametrize(("shape", "window"), SHAPES)
 def test_average_equals_reduce_window(shape, window):
-    x = image(shape)
-    got = with_gradient(lambda x: avg_pool(x, window), x)
     sides = (1, *window, 1)
 
     def xla(x):
@@ -73,15 +82,16 @@ def test_average_equals_reduce_window(shape, window):
             np.prod(window)
         )
 
-    want = with_gradient(xla, x)
+    got, want = both_ways(lambda x: avg_pool(x, window), xla, image(shape))
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2)])
 def test_first_maximum_takes_all(order):
-    values = jnp.zeros(4).at[jnp.asarray(order[:2])].set(7.0)
-    gradient = jax.grad(lambda v: max_pool(v.reshape(1, 2, 2, 1), 2).sum())(values)
+    values = np.zeros(4, np.float32)
+    values[list(order[:2])] = 7
+    gradient = jax.jit(jax.grad(lambda v: max_pool(v.reshape(1, 2, 2, 1), 2).sum()))(values)
     assert gradient.tolist() == [float(i == min(order[:2])) for i in range(4)]
 
 
@@ -93,7 +103,8 @@ def test_equals_torch(name, window, stride, pad):
     torch = pytest.importorskip("torch", reason="needs the extra [parity]")
     x = image((2, 9, 10, 3))
     ours = {"max_pool2d": max_pool, "avg_pool2d": avg_pool}[name]
-    y, gradient = with_gradient(lambda x: ours(x, window, stride, [(pad, pad)] * 2), x)
+    pool = partial(with_gradient, lambda x: ours(x, window, stride, [(pad, pad)] * 2))
+    y, gradient = jax.jit(pool)(x)
 
     tx = torch.tensor(np.asarray(x).transpose(0, 3, 1, 2), requires_grad=True)
     ty = getattr(torch.nn.functional, name)(tx, window, stride, pad)
@@ -104,11 +115,16 @@ def test_equals_torch(name, window, stride, pad):
 
 
 def test_same_padding_counts_windows_and_leaves_padding_out_on_request():
-    x = jnp.ones((1, 5, 1))
-    assert max_pool(-x, 2, padding="SAME").ravel().tolist() == [-1, -1, -1]
-    assert avg_pool(x, 2, padding="SAME").ravel().tolist() == [1, 1, 0.5]
-    without = avg_pool(x, 2, padding="SAME", count_include_pad=False)
-    assert without.ravel().tolist() == [1, 1, 1]
+    @jax.jit
+    def all_of_them(x):
+        return (
+            max_pool(-x, 2, padding="SAME"),
+            avg_pool(x, 2, padding="SAME"),
+            avg_pool(x, 2, padding="SAME", count_include_pad=False),
+        )
+
+    most, mean, without = (y.ravel().tolist() for y in all_of_them(np.ones((1, 5, 1), "float32")))
+    assert (most, mean, without) == ([-1, -1, -1], [1, 1, 0.5], [1, 1, 1])
 
 
 def test_derivatives_of_every_kind():
@@ -117,19 +133,26 @@ def test_derivatives_of_every_kind():
     def f(x):
         return (max_pool(x, 2) ** 2).sum()
 
-    gradient = jax.jit(jax.grad(f))(x)
+    @jax.jit
+    def all_of_them(x):
+        return (
+            jax.grad(f)(x),
+            jax.jvp(f, (x,), (jnp.cos(x),))[1],
+            jax.vmap(lambda x: jax.grad(f)(x[None])[0])(x),
+            jax.hessian(f)(x).reshape(x.size, x.size),
+        )
+
+    gradient, tangent, each, curvature = jax.device_get(all_of_them(x))
     assert (gradient != 0).sum() == 12
-    _, tangent = jax.jit(lambda x, t: jax.jvp(f, (x,), (t,)))(x, jnp.cos(x))
-    np.testing.assert_allclose(tangent, (gradient * jnp.cos(x)).sum(), rtol=1e-5)
-    each = jax.jit(jax.vmap(lambda x: jax.grad(f)(x[None])[0]))(x)
+    np.testing.assert_allclose(tangent, (gradient * np.cos(x)).sum(), rtol=1e-5)
     np.testing.assert_array_equal(each, gradient)
-    curvature = jax.jit(jax.hessian(f))(x).reshape(x.size, x.size)
     np.testing.assert_array_equal(curvature, 2 * np.diag(gradient.ravel() != 0))
 
 
 def test_integers_and_not_a_number():
-    assert max_pool(jnp.asarray([[[3], [-4]]]), 2).tolist() == [[[3]]]
-    assert jnp.isnan(max_pool(jnp.asarray([[[1.0], [jnp.nan]]]), 2)).all()
+    pool = jax.jit(partial(max_pool, window=2))
+    assert pool(np.asarray([[[3], [-4]]])).tolist() == [[[3]]]
+    assert np.isnan(pool(np.asarray([[[1.0], [np.nan]]], np.float32))).all()
 
 
 def test_tiles_need_no_reduce_window():
@@ -139,9 +162,16 @@ def test_tiles_need_no_reduce_window():
 
 def test_global_pooling():
     x = image((2, 3, 4, 5), ties=False)
-    np.testing.assert_array_equal(global_max_pool(x), max_pool(x, (3, 4))[:, 0, 0])
-    np.testing.assert_array_equal(global_min_pool(x), min_pool(x, (3, 4))[:, 0, 0])
-    np.testing.assert_allclose(global_avg_pool(x), np.asarray(x).mean((1, 2)), rtol=1e-6)
+
+    @jax.jit
+    def all_of_them(x):
+        windows = max_pool(x, (3, 4)), min_pool(x, (3, 4))
+        return windows, (global_max_pool(x), global_min_pool(x)), global_avg_pool(x)
+
+    windows, ends, mean = jax.device_get(all_of_them(x))
+    for window, end in zip(windows, ends, strict=True):
+        np.testing.assert_array_equal(end, window[:, 0, 0])
+    np.testing.assert_allclose(mean, np.asarray(x).mean((1, 2)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (4, 7), (9, 7), (5, 16)])
@@ -169,4 +199,4 @@ def test_adaptive_pooling_equals_torchs(size):
 )
 def test_errors_say_what_to_do(shape, arguments, words):
     with pytest.raises(InputError, match=words):
-        max_pool(jnp.zeros(shape), *arguments)
+        max_pool(jnp.asarray(np.zeros(shape, np.float32)), *arguments)

@@ -11,9 +11,9 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from jaxnet.errors import InputError
-from jaxnet.layers import LSTMState, gru, lstm, sequence_mask, simple_rnn
+from jaxnet.layers import LSTMState, gru, lstm, simple_rnn
 
-BATCH, TIME, CHANNELS, FEATURES = 3, 6, 4, 5
+BATCH, TIME, CHANNELS, FEATURES = 4, 6, 4, 5
 FUNCTIONS = {
     "simple_rnn": (simple_rnn, 1),
     "lstm": (lstm, 4),
@@ -46,33 +46,41 @@ def arguments(name: str, dtype: str = "float32", batch: int = BATCH, time: int =
     return made
 
 
-def by_hand(name, x, kernel, recurrent_kernel, bias, initial, recurrent_bias=0.0):
-    """The papers' formulas, a step at a time and a gate at a time."""
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def by_hand(name, x, kernel, recurrent_kernel, bias, initial, recurrent_bias=None, reverse=False):
+    """The papers' formulas in NumPy, a step at a time and a gate at a time."""
     hidden, cell = initial if name == "lstm" else (initial, None)
-    u = jnp.split(recurrent_kernel, FUNCTIONS[name][1], axis=-1)
+    u = np.split(recurrent_kernel, FUNCTIONS[name][1], axis=-1)
     outputs = []
-    for t in range(x.shape[1]):
-        a = jnp.split(x[:, t] @ kernel + bias[None], FUNCTIONS[name][1], axis=-1)
+    for t in range(x.shape[1])[:: -1 if reverse else 1]:
+        a = np.split(x[:, t] @ kernel + bias[None], FUNCTIONS[name][1], axis=-1)
         if name == "simple_rnn":
-            hidden = jnp.tanh(a[0] + hidden @ u[0])
+            hidden = np.tanh(a[0] + hidden @ u[0])
         elif name == "lstm":
             i, f, g, o = (z + hidden @ w for z, w in zip(a, u, strict=True))
-            cell = sigmoid(f) * cell + sigmoid(i) * jnp.tanh(g)
-            hidden = sigmoid(o) * jnp.tanh(cell)
+            cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
+            hidden = sigmoid(o) * np.tanh(cell)
         else:
             r, z = (sigmoid(a[k] + hidden @ u[k]) for k in (0, 1))
             if name == "gru":
-                bias_after = jnp.broadcast_to(recurrent_bias, hidden.shape)
-                n = jnp.tanh(a[2] + r * (hidden @ u[2] + bias_after))
+                n = np.tanh(a[2] + r * (hidden @ u[2] + recurrent_bias[None]))
             else:
-                n = jnp.tanh(a[2] + (r * hidden) @ u[2])
+                n = np.tanh(a[2] + (r * hidden) @ u[2])
             hidden = (1 - z) * n + z * hidden
         outputs.append(hidden)
-    return jnp.stack(outputs, axis=1), ((hidden, cell) if name == "lstm" else hidden)
+    outputs = np.stack(outputs[:: -1 if reverse else 1], axis=1)
+    return outputs, ((hidden, cell) if name == "lstm" else hidden)
 
 
-def sigmoid(z):
-    return 1 / (1 + jnp.exp(-z))
+def in_float64(given, rows=slice(None)):
+    """Arguments as NumPy's doubles, those of some rows of the batch only."""
+    wide = jax.tree.map(lambda array: np.asarray(array, np.float64), given)
+    batched = {"x", "initial"} & set(wide)
+    of_rows = {key: jax.tree.map(lambda array: array[rows], wide[key]) for key in batched}
+    return {**wide, **of_rows}
 
 
 def close(got, want, tolerance=1e-5):
@@ -81,57 +89,74 @@ def close(got, want, tolerance=1e-5):
     assert (np.abs(got - want) <= tolerance * np.abs(want).max(initial=0)).all()
 
 
-def weighted(tree):
-    """A scalar that depends on every number of a tree in a different way."""
-    leaves = jax.tree.leaves(tree)
-    return sum(
-        (jnp.sin(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape) * leaf).sum()
-        for leaf in leaves
-    )
+def sines(array):
+    """Weights with which a sum depends on every number in a different way."""
+    return np.sin(np.arange(array.size)).reshape(array.shape).astype(array.dtype)
 
 
-def derivatives(function, given, first_order=False):
-    """Values and gradients; and along one direction derivatives forwards and of second order."""
-
-    def scalar(given):
-        return weighted(function(given))
-
-    along = jax.tree.map(jnp.cos, given)
-
-    @jax.jit
-    def all_of_them(given):
-        found = {"values": function(given), "gradient": jax.grad(scalar)(given)}
-        if not first_order:
-            found["forwards"] = jax.jvp(function, (given,), (along,))[1]
-            found["second order"] = jax.jvp(jax.grad(scalar), (given,), (along,))[1]
-        return found
-
-    return all_of_them(given)
+def weighted(tree, weights=None):
+    weights = jax.tree.map(sines, tree) if weights is None else weights
+    return sum(jax.tree.leaves(jax.tree.map(lambda a, w: (a * w).sum(), tree, weights)))
 
 
-def turned(x, reverse):
-    return x[:, ::-1] if reverse else x
+TINY = 1e-30
+
+
+def gradient_by_hand(function, given):
+    """By a complex step for each number, exact to the last digits (Squire and Trapp 1998)."""
+    leaves, structure = jax.tree.flatten(given)
+    slopes = [np.empty_like(leaf) for leaf in leaves]
+    for n, leaf in enumerate(leaves):
+        for index in np.ndindex(leaf.shape):
+            moved = leaf.astype(complex)
+            moved[index] += 1j * TINY
+            changed = structure.unflatten([*leaves[:n], moved, *leaves[n + 1 :]])
+            slopes[n][index] = function(changed).imag / TINY
+    return structure.unflatten(slopes)
+
+
+def slope_by_hand(function, given, along, step=1e-3):
+    """The derivative along a direction by differences, good to the sixth power of the step."""
+
+    def at(steps):
+        return function(jax.tree.map(lambda a, b: a + steps * step * b, given, along))
+
+    pairs = [(3 / 4, at(1), at(-1)), (-3 / 20, at(2), at(-2)), (1 / 60, at(3), at(-3))]
+    parts = [jax.tree.map(lambda a, b, c=c: c * (a - b) / step, f, g) for c, f, g in pairs]
+    return jax.tree.map(lambda *each: sum(each), *parts)
 
 
 @every_function
 @each_way
 def test_every_derivative_is_that_of_the_papers_formula(name, reverse):
-    def formula(given):
-        outputs, last = by_hand(name, **{**given, "x": turned(given["x"], reverse)})
-        return turned(outputs, reverse), last
-
     def ours(given):
         outputs, last = FUNCTIONS[name][0](**given, reverse=reverse)
         return outputs, tuple(last) if name == "lstm" else last
 
-    single = derivatives(ours, arguments(name, time=2), first_order=True)
-    with jax.enable_x64(True):
-        given = jax.tree.map(
-            lambda a: jnp.asarray(np.asarray(a, np.float64)), arguments(name, time=2)
-        )
-        want, got = (derivatives(one, given, first_order=reverse) for one in (formula, ours))
-    jax.tree.map(lambda a, b: close(a, b, 1e-12), got, want)
-    jax.tree.map(close, single, {key: want[key] for key in single})
+    def values_and_gradient(given):
+        return ours(given), jax.grad(lambda given: weighted(ours(given)))(given)
+
+    def formula(given):
+        return by_hand(name, **given, reverse=reverse)
+
+    def gradient(given):
+        return gradient_by_hand(lambda given: weighted(formula(given), weights), given)
+
+    given = arguments(name, batch=2, time=2)
+    wide = in_float64(given)
+    weights = jax.tree.map(sines, formula(wide))
+    want = formula(wide), gradient(wide)
+    if reverse:
+        with jax.enable_x64(True):
+            got = jax.jit(values_and_gradient)(wide)
+    else:
+        along = jax.tree.map(np.cos, wide)
+        want = want, tuple(slope_by_hand(each, wide, along) for each in (formula, gradient))
+        with jax.enable_x64(True):
+            got = jax.jit(partial(jax.jvp, values_and_gradient))((wide,), (along,))
+        single = jax.jit(values_and_gradient)(given)
+        jax.tree.map(close, single, want[0])
+    jax.tree.map(partial(close, tolerance=1e-12), got, want)
 
 
 def products_in_loops(jaxpr, inside=False) -> int:
@@ -153,133 +178,115 @@ def test_the_loops_hold_one_product_forwards_and_one_backwards(name):
     assert products_in_loops(traced.jaxpr.jaxpr) == 2
 
 
-@every_function
-@each_way
-def test_a_mask_is_running_each_sequence_at_its_own_length(name, reverse):
+MASK = np.array(
+    [[1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0], [0, 1, 1, 0, 1, 1]], bool
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "reverse"), [*((name, False) for name in FUNCTIONS), ("lstm", True)]
+)
+def test_a_mask_is_running_each_sequence_without_its_padding(name, reverse):
+    """At the end of a sequence or anywhere: a step of padding carries the state over."""
     given = arguments(name)
-    lengths = [6, 2, 4]
-    mask = sequence_mask(jnp.asarray(lengths), TIME)
-    given["x"] = jnp.where(mask[..., None], given["x"], jnp.nan)
+    given["x"] = np.where(MASK[..., None], given["x"], np.nan).astype("float32")
     function = partial(FUNCTIONS[name][0], reverse=reverse)
 
     @jax.jit
     def both(given):
         def scalar(given):
-            outputs, last = function(**given, mask=mask)
-            return weighted((jnp.where(mask[..., None], outputs, 0), last)), (outputs, last)
+            outputs, last = function(**given, mask=MASK)
+            return weighted((jnp.where(MASK[..., None], outputs, 0), last)), (outputs, last)
 
         return jax.grad(scalar, has_aux=True)(given)
 
-    gradient, (outputs, last) = both(given)
-    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((gradient, outputs, last)))
-    np.testing.assert_array_equal(gradient["x"][~mask], 0)
-    carried = given["initial"][0] if name == "lstm" else given["initial"]
-    for row, length in enumerate(lengths):
-        start = jax.tree.map(lambda a, row=row: a[row : row + 1], given["initial"])
-        x = given["x"][row : row + 1, :length]
-        alone, end = function(**{**given, "x": x, "initial": start})
-        close(outputs[row, :length], alone[0], 1e-6)
-        jax.tree.map(lambda a, b, row=row: close(a[row], b[0], 1e-6), last, end)
-        rest = carried[row] if reverse else alone[0, -1]
-        close(outputs[row, length:], jnp.broadcast_to(rest, (TIME - length, FEATURES)) + 0, 1e-6)
+    gradient, (outputs, last) = jax.device_get(both(given))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((gradient, outputs, last)))
+    np.testing.assert_array_equal(gradient["x"][~MASK], 0)
+    steps = np.arange(TIME)[:: -1 if reverse else 1]
+    for row in range(BATCH):
+        real = [t for t in steps if MASK[row, t]]
+        alone = in_float64(given, slice(row, row + 1))
+        carried = alone["initial"][0] if name == "lstm" else alone["initial"]
+        ran, end = by_hand(name, **{**alone, "x": alone["x"][:, real]})
+        for got, want in zip(jax.tree.leaves(last), jax.tree.leaves(end), strict=True):
+            close(got[row], want[0], 1e-6)
+        for t in steps:
+            carried = ran[:, real.index(t)] if t in real else carried
+            close(outputs[row, t], carried[0], 1e-6)
 
 
-@every_function
-def test_a_hole_in_a_mask_is_skipped(name):
-    given, function = arguments(name), FUNCTIONS[name][0]
-    mask = jnp.ones((BATCH, TIME), bool).at[:, jnp.array([0, 3])].set(False)
-    outputs, last = function(**given, mask=mask)
-    x = given["x"][:, jnp.array([1, 2, 4, 5])]
-    without, end = function(**{**given, "x": x})
-    close(outputs[:, jnp.array([1, 2, 4, 5])], without, 1e-6)
-    np.testing.assert_array_equal(outputs[:, 3], outputs[:, 2])
-    jax.tree.map(partial(close, tolerance=1e-6), last, end)
-
-
-@every_function
-@each_way
-def test_no_output_sees_what_comes_after_it(name, reverse):
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_without_bias_and_first_state_they_are_zero(name):
     given = arguments(name)
-
-    def outputs(x):
-        return FUNCTIONS[name][0](**{**given, "x": x}, reverse=reverse)[0].sum((0, 2))
-
-    gradient = jax.jit(jax.jacrev(outputs))(given["x"])
-    seen = np.abs(gradient).sum((1, 3)) > 0  # by output and input
-    allowed = np.tri(TIME, dtype=bool)
-    np.testing.assert_array_equal(seen, allowed.T if reverse else allowed)
-
-
-@every_function
-def test_a_run_in_two_halves_is_one_run(name):
-    given, function = arguments(name), FUNCTIONS[name][0]
-    whole, last = function(**given)
-    first, middle = function(**{**given, "x": given["x"][:, :2]})
-    second, end = function(**{**given, "x": given["x"][:, 2:], "initial": middle})
-    close(jnp.concatenate([first, second], axis=1), whole, 1e-6)
-    jax.tree.map(partial(close, tolerance=1e-6), end, last)
-
-
-def test_without_bias_and_first_state_they_are_zero():
-    for name, (function, _) in FUNCTIONS.items():
-        given = arguments(name)
-        zero = {key: jax.tree.map(jnp.zeros_like, given[key]) for key in ("bias", "initial")}
-        if name == "gru":
-            del given["recurrent_bias"]
-        want = function(**{**given, **zero})
-        got = function(given["x"], given["kernel"], given["recurrent_kernel"])
-        jax.tree.map(np.testing.assert_array_equal, got, want)
+    zero = {key: jax.tree.map(np.zeros_like, value) for key, value in in_float64(given).items()}
+    weights = {key: given[key] for key in ("x", "kernel", "recurrent_kernel")}
+    want, _ = by_hand(name, **{**zero, **in_float64(weights)})
+    close(jax.jit(FUNCTIONS[name][0])(**weights)[0], want, 1e-6)
 
 
 def test_every_activation_has_its_own_derivative():
-    given = arguments("simple_rnn")
+    given = arguments("simple_rnn", time=2)
 
     def by_steps(given, activation):
         hidden = given["initial"]
-        for t in range(TIME):
+        for t in range(2):
             z = given["x"][:, t] @ given["kernel"] + hidden @ given["recurrent_kernel"]
             hidden = activation(z + given["bias"].reshape(1, -1))
         return weighted(hidden)
 
-    for activation in (jnp.tanh, jax.nn.relu, jax.nn.gelu):
-        got = jax.grad(lambda g, f=activation: weighted(simple_rnn(**g, activation=f)[1]))(given)
-        want = jax.grad(partial(by_steps, activation=activation))(given)
+    def ours(given, activation):
+        return weighted(simple_rnn(**given, activation=activation)[1])
+
+    @jax.jit
+    def gradients(given):
+        return [
+            [jax.grad(partial(one, activation=each))(given) for one in (ours, by_steps)]
+            for each in (jax.nn.relu, jax.nn.gelu)
+        ]
+
+    for got, want in gradients(given):
         jax.tree.map(close, got, want)
 
 
 def test_vmap_over_parameters_is_one_call_each():
-    given = arguments("lstm")
-    kernels = jnp.stack([given["kernel"], -given["kernel"]])
+    given = arguments("simple_rnn", time=2)
+    kernels = np.stack([given["kernel"], -np.asarray(given["kernel"])])
 
     def gradient(kernel):
-        return jax.grad(lambda k: weighted(lstm(**{**given, "kernel": k})))(kernel)
+        return jax.grad(lambda k: weighted(simple_rnn(**{**given, "kernel": k})))(kernel)
 
-    got = jax.jit(jax.vmap(gradient))(kernels)
-    close(got, jnp.stack([gradient(kernel) for kernel in kernels]))
+    got, want = jax.jit(lambda each: (jax.vmap(gradient)(each), [gradient(k) for k in each]))(
+        kernels
+    )
+    close(got, np.stack(want))
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"x": jnp.zeros((3, 4))}, r"\(batch, time, channels\).*float32 \(3, 4\)"),
-        ({"x": jnp.zeros((3, 0, 4))}, "at least one step"),
-        ({"x": jnp.zeros((3, 6, 4), jnp.int32)}, "int32.*embed tokens first"),
-        ({"kernel": jnp.zeros((5, 20))}, r"kernel \(channels, 4 features\).*\(5, 20\)"),
-        ({"recurrent_kernel": jnp.zeros((5, 15))}, r"recurrent_kernel.*\(5, 15\)"),
-        ({"bias": jnp.zeros(5)}, r"bias \(20,\), got \(5,\)"),
-        ({"initial": LSTMState(jnp.zeros((1, 5)), jnp.zeros((3, 5)))}, r"\(3, 5\), got \(1, 5\)"),
-        ({"mask": jnp.ones((3, 6))}, r"bool \(batch, time\) \(3, 6\).*float32.*sequence_mask"),
-        ({"mask": jnp.ones((6, 3), bool)}, r"got bool \(6, 3\)"),
+        ({"x": np.zeros((3, 4), "float32")}, r"\(batch, time, channels\).*float32 \(3, 4\)"),
+        ({"x": np.zeros((3, 0, 4), "float32")}, "at least one step"),
+        ({"x": np.zeros((3, 6, 4), np.int32)}, "int32.*embed tokens first"),
+        ({"kernel": np.zeros((5, 20))}, r"kernel \(channels, 4 features\).*\(5, 20\)"),
+        ({"recurrent_kernel": np.zeros((5, 15))}, r"recurrent_kernel.*\(5, 15\)"),
+        ({"bias": np.zeros(5)}, r"bias \(20,\), got \(5,\)"),
+        ({"initial": LSTMState(np.zeros((1, 5)), np.zeros((3, 5)))}, r"\(3, 5\), got \(1, 5\)"),
+        (
+            {"mask": np.ones((3, 6), "float32")},
+            r"bool \(batch, time\) \(3, 6\).*float32.*sequence_mask",
+        ),
+        ({"mask": np.ones((6, 3), bool)}, r"got bool \(6, 3\)"),
     ],
 )
 def test_errors_say_what_was_expected(change, words):
     with pytest.raises(InputError, match=words):
-        lstm(**{**arguments("lstm"), **change})
+        lstm(**{**arguments("lstm", batch=3), **change})
 
 
 def test_a_recurrent_bias_needs_reset_after():
     given = arguments("gru")
     with pytest.raises(InputError, match="reset_after=True"):
-        gru(**given, reset_after=False)
+        jax.eval_shape(partial(gru, reset_after=False), **given)
     with pytest.raises(InputError, match=r"recurrent_bias \(5,\), got \(15,\)"):
         gru(**{**given, "recurrent_bias": given["bias"]})

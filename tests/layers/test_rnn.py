@@ -15,6 +15,7 @@ from tests.networks import applied, drawn
 BATCH, TIME, CHANNELS, FEATURES = 3, 6, 4, 5
 CLASSES = {"rnn_tanh": SimpleRNN, "rnn_relu": SimpleRNN, "lstm": LSTM, "gru": GRU}
 every_layer = pytest.mark.parametrize("cls", [SimpleRNN, LSTM, GRU])
+each_state = pytest.mark.parametrize("cls", [LSTM, GRU])  # of two arrays and of one
 
 
 def inputs(*shape, dtype="float32", seed=0):
@@ -72,8 +73,11 @@ def sines(array):
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-@pytest.mark.parametrize(("layers", "both"), [(1, False), (2, True)], ids=["one", "two, both ways"])
-@pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
+@pytest.mark.parametrize(
+    ("layers", "both", "padded"),
+    [(1, False, False), (2, True, True)],
+    ids=["one layer", "two, both ways, padded"],
+)
 def test_equals_torch(kind, layers, both, padded):
     torch = pytest.importorskip("torch", reason="needs the extra [parity]")
     torch.manual_seed(0)
@@ -135,14 +139,18 @@ def test_equals_torch(kind, layers, both, padded):
         close(a, b.grad.numpy())
 
 
-@every_layer
+@each_state
 def test_the_last_outputs_are_the_ends_of_the_sequence(cls):
-    x, mask = inputs(BATCH, TIME, CHANNELS), sequence_mask(jnp.array([6, 2, 4]), TIME)
+    x, mask = inputs(BATCH, TIME, CHANNELS), np.arange(TIME) < np.array([[6], [2], [4]])
     options = {"bidirectional": True, "num_layers": 2}
     layer = cls(FEATURES, **options, return_sequences=True, return_state=True)
-    variables = drawn(layer, x)
-    outputs, state = applied(layer, variables, x, mask)
-    last = applied(cls(FEATURES, **options), variables, x, mask)
+
+    @jax.jit
+    def both(variables):
+        last = cls(FEATURES, **options).apply(variables, x, mask)
+        return *layer.apply(variables, x, mask), last
+
+    outputs, state, last = both(drawn(layer, x))
     outputs, last, hidden = map(np.asarray, (outputs, last, state[0] if cls is LSTM else state))
     np.testing.assert_array_equal(last, np.concatenate([hidden[2], hidden[3]], axis=-1))
     forward = np.stack([outputs[0, 5], outputs[1, 1], outputs[2, 3]])[:, :FEATURES]
@@ -151,15 +159,15 @@ def test_the_last_outputs_are_the_ends_of_the_sequence(cls):
 
 
 @pytest.mark.parametrize(
-    ("mode", "merge"),
+    ("mode", "merge", "return_sequences"),
     [
-        ("sum", np.add),
-        ("mul", np.multiply),
-        ("ave", lambda a, b: (a + b) / 2),
-        ("concat", lambda a, b: np.concatenate([a, b], -1)),
+        ("sum", np.add, True),
+        ("sum", np.add, False),
+        ("mul", np.multiply, True),
+        ("ave", lambda a, b: (a + b) / 2, True),
+        ("concat", lambda a, b: np.concatenate([a, b], -1), True),
     ],
 )
-@pytest.mark.parametrize("return_sequences", [False, True])
 def test_merge_modes(mode, merge, return_sequences):
     x = np.asarray(inputs(BATCH, TIME, CHANNELS))
     options = {"return_sequences": return_sequences}
@@ -200,8 +208,8 @@ def test_types(cls, dtype):
 
 
 def test_parameters_start_gate_by_gate():
-    x = jnp.zeros((1, 2, CHANNELS))
-    params = LSTM(FEATURES, num_layers=2).init(jax.random.key(0), x)["params"]
+    x, key = np.zeros((1, 2, CHANNELS), np.float32), jax.random.key(0)
+    params = jax.device_get(jax.jit(LSTM(FEATURES, num_layers=2).init)(key, x))["params"]
     assert trees.count(params) == 4 * FEATURES * (CHANNELS + 3 * FEATURES + 2)
     for layer in ("forward_0", "forward_1"):
         gates = np.split(np.asarray(params[layer]["recurrent_kernel"]), 4, axis=1)
@@ -211,55 +219,67 @@ def test_parameters_start_gate_by_gate():
         limit = np.sqrt(6 / (params[layer]["kernel"].shape[0] + FEATURES))
         assert 0.5 * limit < np.abs(params[layer]["kernel"]).max() <= limit
         assert params[layer]["bias"].tolist() == [0.0] * 5 + [1.0] * 5 + [0.0] * 10
-    bare = LSTM(FEATURES, use_bias=False).init(jax.random.key(0), x)["params"]["forward_0"]
-    assert set(bare) == {"kernel", "recurrent_kernel"}
-    gru = GRU(FEATURES).init(jax.random.key(0), x)["params"]["forward_0"]
+
+    def shapes(layer):
+        return jax.eval_shape(layer.init, key, x)["params"]["forward_0"]
+
+    assert set(shapes(LSTM(FEATURES, use_bias=False))) == {"kernel", "recurrent_kernel"}
+    gru = shapes(GRU(FEATURES))
     assert gru["bias"].shape == (15,) and gru["recurrent_bias"].shape == (5,)
-    before = GRU(FEATURES, reset_after=False).init(jax.random.key(0), x)["params"]["forward_0"]
-    assert "recurrent_bias" not in before
+    assert "recurrent_bias" not in shapes(GRU(FEATURES, reset_after=False))
 
 
 def test_dropout_acts_between_layers_and_in_training_only():
     x = inputs(BATCH, TIME, CHANNELS)
     layer, plain = (SimpleRNN(64, num_layers=2, dropout=rate) for rate in (0.5, 0.0))
     variables = drawn(layer, x)
-    rngs = {"dropout": jax.random.key(1)}
-    trained = applied(layer, variables, x, train=True, rngs=rngs)
-    np.testing.assert_array_equal(applied(layer, variables, x), applied(plain, variables, x))
-    assert not np.allclose(trained, applied(plain, variables, x))
     one = SimpleRNN(64, dropout=0.5)
-    variables = {"params": {"forward_0": variables["params"]["forward_0"]}}
-    trained = applied(one, variables, x, train=True, rngs=rngs)
-    np.testing.assert_array_equal(trained, applied(one, variables, x))
+
+    @jax.jit
+    def outputs(variables, key):
+        first = {"params": {"forward_0": variables["params"]["forward_0"]}}
+        options = {"train": True, "rngs": {"dropout": key}}
+        return (
+            (layer.apply(variables, x, **options), layer.apply(variables, x)),
+            plain.apply(variables, x),
+            (one.apply(first, x, **options), one.apply(first, x)),
+        )
+
+    (trained, tested), without, (alone, alone_tested) = outputs(variables, jax.random.key(1))
+    np.testing.assert_array_equal(tested, without)
+    assert not np.allclose(trained, without)
+    np.testing.assert_array_equal(alone, alone_tested)
 
 
-@every_layer
+@each_state
 def test_a_state_goes_from_call_to_call(cls):
     x = inputs(BATCH, TIME, CHANNELS)
     layer = cls(FEATURES, num_layers=2, return_sequences=True, return_state=True)
-    variables = drawn(layer, x)
-    whole, last = applied(layer, variables, x)
-    state, pieces = None, []
-    for t in range(TIME):
-        y, state = applied(layer, variables, np.asarray(x)[:, t : t + 1], None, state)
-        pieces.append(y)
-    close(np.concatenate(pieces, axis=1), whole, 1e-6)
-    jax.tree.map(lambda a, b: close(a, b, 1e-6), state, last)
+
+    @jax.jit
+    def in_parts(variables):
+        whole, last = layer.apply(variables, x)
+        first, state = layer.apply(variables, x[:, :1])
+        rest, end = layer.apply(variables, x[:, 1:], None, state)
+        return (whole, last), (jnp.concatenate([first, rest], axis=1), end)
+
+    want, got = in_parts(drawn(layer, x))
+    jax.tree.map(lambda a, b: close(a, b, 1e-6), got, want)
 
 
 @pytest.mark.parametrize(
     ("layer", "call", "words"),
     [
-        (LSTM(5), {"inputs": jnp.zeros((2, 3))}, r"^LSTM: .*\(batch, time, channels\)"),
-        (LSTM(5), {"inputs": jnp.zeros((2, 3), jnp.int32)}, "embed tokens first"),
-        (LSTM(5), {"mask": jnp.ones((2, 4), bool)}, r"LSTM: .*\(2, 3\).*\(2, 4\)"),
-        (LSTM(5), {"initial_state": jnp.zeros((1, 2, 5))}, r"2 array\(s\).*\(1, 2, 5\), got"),
-        (GRU(5, 2), {"initial_state": jnp.zeros((1, 2, 5))}, r"\(2, 2, 5\), got \[\(1, 2, 5\)\]"),
+        (LSTM(5), {"inputs": np.zeros((2, 3), np.float32)}, r"^LSTM: .*\(batch, time, channels\)"),
+        (LSTM(5), {"inputs": np.zeros((2, 3), np.int32)}, "embed tokens first"),
+        (LSTM(5), {"mask": np.ones((2, 4), bool)}, r"LSTM: .*\(2, 3\).*\(2, 4\)"),
+        (LSTM(5), {"initial_state": np.zeros((1, 2, 5))}, r"2 array\(s\).*\(1, 2, 5\), got"),
+        (GRU(5, 2), {"initial_state": np.zeros((1, 2, 5))}, r"\(2, 2, 5\), got \[\(1, 2, 5\)\]"),
     ],
 )
 def test_wrong_shapes_are_refused_by_name(layer, call, words):
     with pytest.raises(InputError, match=words):
-        layer.init(jax.random.key(0), **{"inputs": jnp.zeros((2, 3, 4)), **call})
+        layer.init(jax.random.key(0), **{"inputs": np.zeros((2, 3, 4), np.float32), **call})
 
 
 @pytest.mark.parametrize(
@@ -273,7 +293,7 @@ def test_wrong_shapes_are_refused_by_name(layer, call, words):
 )
 def test_wrong_options_are_refused(options, words):
     with pytest.raises(UsageError, match=words):
-        GRU(**{"features": 5, **options}).init(jax.random.key(0), jnp.zeros((2, 3, 4)))
+        GRU(**{"features": 5, **options}).init(jax.random.key(0), np.zeros((2, 3, 4), np.float32))
 
 
 def test_the_summary_counts_every_step():

@@ -10,6 +10,7 @@ from sklearn import metrics as sklearn_metrics
 
 from jaxnet import metrics
 from jaxnet.errors import InputError
+from tests.programs import measured
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(50, 7)).astype(np.float32)
@@ -42,6 +43,7 @@ def scikit_learn(labels: np.ndarray, answers: np.ndarray, weights: np.ndarray) -
         }
 
 
+SEVEN = metrics.confusion_matrix(7)
 CONSTANT = np.eye(7, dtype=np.float32)[np.full(50, 3)]
 CASES = {
     "random": (LOGITS, LABELS),
@@ -77,10 +79,12 @@ def test_a_threshold_moves_the_answers_of_one_logit():
     logits, labels = LOGITS[:, 0], LABELS % 2
     answers = 1 / (1 + np.exp(-logits.astype(np.float64))) > 0.7
     expected = scikit_learn(labels, answers.astype(int), ONES)
-    for name, metric in ALL.items():
-        got = metric(logits, labels, ONES, threshold=0.7).compute()
-        assert got == pytest.approx(expected[name], rel=1e-5), name
-    got = metrics.confusion_matrix(2, threshold=0.7)(logits[:, None], labels, ONES)
+    found = jax.jit(
+        lambda *given: {name: metric(*given, threshold=0.7) for name, metric in ALL.items()}
+    )(logits, labels, ONES)
+    for name, score in found.items():
+        assert score.compute() == pytest.approx(expected[name], rel=1e-5), name
+    got = measured(metrics.confusion_matrix(2, threshold=0.7), logits[:, None], labels, ONES)
     np.testing.assert_array_equal(got.compute(), sklearn_metrics.confusion_matrix(labels, answers))
 
 
@@ -91,7 +95,7 @@ def test_a_threshold_is_refused_where_the_largest_logit_answers():
 
 @pytest.mark.parametrize("weights", [ONES, WEIGHTS])
 def test_confusion_matrix_equals_scikit_learn(weights: np.ndarray):
-    got = metrics.confusion_matrix(7)(LOGITS, LABELS, weights).compute()
+    got = measured(SEVEN, LOGITS, LABELS, weights).compute()
     expected = sklearn_metrics.confusion_matrix(
         LABELS, LOGITS.argmax(1), sample_weight=weights, labels=range(7)
     )
@@ -101,7 +105,7 @@ def test_confusion_matrix_equals_scikit_learn(weights: np.ndarray):
 def test_confusion_matrix_leaves_out_labels_below_0():
     labels = LABELS.copy()
     labels[:3] = -1, -7, -100
-    got = metrics.confusion_matrix(7)(LOGITS, labels, ONES).compute()
+    got = measured(SEVEN, LOGITS, labels, ONES).compute()
     np.testing.assert_array_equal(
         got, sklearn_metrics.confusion_matrix(LABELS[3:], LOGITS[3:].argmax(1), labels=range(7))
     )
@@ -115,7 +119,7 @@ def test_confusion_matrix_refuses_another_number_of_classes(classes: int):
 
 def test_confusion_matrix_of_sequences_counts_their_steps():
     logits, labels = LOGITS.reshape(5, 10, 7), LABELS.reshape(5, 10)
-    got = metrics.confusion_matrix(7)(logits, labels, np.arange(5, dtype=np.float32))
+    got = measured(SEVEN, logits, labels, np.arange(5, dtype=np.float32))
     expected = sklearn_metrics.confusion_matrix(
         LABELS, LOGITS.argmax(1), sample_weight=np.repeat(np.arange(5), 10), labels=range(7)
     )

@@ -7,6 +7,7 @@ import pytest
 
 from jaxnet import losses, metrics
 from jaxnet.errors import InputError
+from tests.programs import measured
 
 RNG = np.random.default_rng(0)
 
@@ -127,15 +128,15 @@ def test_perplexity_is_the_exponential_of_the_loss():
     logits = RNG.normal(size=(6, 8, 11)).astype(np.float32)
     labels = RNG.integers(0, 11, (6, 8))
     weights = RNG.uniform(size=6).astype(np.float32)
-    got = metrics.perplexity(logits, labels, weights).compute()
-    loss = np.asarray(losses.cross_entropy(logits, labels), np.float64)
+    got = measured(metrics.perplexity, logits, labels, weights).compute()
+    loss = np.asarray(measured(losses.cross_entropy, logits, labels), np.float64)
     assert got == pytest.approx(np.exp(np.average(loss, weights=weights)), rel=1e-5)
 
 
 def test_perplexity_is_over_tokens_and_leaves_padding_out():
     logits = RNG.normal(size=(2, 5, 11)).astype(np.float32)
     labels = np.array([[1, 2, 3, 4, 5], [6, -1, -1, -100, -1]])
-    got = metrics.perplexity(logits, labels, np.ones(2, np.float32)).compute()
+    got = measured(metrics.perplexity, logits, labels, np.ones(2, np.float32)).compute()
     wide = logits.astype(np.float64)
     log_p = wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
     kept = [log_p[0, i, labels[0, i]] for i in range(5)] + [log_p[1, 0, 6]]
@@ -144,10 +145,10 @@ def test_perplexity_is_over_tokens_and_leaves_padding_out():
 
 def test_perplexity_of_an_impossible_token_is_nan_and_of_hopeless_text_infinite():
     logits, ones = np.zeros((1, 2, 3), np.float32), np.ones(1, np.float32)
-    assert np.isnan(metrics.perplexity(logits, np.array([[1, 3]]), ones).compute())
+    assert np.isnan(measured(metrics.perplexity, logits, np.array([[1, 3]]), ones).compute())
     logits[..., 0] = 1e4
-    assert metrics.perplexity(logits, np.array([[1, 1]]), ones).compute() == np.inf
-    assert np.isnan(metrics.perplexity(logits, np.array([[1, 1]]), 0 * ones).compute())
+    assert measured(metrics.perplexity, logits, np.array([[1, 1]]), ones).compute() == np.inf
+    assert np.isnan(measured(metrics.perplexity, logits, np.array([[1, 1]]), 0 * ones).compute())
 
 
 def test_words_and_scores_are_those_of_sacrebleu():

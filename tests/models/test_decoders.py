@@ -12,6 +12,7 @@ import pytest
 from jaxnet import module_json
 from jaxnet.errors import InputError
 from models import GPT2, Llama, gpt2, llama
+from tests.networks import applied, drawn
 
 from .parity import close
 
@@ -28,22 +29,20 @@ every_model = pytest.mark.parametrize(
         for name, model in MODELS.items()
     ],
 )
-TOKENS = jnp.asarray(np.random.default_rng(0).integers(1, VOCAB, (2, TIME)), jnp.int32)
+TOKENS = np.random.default_rng(0).integers(1, VOCAB, (2, TIME)).astype(np.int32)
 
 
 @functools.cache
 def made(model):
-    """Weights, and the model as compiled functions with and without a cache."""
-    params = jax.jit(model.init)(jax.random.key(0), TOKENS)
-    # Larger than at the start, so that attention isn't even everywhere.
-    return jax.tree.map(lambda leaf: leaf * 5, params), jax.jit(model.apply)
+    """Weights, and the model as a compiled function, with and without a cache."""
+    return drawn(model, TOKENS), functools.partial(applied, model)
 
 
 @every_model
 def test_a_later_token_never_changes_an_earlier_output(model):
     variables, _ = made(model)
     table = variables["params"]["embed"]["embedding"]
-    at = jnp.arange(TIME)[None]  # each place has a row of the table to itself
+    at = jnp.asarray(np.arange(TIME)[None])  # each place has a row of the table to itself
 
     def outputs(rows):
         params = {**variables["params"], "embed": {"embedding": table.at[:TIME].set(rows)}}
@@ -59,10 +58,10 @@ def test_a_later_token_never_changes_an_earlier_output(model):
 @every_model
 def test_padding_never_changes_a_result(model):
     variables, apply = made(model)
-    whole = apply(variables, TOKENS)
-    mask = jnp.array([[False] * 2 + [True] * 4, [True] * 6])
-    padded = jnp.where(mask, jnp.roll(TOKENS, 2, axis=1), 7).at[1].set(TOKENS[1])
-    got = apply(variables, padded, mask)
+    whole = np.asarray(apply(variables, TOKENS))
+    mask = np.array([[False] * 2 + [True] * 4, [True] * 6])
+    padded = np.stack([np.where(mask[0], np.roll(TOKENS[0], 2), 7), TOKENS[1]])
+    got = np.asarray(apply(variables, padded, mask))
     close(got[0, 2:], whole[0, :4], 1e-5)
     close(got[1], whole[1], 1e-5)
 
@@ -70,18 +69,20 @@ def test_padding_never_changes_a_result(model):
 @every_model
 def test_with_a_cache_all_is_the_same(model):
     variables, apply = made(model)
-    whole = apply(variables, TOKENS)
-    mask = jnp.array([[False, True, True], [True, True, True]])
-    prompt = jnp.stack([jnp.roll(TOKENS[0, :3], 1).at[0].set(0), TOKENS[1, :3]])
+    whole = np.asarray(apply(variables, TOKENS))
+    mask = np.array([[False, True, True], [True, True, True]])
+    prompt = np.stack([[0, *TOKENS[0, :2]], TOKENS[1, :3]]).astype(np.int32)
     cache = model.init_cache(2, TIME)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(cache)} == {2}
     logits, cache = apply(variables, prompt, mask, cache)
+    logits = np.asarray(logits)
     close(logits[0, 1:], whole[0, :2], 1e-5)
     close(logits[1], whole[1, :3], 1e-5)
     assert cache["seen"].tolist() == [2, 3]
     for step in range(3):
-        token = jnp.stack([TOKENS[0, 2 + step], TOKENS[1, 3 + step]])[:, None]
+        token = np.stack([TOKENS[0, 2 + step], TOKENS[1, 3 + step]])[:, None]
         logits, cache = apply(variables, token, None, cache)
+        logits = np.asarray(logits)
         close(logits[0, 0], whole[0, 2 + step], 1e-5)
         close(logits[1, 0], whole[1, 3 + step], 1e-5)
 
@@ -117,7 +118,7 @@ def test_published_sizes(model, count):
 def test_a_sequence_longer_than_the_positions_is_refused():
     model = MODELS["gpt2"]
     with pytest.raises(InputError, match="13 tokens is longer than the 12 positions"):
-        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 13), jnp.int32))
+        jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 13), np.int32))
     with pytest.raises(InputError, match="13 tokens is longer than the 12 positions"):
         model.init_cache(1, 13)
 

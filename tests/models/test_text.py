@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,13 +11,14 @@ from jaxnet import Bundle
 from jaxnet.errors import InputError, UsageError
 from models import RecurrentClassifier
 from models.text import _max, _mean
+from tests.networks import applied, drawn
 
 TOKENS = np.array([[5, 2, 9, 4, 1], [7, 3, 0, 0, 0], [6, 0, 0, 0, 0]], np.int32)
 
 
 def made(**options):
     model = RecurrentClassifier(12, 3, embedding=5, features=4, **options)
-    return model, jax.jit(model.init)(jax.random.key(0), TOKENS), jax.jit(model.apply)
+    return model, drawn(model, TOKENS), partial(applied, model)
 
 
 @pytest.mark.parametrize(
@@ -38,14 +41,18 @@ def test_padding_changes_nothing(cell, pool):
 @pytest.mark.parametrize("pool", [_max, _mean])
 def test_pooling_sees_real_steps_alone(pool):
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(3, 4, 2)) - 3, jnp.float32)
-    mask = jnp.asarray([[True] * 4, [True, True, False, False], [False] * 4])[..., None]
-    pooled = pool(x, mask)
+    x = (rng.normal(size=(3, 4, 2)) - 3).astype(np.float32)
+    mask = np.asarray([[True] * 4, [True, True, False, False], [False] * 4])[..., None]
+
+    @jax.jit
+    def both(x):
+        return pool(x, mask), jax.grad(lambda x: pool(x, mask).sum())(x)
+
+    pooled, gradient = jax.device_get(both(x))
     reduced = np.max if pool is _max else np.mean
     np.testing.assert_allclose(pooled[0], reduced(x[0], axis=0), rtol=1e-6)
     np.testing.assert_allclose(pooled[1], reduced(x[1, :2], axis=0), rtol=1e-6)
     np.testing.assert_array_equal(pooled[2], 0)  # a text without a token
-    gradient = jax.grad(lambda x: pool(x, mask).sum())(x)
     assert np.isfinite(gradient).all() and not gradient[1, 2:].any()
 
 
@@ -86,10 +93,13 @@ def _tensor(torch, array):
 
 def test_dropout_acts_in_training_alone():
     model, variables, apply = made(cell="rnn", dropout=0.5, num_layers=2)
-    train = jax.jit(lambda key: model.apply(variables, TOKENS, train=True, rngs={"dropout": key}))
-    assert not np.allclose(train(jax.random.key(1)), train(jax.random.key(2)))
+    one, other = (
+        applied(model, variables, TOKENS, train=True, rngs={"dropout": jax.random.key(seed)})
+        for seed in (1, 2)
+    )
+    assert not np.allclose(one, other)
     plain = RecurrentClassifier(12, 3, embedding=5, features=4, num_layers=2, cell="rnn")
-    expected = jax.jit(plain.apply)(variables, TOKENS)
+    expected = applied(plain, variables, TOKENS)
     np.testing.assert_allclose(apply(variables, TOKENS), expected, rtol=1e-6)
 
 

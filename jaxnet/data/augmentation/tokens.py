@@ -50,7 +50,7 @@ def mask_tokens(
     Example:
         >>> hide = mask_tokens(mask=4, vocab_size=100, special=(0, 1, 2, 3), share=0.5)
         >>> tokens = jnp.array([[2, 31, 32, 33, 34, 35, 3, 0]])
-        >>> hidden = hide(jax.random.key(0), {"inputs": tokens, "labels": tokens})
+        >>> hidden = jax.jit(hide)(jax.random.key(0), {"inputs": tokens, "labels": tokens})
         >>> hidden["inputs"].tolist()
         [[2, 4, 4, 4, 4, 35, 3, 0]]
         >>> hidden["labels"].tolist()

@@ -39,8 +39,11 @@ def drawn(model: nn.Module, *inputs: Any, seed: int = 0, **options: Any) -> dict
     def draw(path: str, shape: Any) -> jax.Array:
         if path.endswith(("kernel", "embedding")):
             fan = np.prod(shape.shape[:-1])
-            return jnp.asarray(rng.normal(size=shape.shape) * np.sqrt(2 / fan), shape.dtype)
-        return jnp.asarray(np.full(shape.shape, path.endswith(("scale", "var"))), shape.dtype)
+            values = rng.normal(size=shape.shape) * np.sqrt(2 / fan)
+        else:
+            values = np.full(shape.shape, path.endswith(("scale", "var")))
+        # In NumPy, for JAX compiles a conversion for each shape.
+        return jnp.asarray(values.astype(shape.dtype))
 
     start = partial(model.init, **options)
     shapes = jax.eval_shape(start, jax.random.key(0), *inputs)

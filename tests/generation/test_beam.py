@@ -52,7 +52,7 @@ def test_a_wide_beam_finds_the_best_of_all_sequences(penalty, end):
 
 
 def test_one_beam_is_the_greedy_choice():
-    table = jnp.asarray(np.random.default_rng(0).normal(size=(10, 10)), jnp.float32)
+    table = jnp.asarray(np.random.default_rng(0).normal(size=(10, 10)).astype(np.float32))
     prompts = [[1, 2, 3], [4, 5, 6]]
     beam = beam_search(Chain(), table, prompts, 6, beams=1)
     np.testing.assert_array_equal(beam.tokens, generate(Chain(), table, prompts, 6).tokens)

@@ -74,7 +74,7 @@ def test_it_is_over_when_all_rows_have_ended():
 
 
 def test_a_seed_gives_the_same_draws_whatever_else_is_in_the_batch():
-    table = jnp.asarray(np.random.default_rng(0).normal(size=(10, 10)), jnp.float32)
+    table = jnp.asarray(np.random.default_rng(0).normal(size=(10, 10)).astype(np.float32))
     one, again, other = (
         generate(Chain(), table, [[5]] * rows, 12, filters=(), seed=seed).tokens
         for rows, seed in ((1, 0), (3, 0), (3, 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from jaxnet.generation import (
 from jaxnet.generation import translation as its_module
 from jaxnet.training.plots import plot_attention
 from models import Transformer
+from tests.networks import drawn
 
 TEXTS = ["a red hat", "two men", "a dog runs over the green grass and barks", "a hat"]
 TOKENIZER = fit_tokenizer(TEXTS, "bpe", 280)
@@ -27,8 +27,8 @@ TOKENIZER = fit_tokenizer(TEXTS, "bpe", 280)
 @pytest.fixture(scope="module")
 def made():
     model = Transformer(TOKENIZER.vocab_size, 16, 1, 2, 32, pre_norm=True)
-    tokens = jnp.zeros((1, 2), jnp.int32)
-    return model, jax.jit(model.init)(jax.random.key(0), tokens, tokens)
+    tokens = np.zeros((1, 2), np.int32)
+    return model, drawn(model, tokens, tokens)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ BATCH, TIME, SOURCE, WIDTH, HEADS = 2, 5, 7, 16, 4
 
 
 def draw(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
 
 
 def close(got, want, tolerance=1e-5):

@@ -26,7 +26,7 @@ SETTINGS = [
 
 
 def normal(*shape, seed=0, dtype="float32"):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape).astype(jnp.dtype(dtype)))
 
 
 def with_gradients(f, *inputs):

@@ -116,7 +116,8 @@ def with_gradients(function: Any, x: jax.Array, kernel: jax.Array) -> Any:
     return y, *back(jnp.asarray(weights(y.shape), y.dtype))
 
 
-@pytest.mark.parametrize("rank", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
+# All modes of more axes take long to compile; test_convolution.py has the common ones.
+@pytest.mark.parametrize("rank", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_convolution(rank):
     pytest.importorskip("torch", reason="needs the extra [parity]")
     chosen = cases(rank)
@@ -150,7 +151,7 @@ TRANSPOSED = [
 ]
 
 
-@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("rank", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_transposed_convolution(rank):
     torch = pytest.importorskip("torch", reason="needs the extra [parity]")
     chosen = [

@@ -12,12 +12,13 @@ import pytest
 
 from jaxnet.layers import Dense, Embed
 from jaxnet.layers.dense import rows_dot_general
+from tests.networks import applied, drawn
 
 OVER_LAST = (((2,), (0,)), ((), ()))
 
 
 def draw(*shape: int) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(len(shape)).normal(size=shape), jnp.float32)
+    return jnp.asarray(np.random.default_rng(len(shape)).normal(size=shape).astype(np.float32))
 
 
 def curved(product, x, kernel):
@@ -30,10 +31,13 @@ def curved(product, x, kernel):
 )
 def test_as_laxs_own(derivative):
     x, kernel = draw(2, 3, 4), draw(4, 5)
-    got, want = (
-        jax.jit(derivative(partial(curved, product)))(x, kernel)
-        for product in (rows_dot_general, jax.lax.dot_general)
+    both = jax.jit(
+        lambda *given: [
+            derivative(partial(curved, product))(*given)
+            for product in (rows_dot_general, jax.lax.dot_general)
+        ]
     )
+    got, want = both(x, kernel)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
@@ -48,12 +52,11 @@ def test_as_laxs_own(derivative):
     ids=["sequences", "rows", "bfloat16", "attend"],
 )
 def test_as_linens_with_its_parameters(ours, linens, method, shape):
-    start = jnp.zeros((2, 3), jnp.int32) if method == "attend" else draw(*shape)
-    variables = linens.init(jax.random.key(0), start)
-    assert jax.tree.map(jnp.shape, ours.init(jax.random.key(0), start)) == jax.tree.map(
-        jnp.shape, variables
-    )
-    got, want = (m.apply(variables, draw(*shape), method=method) for m in (ours, linens))
+    start = np.zeros((2, 3), np.int32) if method == "attend" else draw(*shape)
+    variables = drawn(linens, start)
+    shapes = jax.eval_shape(ours.init, jax.random.key(0), start)
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, variables)
+    got, want = (applied(m, variables, draw(*shape), method=method) for m in (ours, linens))
     assert got.dtype == want.dtype and got.shape == want.shape
     np.testing.assert_allclose(
         np.asarray(got, np.float32), np.asarray(want, np.float32), rtol=1e-5, atol=1e-6
@@ -65,8 +68,8 @@ def test_as_linens_with_its_parameters(ours, linens, method, shape):
 )
 def test_every_product_of_a_gradient_sums_over_one_axis(layer, method):
     """A sum over batch and time at once is what the CPU compiler is slow at."""
-    start = jnp.zeros((2, 3), jnp.int32) if method == "attend" else draw(2, 3, 4)
-    variables = layer.init(jax.random.key(0), start)
+    start = np.zeros((2, 3), np.int32) if method == "attend" else draw(2, 3, 4)
+    variables = drawn(layer, start)
 
     def scalar(variables, x):
         return jnp.sum(layer.apply(variables, x, method=method))

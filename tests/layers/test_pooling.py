@@ -34,7 +34,7 @@ def image(shape, dtype="float32", ties=True):
     """Small integers, so that most windows have ties, or distinct numbers."""
     rng = np.random.default_rng(0)
     x = rng.integers(0, 3, shape) if ties else rng.permutation(np.prod(shape)).reshape(shape)
-    return jnp.asarray(x, dtype)
+    return jnp.asarray(x.astype(jnp.dtype(dtype)))
 
 
 def with_gradient(pool, x):

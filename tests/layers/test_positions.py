@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from jaxnet.errors import InputError
 from jaxnet.layers import LearnedPositions, rotary, sinusoidal, token_positions
+from tests.networks import applied, drawn
 
 
 def test_sines_equal_the_formula_in_float64():
@@ -17,19 +20,22 @@ def test_sines_equal_the_formula_in_float64():
     for position, i in np.ndindex(time, features // 2):
         angle = position / 10_000 ** (2 * i / features)
         want[position, 2 * i : 2 * i + 2] = np.sin(angle), np.cos(angle)
-    np.testing.assert_allclose(sinusoidal(jnp.arange(time), features), want, atol=2e-5)
+    got = jax.jit(sinusoidal, static_argnums=1)(np.arange(time), features)
+    np.testing.assert_allclose(got, want, atol=2e-5)
 
 
 def test_products_of_turned_vectors_depend_on_the_distance_alone():
-    query, key = (jax.random.normal(jax.random.key(i), (1, 1, 1, 8)) for i in (0, 1))
+    rng = np.random.default_rng(0)
+    query, key = rng.normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
+    turn = jax.jit(rotary)
 
     def product(i, j):
-        turned = rotary(query, jnp.array([[i]])), rotary(key, jnp.array([[j]]))
-        return float((turned[0] * turned[1]).sum())
+        turned = turn(query, np.array([[i]])), turn(key, np.array([[j]]))
+        return (np.asarray(turned[0]) * np.asarray(turned[1])).sum()
 
     assert product(7, 3) == pytest.approx(product(104, 100), rel=1e-4)
     assert product(7, 3) != pytest.approx(product(8, 3), rel=1e-2)
-    assert product(0, 0) == pytest.approx(float((query * key).sum()), rel=1e-6)
+    assert product(0, 0) == pytest.approx((query * key).sum(), rel=1e-6)
 
 
 def test_rotary_equals_complex_numbers_in_float64():
@@ -37,7 +43,7 @@ def test_rotary_equals_complex_numbers_in_float64():
     positions = np.array([[0, 1, 2, 3, 4], [7, 8, 9, 10, 11]])
     angles = positions[:, None, :, None] / 500.0 ** (np.arange(3) / 3)
     turned = (x[..., :3] + 1j * x[..., 3:]) * np.exp(1j * angles)
-    got = rotary(jnp.asarray(x, jnp.float32), jnp.asarray(positions), base=500.0)
+    got = jax.jit(partial(rotary, base=500.0))(x.astype(np.float32), positions)
     np.testing.assert_allclose(got, np.concatenate([turned.real, turned.imag], -1), atol=1e-5)
 
 
@@ -48,17 +54,17 @@ def test_positions_are_counted_without_padding():
 
 
 def test_learned_positions_are_rows_of_a_table():
-    layer, x = LearnedPositions(6), jnp.ones((2, 3, 4))
-    variables = layer.init(jax.random.key(0), x)
+    layer, x = LearnedPositions(6), np.ones((2, 3, 4), np.float32)
+    variables = drawn(layer, x)
     table = np.asarray(variables["params"]["embedding"])
-    np.testing.assert_array_equal(layer.apply(variables, x)[1], 1 + table[:3])
-    got = layer.apply(variables, x, jnp.array([[-1, 0, 1], [3, 4, 5]]))
+    np.testing.assert_array_equal(applied(layer, variables, x)[1], 1 + table[:3])
+    got = np.asarray(applied(layer, variables, x, np.array([[-1, 0, 1], [3, 4, 5]])))
     np.testing.assert_array_equal(got[0, 1:], 1 + table[:2])
     np.testing.assert_array_equal(got[1], 1 + table[3:])
 
 
 def test_what_cannot_be_is_refused():
     with pytest.raises(InputError, match="7 tokens is longer than the 6 positions"):
-        LearnedPositions(6).init(jax.random.key(0), jnp.zeros((1, 7, 4)))
+        jax.eval_shape(LearnedPositions(6).init, jax.random.key(0), np.zeros((1, 7, 4), "float32"))
     with pytest.raises(InputError, match="even number of features, got 5"):
         sinusoidal(jnp.arange(3), 5)

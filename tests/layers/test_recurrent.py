@@ -30,7 +30,7 @@ def arguments(name: str, dtype: str = "float32", batch: int = BATCH, time: int =
     rng = np.random.default_rng(0)
 
     def draw(*shape):
-        return jnp.asarray(rng.uniform(-1, 1, shape), dtype)
+        return jnp.asarray(rng.uniform(-1, 1, shape).astype(dtype))
 
     made = {
         "x": draw(batch, time, CHANNELS),

@@ -19,7 +19,8 @@ each_state = pytest.mark.parametrize("cls", [LSTM, GRU])  # of two arrays and of
 
 
 def inputs(*shape, dtype="float32", seed=0):
-    return jnp.asarray(np.random.default_rng(seed).uniform(-1, 1, shape), dtype)
+    x = np.random.default_rng(seed).uniform(-1, 1, shape)
+    return jnp.asarray(x.astype(jnp.dtype(dtype)))
 
 
 def close(got, want, tolerance=1e-5):
@@ -65,7 +66,7 @@ def weights_from_torch(kind, named):
                 shared[2 * FEATURES :] = 0
             scope = params[f"{direction}_{place.split('_')[0]}"]
             scope["bias"] = scope["bias"] + shared
-    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
+    return jax.tree.map(lambda a: jnp.asarray(a.astype(np.float32)), params)
 
 
 def sines(array):

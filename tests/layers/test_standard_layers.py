@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ from jaxnet.layers import (
 from jaxnet.module_json import from_json, to_json
 from jaxnet.optimizers import by_name
 from jaxnet.training import Supervised, Trainer
+from tests.networks import applied, drawn
 from tests.training.helpers import images
 
 RNG = np.random.default_rng(0)
@@ -43,7 +45,7 @@ def test_batch_norm_equals_pytorch_over_several_steps():
     theirs = torch.nn.BatchNorm2d(6, momentum=0.1, eps=1e-5).double()
     descent = torch.optim.SGD(theirs.parameters(), lr=0.1)
     ours = BatchNorm(momentum=0.9)
-    variables = ours.init(jax.random.key(0), batches[0], use_running_average=True)
+    variables = drawn(ours, batches[0], use_running_average=True)
 
     @jax.jit
     def step(variables, x):
@@ -80,19 +82,23 @@ def test_batch_norm_equals_pytorch_over_several_steps():
 
     theirs.running_var.copy_(torch.tensor(np.asarray(variables["batch_stats"]["var"])))
     expected = theirs.eval()(torch.tensor(np.moveaxis(batches[0], -1, 1)).double())
-    got = ours.apply(variables, batches[0], use_running_average=True)
+    got = jax.jit(partial(ours.apply, use_running_average=True))(variables, batches[0])
     close(got, np.moveaxis(expected.detach().numpy(), 1, -1))
 
 
 def test_batch_norm_leaves_out_what_is_masked():
     x = RNG.normal(size=(6, 3)).astype(np.float32)
     ours = BatchNorm()
-    variables = ours.init(jax.random.key(0), x, use_running_average=True)
     options = {"use_running_average": False, "mutable": ["batch_stats"]}
-    got, statistics = ours.apply(variables, x, mask=np.arange(6)[:, None] < 4, **options)
-    expected, expected_statistics = ours.apply(variables, x[:4], **options)
-    close(got[:4], expected)
-    jax.tree.map(close, statistics, expected_statistics)
+
+    @jax.jit
+    def both(variables):
+        masked = ours.apply(variables, x, mask=np.arange(6)[:, None] < 4, **options)
+        return masked, ours.apply(variables, x[:4], **options)
+
+    (got, statistics), expected = both(drawn(ours, x, use_running_average=True))
+    close(np.asarray(got)[:4], expected[0])
+    jax.tree.map(close, statistics, expected[1])
 
 
 def test_layer_norm_dense_embed_and_prelu_equal_pytorch():
@@ -109,7 +115,7 @@ def test_layer_norm_dense_embed_and_prelu_equal_pytorch():
     for ours, theirs, inputs in pairs:
         theirs = theirs.double()
         params = {}
-        for name, leaf in ours.init(jax.random.key(0), inputs)["params"].items():
+        for name, leaf in drawn(ours, inputs)["params"].items():
             value = RNG.normal(size=leaf.shape)
             params[name] = value.astype(np.float32)
             parameter = getattr(theirs, renamed.get(name, name))
@@ -135,11 +141,14 @@ def test_layer_norm_dense_embed_and_prelu_equal_pytorch():
 
 
 def test_dropout_keeps_the_mean_and_drops_whole_channels_on_request():
-    x = jnp.ones((8, 5, 5, 40))
+    x = np.ones((8, 5, 5, 40), np.float32)
     plain, spatial = Dropout(0.25), Dropout(0.25, broadcast_dims=(1, 2))
-    rngs = {"dropout": jax.random.key(0)}
+    key = jax.random.key(0)
     for layer in (plain, spatial):
-        dropped = np.asarray(layer.apply({}, x, deterministic=False, rngs=rngs))
+        drop = jax.jit(
+            lambda key, f=layer: f.apply({}, x, deterministic=False, rngs={"dropout": key})
+        )
+        dropped = np.asarray(drop(key))
         assert set(np.unique(dropped)) == {0, np.float32(1 / 0.75)}
         assert abs(dropped.mean() - 1) < 0.1
         per_channel = np.ptp(dropped, axis=(1, 2))
@@ -148,7 +157,7 @@ def test_dropout_keeps_the_mean_and_drops_whole_channels_on_request():
 
 
 def test_flatten_keeps_the_order_of_rows():
-    x = jnp.arange(24.0).reshape(2, 3, 4)
+    x = jnp.asarray(np.arange(24, dtype=np.float32).reshape(2, 3, 4))
     np.testing.assert_array_equal(Flatten().apply({}, x), x.reshape(2, 12))
     assert Flatten().apply({}, x[:, 0, 0]).shape == (2, 1)
 
@@ -166,28 +175,32 @@ MODEL = Sequential(
 
 
 def test_sequential_tells_each_layer_whether_it_is_training():
-    x = jnp.asarray(RNG.normal(size=(8, 4, 4, 1)), jnp.float32)
-    variables = MODEL.init(jax.random.key(0), x)
+    x = jnp.asarray(RNG.normal(size=(8, 4, 4, 1)).astype(np.float32))
+    variables = drawn(MODEL, x)
     assert sorted(variables["params"]) == ["layers_0", "layers_1", "layers_5"]
-    calm, again = (MODEL.apply(variables, x) for _ in range(2))
-    np.testing.assert_array_equal(calm, again)
-    (trained, updated), (other, _) = (
-        MODEL.apply(variables, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
-        for key in jax.random.split(jax.random.key(1))
-    )
+
+    @jax.jit
+    def run(variables, keys):
+        trained = [
+            MODEL.apply(variables, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
+            for key in keys
+        ]
+        convolved = Conv(4, 3).apply({"params": variables["params"]["layers_0"]}, x)
+        return MODEL.apply(variables, x), trained, convolved
+
+    keys = [jax.random.key(1), jax.random.key(2)]
+    calm, ((trained, updated), (other, _)), convolved = run(variables, keys)
+    np.testing.assert_array_equal(calm, applied(MODEL, variables, x, rngs={"dropout": keys[0]}))
     assert not np.allclose(trained, other)  # dropout
-    mean = updated["batch_stats"]["layers_1"]["mean"]
-    convolved = Conv(4, 3).apply({"params": variables["params"]["layers_0"]}, x)
-    close(mean, 0.5 * convolved.mean((0, 1, 2)))
+    close(updated["batch_stats"]["layers_1"]["mean"], 0.5 * np.asarray(convolved).mean((0, 1, 2)))
 
 
 def test_sequential_leaves_a_layer_its_own_mode():
     frozen = Sequential([BatchNorm(use_running_average=True), Dropout(0.5, deterministic=True)])
-    x = jnp.ones((4, 2))
-    variables = frozen.init(jax.random.key(0), x)
-    np.testing.assert_array_equal(
-        frozen.apply(variables, x, train=True), frozen.apply(variables, x)
-    )
+    x = np.ones((4, 2), np.float32)
+    variables = drawn(frozen, x)
+    trained, plain = (applied(frozen, variables, x, train=train) for train in (True, False))
+    np.testing.assert_array_equal(trained, plain)
 
 
 def test_a_sequential_model_trains_and_becomes_a_bundle(tmp_path):
@@ -210,5 +223,6 @@ def test_the_table_of_defaults_is_true():
         assert f"| `{name}` |" in layers.__doc__
     assert (BatchNorm().momentum, BatchNorm().epsilon) == (0.99, 1e-5)
     assert (LayerNorm().epsilon, Conv(1, 1).padding) == (1e-6, "SAME")
-    table = Embed(1000, 64).init(jax.random.key(0), jnp.zeros(1, jnp.int32))["params"]["embedding"]
-    assert table.var() == pytest.approx(1 / 64, rel=0.02)
+    start = jax.jit(Embed(1000, 64).init)
+    table = start(jax.random.key(0), np.zeros(1, np.int32))["params"]["embedding"]
+    assert np.asarray(table).var() == pytest.approx(1 / 64, rel=0.02)

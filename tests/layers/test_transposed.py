@@ -21,12 +21,13 @@ from jaxnet.layers import (
     conv_transpose,
     conv_transpose_output_size,
 )
+from tests.networks import drawn
 
 RNG = np.random.default_rng(0)
 
 
 def normal(*shape: int) -> jax.Array:
-    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
+    return jnp.asarray(RNG.normal(size=shape).astype(np.float32))
 
 
 def test_strings_are_the_convention_of_keras_and_xla():
@@ -64,10 +65,17 @@ def test_it_is_the_transpose_of_the_convolution():
     """<conv(y), x> = <y, conv_transpose(x)>, with the kernel's last two axes exchanged."""
     kernel, x, y = normal(3, 2, 2, 5), normal(2, 4, 4, 5), normal(2, 8, 9, 2)
     settings = {"strides": (2, 3), "padding": [(1, 0), (2, 0)]}
-    forward = conv(y, kernel, **settings)
-    back = conv_transpose(x, jnp.swapaxes(kernel, -1, -2), output_padding=(0, 0), **settings)
+
+    @jax.jit
+    def both(kernel, x, y):
+        turned = jnp.swapaxes(kernel, -1, -2)
+        back = conv_transpose(x, turned, output_padding=(0, 0), **settings)
+        return conv(y, kernel, **settings), back
+
+    forward, back = both(kernel, x, y)
     assert forward.shape == x.shape and back.shape == (2, 8, 9, 2)
-    np.testing.assert_allclose((forward * x).sum(), (y * back).sum(), rtol=1e-4)
+    sums = [(np.asarray(a) * np.asarray(b)).sum() for a, b in ((forward, x), (y, back))]
+    np.testing.assert_allclose(*sums, rtol=1e-4)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
@@ -83,33 +91,42 @@ def test_output_sizes_are_those_that_the_convolution_brings_back(stride, padding
 def test_the_layer_has_the_parameters_it_says():
     x = normal(2, 5, 5, 4)
     layer = ConvTranspose(6, 3, strides=2, feature_group_count=2)
-    outputs, variables = layer.init_with_output(jax.random.key(0), x)
+    variables = drawn(layer, x)
     shapes = jax.tree.map(jnp.shape, variables["params"])
-    assert outputs.shape == (2, 10, 10, 6) and shapes == {"kernel": (3, 3, 2, 6), "bias": (6,)}
-    params = {"kernel": variables["params"]["kernel"], "bias": jnp.arange(6.0)}
-    expected = conv_transpose(x, params["kernel"], 2, "SAME", groups=2) + jnp.arange(6.0).reshape(
-        1, 1, 1, 6
-    )
-    np.testing.assert_array_equal(layer.apply({"params": params}, x), expected)
+    assert shapes == {"kernel": (3, 3, 2, 6), "bias": (6,)}
+    params = {"kernel": variables["params"]["kernel"], "bias": np.arange(6, dtype=np.float32)}
+
+    @jax.jit
+    def both(params, x):
+        transposed = conv_transpose(x, params["kernel"], 2, "SAME", groups=2)
+        return layer.apply({"params": params}, x), transposed + params["bias"].reshape(1, 1, 1, 6)
+
+    outputs, expected = both(params, x)
+    assert outputs.shape == (2, 10, 10, 6)
+    np.testing.assert_array_equal(outputs, expected)
 
 
 def test_separable_is_each_channel_by_itself_and_then_a_mixture():
     x = normal(2, 6, 5, 3)
     layer = SeparableConv(4, (3, 2), multiplier=2, strides=2)
-    got, variables = jax.jit(layer.init_with_output)(jax.random.key(0), x)
-    params = variables["params"]
+    params = drawn(layer, x)["params"]
     depthwise, pointwise = params["depthwise"]["Conv_0"], params["pointwise"]
     assert depthwise["kernel"].shape == (3, 2, 1, 6) and "bias" not in depthwise
-    channels = [
-        conv(x[..., c : c + 1], depthwise["kernel"][..., 2 * c : 2 * c + 2], 2, "SAME")
-        for c in range(3)
-    ]
-    mixed = jnp.concatenate(channels, axis=-1) @ pointwise["kernel"][0, 0]
-    np.testing.assert_allclose(got, mixed, rtol=1e-5, atol=1e-5)
-
     own = DepthwiseConv((3, 2), multiplier=2, strides=2, use_bias=False)
-    alone = own.apply({"params": params["depthwise"]}, x)
-    np.testing.assert_allclose(alone, jnp.concatenate(channels, axis=-1), rtol=1e-5, atol=1e-5)
+
+    @jax.jit
+    def all_of_them(params, x):
+        kernel = params["depthwise"]["Conv_0"]["kernel"]
+        channels = [
+            conv(x[..., c : c + 1], kernel[..., 2 * c : 2 * c + 2], 2, "SAME") for c in range(3)
+        ]
+        alone = own.apply({"params": params["depthwise"]}, x)
+        return layer.apply({"params": params}, x), alone, jnp.concatenate(channels, axis=-1)
+
+    got, alone, channels = jax.device_get(all_of_them(params, x))
+    np.testing.assert_allclose(alone, channels, rtol=1e-5, atol=1e-5)
+    mixed = channels @ np.asarray(pointwise["kernel"])[0, 0]
+    np.testing.assert_allclose(got, mixed, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +146,7 @@ def test_separable_is_each_channel_by_itself_and_then_a_mixture():
 )
 def test_errors_say_what_came(options, message):
     with pytest.raises(InputError, match=message):
-        conv_transpose(jnp.zeros((1, 5, 3)), jnp.zeros((3, 3, 2)), 2, **options)
+        conv_transpose(normal(1, 5, 3), normal(3, 3, 2), 2, **options)
 
 
 @pytest.mark.parametrize("layer", [Conv, ConvTranspose])

@@ -14,6 +14,7 @@ import models
 from jaxnet import trees
 from jaxnet.errors import InputError
 from models import CNN
+from tests.networks import applied, drawn
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_equals_torch():
     denses = [layer for layer in head if isinstance(layer, tnn.Linear)]
     model = CNN(filters=(4, 5), dense=(6,), batch_norm=True)
     x = np.random.default_rng(0).normal(size=(3, 14, 12, 1)).astype(np.float32)
-    variables = jax.jit(model.init)(jax.random.key(0), x)
+    variables = drawn(model, x)
     params = dict(variables["params"])
     for i, layer in enumerate(convs):
         kernel = layer.weight.detach().numpy().transpose(2, 3, 1, 0)
@@ -63,12 +64,15 @@ def test_equals_torch():
 
 
 def test_dropout_acts_in_training_only():
-    model, x = CNN(filters=(4,), dropout=0.5), jnp.ones((2, 6, 6, 1))
-    variables = jax.jit(model.init)(jax.random.key(0), x)
-    train = jax.jit(lambda key: model.apply(variables, x, train=True, rngs={"dropout": key}))
-    assert not np.allclose(train(jax.random.key(1)), train(jax.random.key(2)))
-    still = jax.jit(model.apply)(variables, x)
-    np.testing.assert_allclose(still, jax.jit(CNN(filters=(4,)).apply)(variables, x))
+    model, x = CNN(filters=(4,), dropout=0.5), np.ones((2, 6, 6, 1), np.float32)
+    variables = drawn(model, x)
+    one, other = (
+        applied(model, variables, x, train=True, rngs={"dropout": jax.random.key(seed)})
+        for seed in (1, 2)
+    )
+    assert not np.allclose(one, other)
+    plain = applied(CNN(filters=(4,)), variables, x)
+    np.testing.assert_allclose(applied(model, variables, x), plain)
 
 
 @pytest.mark.parametrize(

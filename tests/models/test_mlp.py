@@ -9,6 +9,7 @@ import pytest
 
 from jaxnet import trees
 from models import MLP
+from tests.networks import applied, drawn
 
 
 @pytest.mark.parametrize(
@@ -29,20 +30,22 @@ def test_size(model, shape, parameters):
 def test_is_matrices_and_activations():
     model = MLP(hidden=(6, 5), num_classes=3, activation=jnp.tanh)
     x = np.random.default_rng(0).normal(size=(4, 2, 2)).astype(np.float32)
-    variables = jax.jit(model.init)(jax.random.key(0), x)
+    variables = drawn(model, x)
     want = x.reshape(4, 4)
     for i in range(3):
         layer = variables["params"][f"Dense_{i}"]
         want = want @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
         want = np.tanh(want) if i < 2 else want
-    got = jax.jit(model.apply)(variables, x)
+    got = applied(model, variables, x)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 def test_dropout_acts_in_training_only():
-    model, x = MLP(dropout=0.5), jnp.ones((2, 8))
-    variables = jax.jit(model.init)(jax.random.key(0), x)
-    train = jax.jit(lambda key: model.apply(variables, x, train=True, rngs={"dropout": key}))
-    assert not np.allclose(train(jax.random.key(1)), train(jax.random.key(2)))
-    still = jax.jit(model.apply)(variables, x)
-    np.testing.assert_allclose(still, jax.jit(MLP().apply)(variables, x))
+    model, x = MLP(dropout=0.5), np.ones((2, 8), np.float32)
+    variables = drawn(model, x)
+    one, other = (
+        applied(model, variables, x, train=True, rngs={"dropout": jax.random.key(seed)})
+        for seed in (1, 2)
+    )
+    assert not np.allclose(one, other)
+    np.testing.assert_allclose(applied(model, variables, x), applied(MLP(), variables, x))

@@ -100,7 +100,7 @@ def test_rosenblatts_rule_equals_scikit_learn():
     }
     for _ in range(3):
         for row, label in zip(inputs, labels, strict=True):
-            params = update(params, jnp.asarray(row[None], jnp.float32), jnp.asarray(label[None]))
+            params = update(params, row[None].astype(np.float32), label[None])
     got = params["Dense_0"]
     np.testing.assert_allclose(got["kernel"][:, 0], reference.coef_[0], rtol=1e-4)
     np.testing.assert_allclose(got["bias"], reference.intercept_, rtol=1e-4)

@@ -1,15 +1,13 @@
 from __future__ import annotations
 
-from functools import partial
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxnet import Bundle
 from jaxnet.errors import InputError
 from models import Ranker, TwoTower
+from tests.networks import applied, drawn
 
 RNG = np.random.default_rng(0)
 MODEL = TwoTower((7, 3), (5,), embedding=4, hidden=(6,), width=2)
@@ -45,8 +43,9 @@ def test_towers_by_hand():
 
 
 def test_towers_do_not_see_each_other():
-    inputs, variables = jnp.asarray(INPUTS), VARIABLES
-    other = inputs.at[:, 2].set((inputs[:, 2] + 1) % 5)
+    inputs, variables = INPUTS, VARIABLES
+    other = inputs.copy()
+    other[:, 2] = (inputs[:, 2] + 1) % 5
     before, after = APPLY(variables, inputs), APPLY(variables, other)
     np.testing.assert_array_equal(before[0], after[0])
     assert (np.asarray(before[1]) != np.asarray(after[1])).any(axis=1).all()
@@ -55,17 +54,17 @@ def test_towers_do_not_see_each_other():
 def test_normalized_scores_are_cosines_over_the_temperature():
     inputs = rows()
     model = TwoTower((7, 3), (5,), normalized=True, temperature=0.1)
-    variables = jax.jit(model.init)(jax.random.key(0), inputs)
-    users, items = jax.jit(model.apply)(variables, inputs)
+    users, items = applied(model, drawn(model, inputs), inputs)
     np.testing.assert_allclose(np.linalg.norm(users, axis=1), 10, rtol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(items, axis=1), 1, rtol=1e-5)
 
 
 def test_dropout_in_training_only():
     model, inputs = Ranker((7, 3, 5), dropout=0.5), rows()
-    variables = jax.jit(model.init)(jax.random.key(0), inputs)
-    trained = jax.jit(partial(model.apply, train=True))
-    draws = [trained(variables, inputs, rngs={"dropout": jax.random.key(i)}) for i in (1, 2)]
+    draws = [
+        applied(model, drawn(model, inputs), inputs, train=True, rngs={"dropout": key})
+        for key in (jax.random.key(1), jax.random.key(2))
+    ]
     assert draws[0].shape == (6, 1)
     assert (np.asarray(draws[0]) != np.asarray(draws[1])).any()
 

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import Bundle
 from models import MLP, TabularMLP
+from tests.networks import applied, drawn
 
 GROUPS = ((1, 4), (5, 10), (11, 17))
 MODEL = TabularMLP(groups=GROUPS, embedding=4, hidden=(7,), num_classes=3, dropout=0.0)
@@ -22,7 +22,7 @@ def rows(n: int = 6) -> np.ndarray:
 
 def test_embeds_what_has_more_values_than_the_embedding_is_wide():
     inputs = rows()
-    variables = MODEL.init(jax.random.key(0), inputs)
+    variables = drawn(MODEL, inputs)
     tables = {k: v["kernel"].shape for k, v in variables["params"].items() if "embed" in k}
     assert tables == {"embedding_1": (5, 4), "embedding_2": (6, 4)}
     params = variables["params"]
@@ -33,33 +33,35 @@ def test_embeds_what_has_more_values_than_the_embedding_is_wide():
     ]
     joined = [inputs[:, :5], looked_up[0], inputs[:, 10:11], looked_up[1], inputs[:, 17:]]
     mlp = MLP((7,), 3)
-    expected = mlp.apply({"params": params["mlp"]}, np.concatenate(joined, axis=1))
-    np.testing.assert_allclose(MODEL.apply(variables, inputs), expected, rtol=1e-5, atol=1e-6)
+    expected = applied(mlp, {"params": params["mlp"]}, np.concatenate(joined, axis=1))
+    np.testing.assert_allclose(applied(MODEL, variables, inputs), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_value_never_seen_has_the_embedding_zero():
     inputs = rows(1)
     inputs[:, 5:10] = 0
-    variables = MODEL.init(jax.random.key(0), inputs)
-    other = jax.tree.map(jnp.zeros_like, variables["params"]["embedding_1"])
+    variables = drawn(MODEL, inputs)
+    other = jax.tree.map(np.zeros_like, variables["params"]["embedding_1"])
     without = {"params": {**variables["params"], "embedding_1": other}}
-    np.testing.assert_array_equal(MODEL.apply(variables, inputs), MODEL.apply(without, inputs))
+    np.testing.assert_array_equal(
+        applied(MODEL, variables, inputs), applied(MODEL, without, inputs)
+    )
 
 
 def test_no_categories_leave_the_plain_mlp():
     inputs = rows()
     model = TabularMLP(hidden=(7,), num_classes=3)
-    variables = model.init(jax.random.key(0), inputs)
-    expected = MLP((7,), 3).apply({"params": variables["params"]["mlp"]}, inputs)
-    np.testing.assert_array_equal(model.apply(variables, inputs), expected)
+    variables = drawn(model, inputs)
+    expected = applied(MLP((7,), 3), {"params": variables["params"]["mlp"]}, inputs)
+    np.testing.assert_array_equal(applied(model, variables, inputs), expected)
 
 
 def test_survives_a_bundle(tmp_path):
     inputs = rows()
-    variables = MODEL.init(jax.random.key(0), inputs)
+    variables = drawn(MODEL, inputs)
     like = jax.ShapeDtypeStruct((18,), np.float32)
     Bundle(MODEL, jax.device_get(variables), like).save(tmp_path)
-    expected = MODEL.apply(variables, inputs)
+    expected = applied(MODEL, variables, inputs)
     np.testing.assert_allclose(
         Bundle.load(tmp_path).predict(inputs), expected, rtol=1e-5, atol=1e-6
     )

@@ -266,7 +266,7 @@ def descend(optimizer: Any, steps: int) -> np.ndarray:
         updates, state = optimizer.update(grad, state, w, **extra)
         return optax.apply_updates(w, updates), state
 
-    w = np.array([-1.2, 1.0, 0.5], np.float32)
+    w = jnp.array([-1.2, 1.0, 0.5])
     state = jax.jit(optimizer.init)(w)
     for _ in range(steps):
         w, state = step(w, state)

@@ -108,7 +108,7 @@ def generate(
 
     Example:
         >>> from models import RecurrentLM
-        >>> model = RecurrentLM(20, embedding=4, features=4)
+        >>> model = RecurrentLM(20, "rnn", embedding=4, features=4)
         >>> variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 1), np.int32))
         >>> generated = generate(model, variables, [[5, 6, 7], [8]], 10)
         >>> generated.tokens.shape, generated.lengths.tolist()

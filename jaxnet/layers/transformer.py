@@ -124,7 +124,8 @@ class TransformerBlock(nn.Module):
         ...     feed_forward=partial(FeedForward, 64),
         ...     norm=partial(nn.LayerNorm, epsilon=1e-6),
         ... )
-        >>> y, variables = block.init_with_output(jax.random.key(0), jax.numpy.zeros((2, 5, 16)))
+        >>> x = jax.numpy.zeros((2, 5, 16))
+        >>> y, variables = jax.eval_shape(block.init_with_output, jax.random.key(0), x)
         >>> y.shape, sorted(variables["params"])
         ((2, 5, 16), ['mlp', 'mlp_norm', 'self_attention', 'self_attention_norm'])
     """

@@ -95,7 +95,7 @@ def roc_auc(
 
     Example:
         >>> logits, labels = jnp.array([3.0, 1.0, 2.0, -1.0]), jnp.array([1, 1, 0, 0])
-        >>> roc_auc(logits, labels, jnp.ones(4)).compute()
+        >>> jax.jit(roc_auc)(logits, labels, jnp.ones(4)).compute()
         0.75
     """
     return _area("roc_auc", _roc_area, outputs, labels, weights, average)
@@ -129,7 +129,7 @@ def error_bound(score: Score) -> float | np.ndarray:
 
     Example:
         >>> logits = jnp.array([1.000001, 1.000002, 3.0, -1.0])
-        >>> area = roc_auc(logits, jnp.array([1, 0, 1, 0]), jnp.ones(4))
+        >>> area = jax.jit(roc_auc)(logits, jnp.array([1, 0, 1, 0]), jnp.ones(4))
         >>> area.compute(), error_bound(area)  # the exact area is 0.75
         (0.875, 0.125)
     """

@@ -123,14 +123,15 @@ def test_weights_of_two_are_examples_twice(parts):
 
 def test_sums_add_up_over_devices(parts, total):
     """As `psum` adds them, here over a mapped axis, and whole: the metrics survive its mapping."""
-    shards = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
-    added = jax.vmap(lambda sums: jax.lax.psum(sums, "devices"), axis_name="devices")(shards)
+    shards = jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+    add = jax.vmap(lambda sums: jax.lax.psum(sums, "devices"), axis_name="devices")
+    added = jax.device_get(jax.jit(add)(shards))
     assert_same(values(jax.tree.map(lambda leaf: leaf[1], added)), values(total))
 
 
 def test_half_precision_outputs_are_measured_in_float32():
-    def rounded(column: np.ndarray) -> jax.Array:
-        return jnp.asarray(column).astype(jnp.bfloat16) if column.dtype == np.float32 else column
+    def rounded(column: np.ndarray) -> np.ndarray:
+        return column.astype(jnp.bfloat16) if column.dtype == np.float32 else column
 
     halves = {kind: (rounded(outputs), labels) for kind, (outputs, labels) in DATA.items()}
     wide = {kind: (np.asarray(o, np.float32), labels) for kind, (o, labels) in halves.items()}

@@ -45,7 +45,7 @@ def test_one_layer_by_hand(gate: str):
     np.testing.assert_array_equal(outputs[:, 0], GATES[gate])
 
 
-TWO_LAYERS = nn.Sequential([Perceptron(2), Perceptron(1)])
+TWO_LAYERS = nn.Sequential((Perceptron(2), Perceptron(1)))
 
 
 @pytest.mark.parametrize(("gate", "outer"), [("XOR", "AND"), ("XNOR", "NAND")])

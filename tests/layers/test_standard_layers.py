@@ -196,7 +196,7 @@ def test_sequential_tells_each_layer_whether_it_is_training():
 
 
 def test_sequential_leaves_a_layer_its_own_mode():
-    frozen = Sequential([BatchNorm(use_running_average=True), Dropout(0.5, deterministic=True)])
+    frozen = Sequential((BatchNorm(use_running_average=True), Dropout(0.5, deterministic=True)))
     x = np.ones((4, 2), np.float32)
     variables = drawn(frozen, x)
     trained, plain = (applied(frozen, variables, x, train=train) for train in (True, False))

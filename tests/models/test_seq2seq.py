@@ -77,7 +77,7 @@ def test_with_a_cache_all_is_the_same(pre_norm):
 @pytest.mark.slow
 def test_generation_writes_what_the_plain_call_finds_most_probable():
     model, variables, apply = made()
-    cache = model.apply(variables, SOURCE, 6, method="start")
+    cache = model.apply(variables, jnp.asarray(SOURCE), 6, method="start")
     step, prompts = ModuleStep(model, "decode"), np.full((2, 1), 2)
     got = generate(step, variables, prompts, 5, cache=cache).tokens
     written = jnp.full((2, 6), 0, jnp.int32).at[:, 0].set(2)

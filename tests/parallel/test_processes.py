@@ -244,6 +244,27 @@ def test_a_process_that_lives_and_gets_no_further_ends_the_job(fault, tmp_path):
         assert "thread MainThread" in errors
 
 
+def test_a_folder_that_becomes_read_only_ends_the_job(tmp_path):
+    """Whoever writes then fails or hangs; a save may last twice as long as a step."""
+    folder = str(tmp_path / "checkpoints")
+    environ = {**TIMEOUT, "JAXNET_PROGRESS_TIMEOUT": str(PATIENCE)}
+    with Job(training(tmp_path, **LONG), 2, environ=environ) as job:
+        until_saved(tmp_path, 4, job)
+        if subprocess.run(["mount", "--bind", folder, folder], capture_output=True).returncode:
+            pytest.skip("no mounts here")
+        try:
+            subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+            began = time.monotonic()
+            ends = job.ends(timeout=100)
+            seconds = time.monotonic() - began
+        finally:
+            subprocess.run(["umount", "-l", folder], check=True)
+    assert {code for code, _ in ends.values()} <= {1, LOST_PEER}
+    said = "".join(errors for _, errors in ends.values())
+    assert "Read-only file system" in said or ": saving, after step" in said
+    assert seconds < 2 * PATIENCE + 20  # a busy machine
+
+
 # --- the local launcher -------------------------------------------------------------------------
 
 

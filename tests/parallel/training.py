@@ -86,13 +86,14 @@ def train(
             if fails_at is not None and step >= fails_at:
                 raise OSError(28, "No space left on device", "a callback's file")
 
+    axes: dict[str, Any] = {axis: -1}
     task = classifier(MLP(hidden=width), optimizers.by_name(optimizer, rate))
     trainer = Trainer(
         task,
         checkpoints=Checkpoints(folder / "checkpoints", every_steps=every_steps, min_seconds=0),
         callbacks=[Report()],
         steps_per_dispatch=4,
-        layout=Layout(**{axis: -1}, fsdp_min_size=1),
+        layout=Layout(**axes, fsdp_min_size=1),
     )
     # 30 examples in batches of 12, which 1, 2, 3 and 4 processes share out evenly.
     rows: Any = table(30, seed=data)

@@ -73,7 +73,7 @@ def initialize(environ: Environ = os.environ) -> Watch | None:
     peers, address = roll_call(me, cluster.processes, cluster.coordinator, start, identity)
     _report([me, *peers])
     patience = _seconds(environ, PROGRESS_TIMEOUT, PROGRESS_FACTOR * timeout)
-    watch = Watch(me, cluster.processes, timeout, patience, peers, pipe).start()
+    watch = Watch(me, cluster.processes, timeout, peers, pipe, patience).start()
     _join(cluster, address, timeout)
     return watch
 

@@ -44,19 +44,19 @@ class Watch:
         me: this process.
         processes: the number of processes in the job.
         timeout: a peer that is silent for so many seconds is lost.
-        patience: a process that lives and gets no further for so many seconds is lost too; see
-            `jaxnet.parallel.activity`.
         peers: whom this process hears: process 0 all others, the others process 0.
         launcher: a file descriptor whose other end is open as long as the launcher lives.
+        patience: a process that lives and gets no further for so many seconds is lost too; see
+            `jaxnet.parallel.activity`.
         end: what to do when somebody is lost; by default the process ends with exit code 76.
     """
 
     me: Peer
     processes: int
     timeout: float
-    patience: float = math.inf
     peers: Mapping[Peer, Line] = field(default_factory=dict)
     launcher: int | None = None
+    patience: float = math.inf
     end: Callable[[str], None] = lambda text: end_process(text, LOST_PEER)
     _heard: dict[Peer, float] = field(default_factory=dict, init=False)
     _states: dict[Peer, State] = field(default_factory=dict, init=False)

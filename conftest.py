@@ -68,8 +68,15 @@ PASSED = os.environ.get("JAXNET_PASSED")
 """A file that lists tests that need not run again, and to which those are added that pass."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what passed already, so that CI's second run is only what its first one lacked."""
+    """Examples in docstrings are slow: each operation in them is compiled by itself.
+
+    What passed already is left out, so that CI's second run is only what its first one lacked.
+    """
+    for item in items:
+        if isinstance(item, pytest.DoctestItem):
+            item.add_marker(pytest.mark.slow)
     if PASSED and Path(PASSED).exists():
         known = set(Path(PASSED).read_text().splitlines())
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid in known])

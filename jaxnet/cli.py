@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 
 from jaxnet import locks
-from jaxnet.errors import InputError, NonFiniteError, PeerError, UsageError
+from jaxnet.errors import CheckpointError, InputError, NonFiniteError, PeerError, UsageError
 from jaxnet.parallel import activity, launch, watchdog
 
 DONE = 0
@@ -20,6 +21,7 @@ WRONG_USAGE = 2
 # EX_TEMPFAIL of sysexits.h, "try again later": the run was asked to end and saved where it was.
 PREEMPTED = 75
 LOST_PEER = watchdog.LOST_PEER
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(command: Callable[[], int]) -> int:
@@ -90,11 +92,26 @@ def _outcome(command: Callable[[], int], explain: Callable[[], None]) -> int:
         locks.release()
 
 
+def _advice(error: BaseException | None) -> str:
+    """What to do about a disk that is full, wherever in the causes of an error that stands."""
+    while error is not None and not isinstance(error, CheckpointError):  # which says so itself
+        # Libraries in C++ have it in their words.
+        if any(os.strerror(number) in str(error) for number in _FULL):
+            return (
+                "Make room there and give the same command again: it goes on from the newest "
+                "checkpoint. Or choose another --run-dir."
+            )
+        error = error.__cause__ or error.__context__
+    return ""
+
+
 def _reported(error: Exception) -> int:
     """Print an error; the exit code that belongs to it."""
     if os.environ.get("JAXNET_TRACEBACK"):
         traceback.print_exc()
-    print(f"error: {error}", file=sys.stderr)
+    advice = _advice(error)
+    said = f"{str(error).rstrip('.')}. {advice}" if advice else str(error)
+    print(f"error: {said}", file=sys.stderr)
     if isinstance(error, PeerError):
         return LOST_PEER
     return WRONG_USAGE if isinstance(error, UsageError) else FAILED

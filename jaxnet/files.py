@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import gzip
 import io
 import json
 import math
 import os
+import re
 import sys
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +27,10 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+
+# What `write_atomically` calls a file that isn't complete: its name and the process's number.
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -70,15 +76,50 @@ def write_atomically(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     path = expanded(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
-        with open(temporary, mode, **text) as file:
+        with _errors_name(path), open(temporary, mode, **_text(mode)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[IO[Any]]:
+    """Open a text that is there already, to add to its end.
+
+    Raises:
+        FileNotFoundError: it isn't there any more.
+    """
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, "was removed while it was written", str(path))
+    with _errors_name(path), open(path, "a", **_text("a")) as file:
+        yield file
+
+
+def sweep(folder: Path) -> None:
+    """Delete what processes that were killed left behind of `write_atomically`."""
+    for path in folder.rglob(".*.tmp"):
+        if _TEMPORARY.fullmatch(path.name):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _text(mode: str) -> dict[str, Any]:
+    return {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+
+
+@contextmanager
+def _errors_name(path: Path) -> Iterator[None]:
+    """An error in writing says which file: that of a full disk doesn't by itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _writes() -> bool:

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 from jaxnet import locks
 from jaxnet.config import from_mapping, to_mapping, to_toml
 from jaxnet.errors import InputError, NonFiniteError, UsageError
-from jaxnet.files import expanded, write_json
+from jaxnet.files import expanded, sweep, write_json
 from jaxnet.recipe import FREE, Augment, Run
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ def prepare(
         try:
             folder.mkdir(parents=True, exist_ok=True)
             locks.keep(folder, "wait until it has ended, or choose another --run-dir")
+            sweep(folder)
             # A run that ended before it learnt anything, over a wrong option say, binds nobody.
             if resume and _begun(folder):
                 _check_same(folder, config, may_change, fingerprints)
@@ -544,7 +545,11 @@ def _record(folder: Path) -> Mapping[str, Any]:
             return json.loads(file.read_text(encoding="utf-8"))
         return {"config": tomllib.loads(toml.read_text(encoding="utf-8"))}
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: what its run was begun with can't be read: {error}") from error
+        damaged = file if file.exists() else toml
+        raise InputError(
+            f"{damaged}: what the run was begun with can't be read: {error}. Bring the file back, "
+            "or begin anew in this folder with --no-resume."
+        ) from error
 
 
 def _differences(before: Any, after: Any, name: str = "") -> list[tuple[str, Any, Any]]:

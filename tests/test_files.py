@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxnet import Bundle, data, translate
+from jaxnet import Bundle, cli, data, translate
 from jaxnet.command_line import from_command_line
 from jaxnet.config import from_toml
 from jaxnet.data import (
@@ -23,7 +25,7 @@ from jaxnet.data import (
 )
 from jaxnet.data.prose import read_prose
 from jaxnet.errors import InputError
-from jaxnet.files import expanded, json_text, read_text, write_atomically
+from jaxnet.files import appending, expanded, json_text, read_text, sweep, write_atomically
 from jaxnet.training import Checkpoints, RunWriter
 from jaxnet.training.callbacks import Plan
 from jaxnet.training.early_stopping import Stopping
@@ -104,6 +106,61 @@ def test_options_and_toml_mean_the_home_folder_and_words_stay_words(home):
 def test_an_unknown_user_is_named():
     with pytest.raises(InputError, match="~no-such-user/x: there is no home folder"):
         expanded("~no-such-user/x")
+
+
+class FullDisk:
+    """A file that takes nothing more."""
+
+    def __init__(self, file) -> None:
+        self.file = file
+
+    def __enter__(self):
+        return self.file.__enter__() and self
+
+    def __exit__(self, *error) -> None:
+        self.file.__exit__(*error)
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("how", [write_atomically, appending])
+def test_a_full_disk_names_the_file_and_says_what_to_do(how, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("{}\n")
+    real = open
+    monkeypatch.setattr("builtins.open", lambda *given, **more: FullDisk(real(*given, **more)))
+
+    def command() -> int:
+        with how(file) as opened:
+            opened.write("more")
+        return cli.DONE
+
+    assert cli.run(command) == cli.FAILED
+    said = capsys.readouterr().err
+    assert f"No space left on device: '{file}'. Make room there" in said
+    assert file.read_text() == "{}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_folder_that_vanished_is_no_folder_to_go_on_in(tmp_path):
+    writer = RunWriter(tmp_path / "run")
+    writer.on_start(Plan(3, 1, 3, 0, History()))
+    writer.on_epoch({"epoch": 1, "step": 1, "loss": 0.5}, None)
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match=r"was removed while it was written: .*metrics"):
+        writer.on_epoch({"epoch": 2, "step": 2, "loss": 0.25}, None)
+
+
+def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
+    left = [tmp_path / ".curves.png.12420.tmp", tmp_path / "bundle" / ".bundle.json.7.tmp"]
+    others = [tmp_path / ".lock", tmp_path / "a.tmp", tmp_path / ".mine.tmp"]
+    (tmp_path / "bundle").mkdir()
+    for path in (*left, *others):
+        path.touch()
+    sweep(tmp_path)
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in others)
 
 
 def _strictly(text: str) -> object:

@@ -14,7 +14,7 @@ from jaxnet import cli, locks, run_folder
 from jaxnet.command_line import from_command_line
 from jaxnet.config import from_toml
 from jaxnet.data import Arrays
-from jaxnet.errors import UsageError
+from jaxnet.errors import InputError, UsageError
 from jaxnet.recipe import Optimizer, ProseRun, Tabular
 from jaxnet.training.early_stopping import EarlyStopping
 from train import classify
@@ -25,8 +25,10 @@ CONSTANT = Optimizer(schedule="constant")
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
-    """Default folders are in the folder at hand; locks end with the test."""
+    """Default folders and the data are in the folder at hand; locks end with the test."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "Wine (red).csv").touch()
     yield
     locks.release()
 
@@ -44,6 +46,9 @@ def test_the_name_has_data_target_model_and_seed():
     assert run_folder.located(folds, "mlp").name == "Wine_red-quality_1-mlp-5-folds-seed3"
     assert run_folder.located(Tabular(data="digits"), "cnn").name == "digits-cnn-seed0"
     own = ProseRun(data="text", data_dir=Path("shakespeare.txt"))
+    with pytest.raises(UsageError, match=r"--data-dir shakespeare\.txt: there is no such file"):
+        run_folder.located(own, "lstm")
+    Path("shakespeare.txt").touch()
     assert run_folder.located(own, "lstm").name == "shakespeare-lstm-seed0"
     assert run_folder.located(replace(CONFIG, run_dir=Path("here")), "mlp") == Path("here")
 
@@ -116,6 +121,13 @@ def test_a_folder_of_an_earlier_version_goes_by_its_config(tmp_path):
     (folder / "run.json").unlink()
     with pytest.raises(UsageError, match="seed: 0 -> 1"):
         begin(replace(CONFIG, seed=1), folder)
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    folder = begin(CONFIG, tmp_path)
+    (folder / "run.json").write_text('{"config": ')
+    with pytest.raises(InputError, match=r"run\.json: what the run was begun with .* --no-resume"):
+        begin(CONFIG, folder)
 
 
 def test_folds_that_are_done_bind_too(tmp_path):

@@ -17,12 +17,13 @@ import difflib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jaxnet.errors import UsageError
-from jaxnet.files import expanded, json_text, write_atomically
+from jaxnet.files import appending, expanded, json_text, write_atomically
 from jaxnet.parallel import activity, processes
 from jaxnet.training.history import History, Row
 
@@ -188,10 +189,10 @@ class RunWriter(Callback):
         """Add the row to both files."""
         now = time.perf_counter()
         self._rows.append(row)
-        with open(self._lines, "a", encoding="utf-8") as file:
+        with appending(self._lines) as file:
             file.write(_line({**row, "seconds": round(now - self._since, 4)}))
         if row.keys() <= set(self._columns):
-            with open(self._history_file, "a", encoding="utf-8", newline="") as file:
+            with appending(self._history_file) as file:
                 csv.DictWriter(file, self._columns).writerow(row)
         else:
             self._write_history()
@@ -222,9 +223,9 @@ def _line(row: Mapping[str, float | None]) -> str:
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     rows = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                continue
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):
+                row = json.loads(line)
+                if isinstance(row, dict) and "step" in row:
+                    rows.append(row)
     return rows

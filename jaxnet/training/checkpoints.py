@@ -8,8 +8,10 @@ keep policy says.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -144,7 +146,7 @@ class CheckpointStore:
             return
         plain = _plain(state)
         self._saving = step
-        noted = _Noted(_describe(plain), progress, best_step)
+        noted = _Noted(_describe(plain), progress, best_step, step)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(plain), progress=ocp.args.JsonSave(noted._asdict())
         )
@@ -370,14 +372,19 @@ class _Noted(NamedTuple):
     tree: Mapping[str, list[Any]]
     progress: Mapping[str, Any]
     best_step: int = -1
+    step: int | None = None
+    """the step that it was saved at; earlier versions noted none"""
 
 
 def _noted(folder: Path) -> _Noted:
     file = folder / "progress" / "metadata"
     try:
-        return _Noted(**json.loads(file.read_text()))
+        noted = _Noted(**json.loads(file.read_text()))
     except (OSError, TypeError, ValueError) as error:
         raise Unreadable(f"{file}: {error}") from error
+    if noted.step not in (None, int(folder.name)):
+        raise Unreadable(f"{folder} is not what its name says: it was saved at step {noted.step}")
+    return noted
 
 
 def _damage(folder: Path) -> str | None:
@@ -442,5 +449,8 @@ def _file_in(message: str, folder: Path) -> str:
 
 
 def _brief(error: Exception) -> str:
-    """The first line of an error, without tensorstore's specification."""
+    """What a file system says, or the first line without tensorstore's specification."""
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if os.strerror(number) in str(error):
+            return os.strerror(number)
     return str(error).split(" [")[0].splitlines()[0].rstrip(". ")[:300]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from types import MappingProxyType
@@ -352,8 +352,12 @@ class Trainer:
         with store.alone():
             try:
                 yield store
-            finally:
-                store.close()
+            except BaseException:
+                # A save under way often fails for the same reason, and says less of it.
+                with suppress(Exception):
+                    store.close()
+                raise
+            store.close()
 
     def _fingerprints(
         self,

@@ -284,8 +284,14 @@ DAMAGES: dict[str, Callable[[Path], Path]] = {
     "inventory cut": lambda folder: _cut(folder / "inventory.json"),
     "inventory emptied": lambda folder: _empty(folder / "inventory.json"),
     "inventory without files": lambda folder: _say(folder / "inventory.json", "{}"),
+    "another step's": lambda folder: _copy_of_another(folder),
     "inventory of something else": lambda folder: _say(folder / "inventory.json", '{"state": 5}'),
 }
+
+
+def _copy_of_another(folder: Path) -> Path:
+    shutil.rmtree(folder)
+    return Path(shutil.copytree(folder.with_name("2"), folder))
 
 
 @pytest.fixture(scope="module")

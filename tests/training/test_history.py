@@ -102,8 +102,8 @@ def test_a_run_killed_while_it_wrote_leaves_each_epoch_once(torn, tmp_path):
     file = written(tmp_path, [], epochs(1, 5))
     with open(file, "ab") as opened:
         opened.write(torn)
-    with open(tmp_path / "metrics.jsonl", "a") as opened:
-        opened.write('{"epoch": 6, "st')
+    with open(tmp_path / "metrics.jsonl", "ab") as opened:
+        opened.write(b'\xff\xfe\n5\n{"epoch": 6, "st')
     written(tmp_path, epochs(1, 3), epochs(4, 7))
     assert file.read_bytes() == expected(tmp_path, epochs(1, 7))
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()

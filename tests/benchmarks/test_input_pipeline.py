@@ -35,6 +35,7 @@ def test_pytorch_cuts_windows_too():
     assert (possible(IMAGES[7]) == item.permute(1, 2, 0).numpy()).all(axis=(1, 2, 3)).any()
 
 
+@pytest.mark.slow
 def test_a_race_of_two_ways():
     names = ("jaxnet, host", "jaxnet, in the step", "numpy, windows")
     options = benchmark.Options(images=300, rounds=2)

@@ -63,6 +63,7 @@ def test_the_difference_is_the_largest_of_all_results():
     assert jit_vs_eager._difference(first, {"a": [1.0, 2.5], "b": 3.25}) == 0.5
 
 
+@pytest.mark.slow
 def test_a_part_keeps_the_others_of_the_same_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(jit_vs_eager, "SECONDS", 0.0)
 

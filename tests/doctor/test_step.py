@@ -58,7 +58,7 @@ def stages(wrong: float = 0.0, precision: Precision = "float32") -> tuple[step.S
     return compare(task, task.init(jax.random.key(0), BATCH), BATCH)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_a_step_that_is_right_agrees(precision):
     found = stages(precision=precision)
     assert not [stage for stage in found if stage.differs]

@@ -28,6 +28,7 @@ def brute_force(apply, variables, prompt, penalty, end):
     return sequences[best][: lengths[best]].tolist(), scores[best]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("penalty", "end"),
     [

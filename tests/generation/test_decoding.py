@@ -27,6 +27,7 @@ def test_cached_as_without_a_cache():
     assert len(set(whole[6:])) > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", [pytest.param("lstm", marks=pytest.mark.slow), "gru"])
 def test_prompts_of_different_lengths_as_each_by_itself(cell):
     model, variables = tiny_model(10, cell)
@@ -73,6 +74,7 @@ def test_it_is_over_when_all_rows_have_ended():
     assert len(taken) == 3
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_draws_whatever_else_is_in_the_batch():
     table = jnp.asarray(np.random.default_rng(0).normal(size=(10, 10)).astype(np.float32))
     one, again, other = (

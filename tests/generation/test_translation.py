@@ -70,6 +70,7 @@ def test_a_few_texts_take_few_rows(count, batches, monkeypatch):
     assert seen == batches
 
 
+@pytest.mark.slow
 def test_what_the_decoder_looks_at_is_drawn(made, tmp_path):
     model, variables = made
     weights, rows, columns = translation_attention(model, variables, TOKENIZER, *TEXTS[:2])

@@ -208,6 +208,7 @@ def test_types(cls, dtype):
         jax.tree.map(lambda a, b: close(a, b, 0.05), outputs, in_float32)
 
 
+@pytest.mark.slow
 def test_parameters_start_gate_by_gate():
     x, key = np.zeros((1, 2, CHANNELS), np.float32), jax.random.key(0)
     params = jax.device_get(jax.jit(LSTM(FEATURES, num_layers=2).init)(key, x))["params"]

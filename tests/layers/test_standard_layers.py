@@ -203,6 +203,7 @@ def test_sequential_leaves_a_layer_its_own_mode():
     np.testing.assert_array_equal(trained, plain)
 
 
+@pytest.mark.slow
 def test_a_sequential_model_trains_and_becomes_a_bundle(tmp_path):
     data = images(60)
     task = Supervised(

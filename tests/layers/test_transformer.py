@@ -146,6 +146,7 @@ def test_a_decoder_block_needs_one_memory():
         jax.eval_shape(lambda v, c: block.apply(v, x, memory, cache=c), variables, cache)
 
 
+@pytest.mark.slow
 def test_dropout_acts_in_training_only():
     block = TransformerBlock(**PARTS, dropout=0.5)
     x = draw(2, 3, WIDTH)

@@ -127,6 +127,7 @@ def test_directions_that_are_declared():
     assert np.array_equal(grows(LOGITS, LABELS), rights(LOGITS, LABELS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [lambda task: task, with_auxiliary])
 def test_a_run_reports_them_over_batches_of_which_the_last_is_padded(wrap):
     inputs, labels = table(10)

@@ -129,6 +129,7 @@ def test_sums_add_up_over_devices(parts, total):
     assert_same(values(jax.tree.map(lambda leaf: leaf[1], added)), values(total))
 
 
+@pytest.mark.slow
 def test_half_precision_outputs_are_measured_in_float32():
     def rounded(column: np.ndarray) -> np.ndarray:
         return column.astype(jnp.bfloat16) if column.dtype == np.float32 else column

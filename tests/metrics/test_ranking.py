@@ -64,6 +64,7 @@ def test_exact_areas_equal_scikit_learn(name: str, weights: np.ndarray):
         assert exact(outputs, SEVERAL[:, 0], weights) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [ONES, WEIGHTS], ids=["ones", "weights"])
 @pytest.mark.parametrize("labels", [LABELS, SEVERAL], ids=["classes", "several"])
 def test_histograms_are_as_near_as_they_say(labels: np.ndarray, weights: np.ndarray):
@@ -105,6 +106,7 @@ def test_the_bound_is_reached_where_a_bin_has_all():
     assert metrics.roc_auc_of(near, labels) == 1.0
 
 
+@pytest.mark.slow
 def test_classes_with_one_kind_of_example_stay_out_of_means():
     labels = LABELS % 3  # nobody is of class 3
     kept = np.eye(C)[labels][:, :3], probabilities(LOGITS)[:, :3]

@@ -39,6 +39,7 @@ def test_recall_by_sets(k):
     assert recall_at(k)(RECOMMENDED, RELEVANT, ONES).compute() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", [recall_at(10), ndcg_at(10)])
 def test_users_without_relevant_items_and_padding_are_left_out(metric):
     relevant = RELEVANT.copy()
@@ -55,6 +56,7 @@ def test_users_without_relevant_items_and_padding_are_left_out(metric):
     assert merge(*halves).compute() == pytest.approx(whole)
 
 
+@pytest.mark.slow
 def test_what_comes_twice_counts_once():
     """An item that is recommended twice gave a recall of 2."""
     twice, right = jnp.array([[4, 4, 9, 4]]), jnp.array([[4, -1, 7, 4]])

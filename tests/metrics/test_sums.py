@@ -79,6 +79,7 @@ def test_weighted_mean_keeps_masked_values_out_of_value_and_gradients(junk: floa
     assert jnp.isfinite(gradients[1]).all()
 
 
+@pytest.mark.slow
 def test_a_masked_row_with_an_impossible_label_leaves_the_gradient_of_the_rest():
     def objective(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
         return metrics.weighted_mean(losses.cross_entropy(logits, labels), weights)

@@ -25,6 +25,7 @@ def test_images_come_back_in_their_shape(kind, parts):
     assert from_json(to_json(model)) == model
 
 
+@pytest.mark.slow
 def test_a_code_is_what_images_are_drawn_from():
     model = Autoencoder(*DENSE)
     images = jax.random.uniform(jax.random.key(1), (3, 28, 28, 1))

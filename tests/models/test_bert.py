@@ -19,6 +19,7 @@ ENCODER = BERT(VOCAB, length=8, features=16, num_layers=1, num_heads=4, hidden=2
 TOKENS = np.random.default_rng(0).integers(1, VOCAB, (2, 6)).astype(np.int32)
 
 
+@pytest.mark.slow
 def test_padding_never_changes_a_result():
     model = BERTMaskedLM(ENCODER)
     variables = drawn(model, TOKENS)
@@ -67,6 +68,7 @@ def test_it_can_be_written_down():
     assert module_json.from_json(module_json.to_json(model)) == model
 
 
+@pytest.mark.slow
 def test_weights_start_as_wide_as_they_should():
     model = BERT(
         vocab_size=500,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxnet import Bundle
 from models import CIFARResNet
@@ -51,6 +52,7 @@ def test_the_layers_are_as_many_as_the_depth_says():
         assert len(kernels) == depth
 
 
+@pytest.mark.slow
 def test_a_bundle_brings_a_network_back(tmp_path):
     model = CIFARResNet(8, num_classes=2, width=4)
     x = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)

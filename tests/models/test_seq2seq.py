@@ -34,6 +34,7 @@ def made(pre_norm=True):
     return model, drawn(model, SOURCE, TARGET), functools.partial(applied, model)
 
 
+@pytest.mark.slow
 def test_a_later_token_never_changes_an_earlier_output():
     _, variables, apply = made()
     whole = np.asarray(apply(variables, SOURCE, TARGET))

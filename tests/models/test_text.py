@@ -91,6 +91,7 @@ def _tensor(torch, array):
     return torch.from_numpy(np.array(array))
 
 
+@pytest.mark.slow
 def test_dropout_acts_in_training_alone():
     model, variables, apply = made(cell="rnn", dropout=0.5, num_layers=2)
     one, other = (

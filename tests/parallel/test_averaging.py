@@ -53,6 +53,7 @@ def test_a_layout_gives_each_device_its_replicas():
         programs.state(jax.random.key(0), batch)
 
 
+@pytest.mark.slow
 def test_devices_talk_about_parameters_only_where_they_meet():
     text = trained(local_sgd(PLAIN, 8, period=4), 0, LAYOUT)[1]
     params = (4 * 8 + 8 + 8 * 3 + 3) * 4

@@ -53,7 +53,7 @@ OF_MODEL = {
     "towers": {"tensor": Layout(tensor=8), "data x tensor": Layout(data=4, tensor=2)},
 }
 # The rest are slow: each compiles for half a second to three.
-QUICK = {("mlp", "data"), ("mlp", "fsdp x tensor")}
+QUICK = {("mlp", "fsdp x tensor")}
 
 
 @cache

@@ -85,6 +85,7 @@ def test_learns_as_on_one_device(axes, options):
     assert kernel.sharding.shard_shape(kernel.shape)[0] == 8 // axes["expert"]
 
 
+@pytest.mark.slow
 def test_slots_travel_to_their_experts_and_parameters_stay():
     spread, layout = expert_parallel(task()), Layout(expert=4, data=2, rules=EXPERTS)
     batch = texts(16, 8)

@@ -333,7 +333,7 @@ def test_what_is_no_stack_of_equal_blocks_is_refused():
 
 def test_a_cache_is_refused():
     task = language_task(dropout=0.0)
-    params = from_plain(task.init(jax.random.key(0), texts(8, 8)).params)
+    params = from_plain(jax.jit(task.init)(jax.random.key(0), texts(8, 8)).params)
     cache, tokens = task.model.init_cache(8, 8), texts(8, 8)["inputs"]
     refused = pytest.raises(UsageError, match="stack: blocks in a pipeline can't have a cache")
     with nn.intercept_methods(in_stages(2)), refused:

@@ -56,6 +56,7 @@ def test_a_checkpoint_of_eight_devices_restores(name, saved):
         assert leaf.sharding == wanted.sharding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["the same", "1 device", "another layout"])
 def test_a_run_goes_on_under_another_layout(name, saved, tmp_path):
     folder = tmp_path / "checkpoints"

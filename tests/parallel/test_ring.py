@@ -43,6 +43,10 @@ def on_one_device(query, key, value, mask, causal):
     return attention(query, key, value, visible)
 
 
+def slow(*case):
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
 def with_gradients(function, *inputs):
     """The outputs, and the gradients of a sum of them in which each has a weight of its own."""
 
@@ -57,11 +61,11 @@ def with_gradients(function, *inputs):
 @pytest.mark.parametrize(
     ("sequence", "data", "kv_heads", "time", "source", "causal", "masked"),
     [
-        (8, 1, 4, 16, 16, False, False),
-        (8, 1, 4, 16, 16, True, False),
+        slow(8, 1, 4, 16, 16, False, False),
+        slow(8, 1, 4, 16, 16, True, False),
         (4, 2, 2, 8, 8, True, True),
-        (4, 2, 1, 4, 12, False, True),
-        (2, 1, 4, 6, 6, True, True),
+        slow(4, 2, 1, 4, 12, False, True),
+        slow(2, 1, 4, 6, 6, True, True),
     ],
 )
 def test_equals_attention_on_one_device(sequence, data, kv_heads, time, source, causal, masked):
@@ -81,6 +85,7 @@ def test_equals_attention_on_one_device(sequence, data, kv_heads, time, source, 
         assert not np.asarray(got["out"])[0].any()
 
 
+@pytest.mark.slow
 def test_half_precision_is_as_near_to_the_truth_as_on_one_device():
     exact = tokens(16, 16)
     truth = np.asarray(on_one_device(*exact, None, True))
@@ -93,6 +98,7 @@ def test_half_precision_is_as_near_to_the_truth_as_on_one_device():
     assert error <= 1.5 * usual
 
 
+@pytest.mark.slow
 def test_keys_and_values_go_around_and_nothing_is_gathered():
     query, key, value = tokens(16, 16, kv_heads=2)
     mesh = Layout(sequence=8).mesh()
@@ -111,6 +117,7 @@ def test_keys_and_values_go_around_and_nothing_is_gathered():
     assert sum(size for _, size in back) == (1 + 2 + 1) * sum(block)
 
 
+@pytest.mark.slow
 def test_no_device_holds_all_weights_or_all_keys():
     inputs = tokens(512, 512, batch=1)
     mesh = Layout(sequence=8).mesh()
@@ -161,6 +168,7 @@ def test_a_language_model_learns_as_on_one_device(axes):
     assert_equal_steps(steps(task, texts(), Layout(**axes)), expected_steps())
 
 
+@pytest.mark.slow
 def test_without_a_mesh_the_technique_changes_nothing():
     task = sequence_parallel(language_task(dropout=0.0))
     assert_equal_steps(steps(task, texts(), count=1), expected_steps()[:1])
@@ -172,6 +180,7 @@ def test_weights_that_are_dropped_are_refused_by_the_name_of_the_layer():
         steps(task, texts(), Layout(sequence=8), count=1)
 
 
+@pytest.mark.slow
 def test_an_interceptor_can_take_the_place_of_all_mixing():
     """What the ring relies on: tokens meet in `mix` and nowhere else."""
     layer, x = MultiHeadAttention(8, 2, causal=True), draw(2, 5, 8)

@@ -122,6 +122,7 @@ WAYS = {
 QUICK = {"hybrid", "batches from the host"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way", [pytest.param(way, marks=() if way in QUICK else pytest.mark.slow) for way in WAYS]
 )
@@ -220,6 +221,7 @@ def test_a_batch_that_cant_be_shared_out_is_refused():
         Trainer(task(), layout=Layout(data=8)).fit(rows(), epochs=1, batch_size=6)
 
 
+@pytest.mark.slow
 def test_the_log_says_what_a_device_holds(caplog):
     caplog.set_level(logging.INFO, "jaxnet.layout")
     for layout in (HYBRID, Layout()):
@@ -232,6 +234,7 @@ def test_the_log_says_what_a_device_holds(caplog):
     assert "one of 8 devices" in second and "--layout.data -1" in second
 
 
+@pytest.mark.slow
 def test_several_fits_share_their_programs():
     trainer = Trainer(supervised(Dropped()), layout=Layout(data=4))
     for seed in range(2):

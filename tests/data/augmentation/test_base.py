@@ -37,6 +37,7 @@ def test_every_public_function_is_tried():
     assert makers - shared - of_tokens == set(FUNCTIONS)
 
 
+@pytest.mark.slow
 def test_what_is_drawn_depends_on_the_key_and_on_nothing_else():
     batch = batch_of(random_images(16, 8, 8, 3))
     everything = jax.jit(

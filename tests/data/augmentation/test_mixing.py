@@ -152,6 +152,7 @@ def test_a_batch_is_mixed_once():
         jax.eval_shape(twice, jax.random.key(0), batch)
 
 
+@pytest.mark.slow
 def test_mixup_and_cutmix_take_turns():
     batch = batch_of(np.stack([np.zeros((8, 8, 1)), np.ones((8, 8, 1))]).astype(np.float32))
     turn = jax.jit(jax.vmap(aug.one_of(*MIXING.values()), in_axes=(0, None)))

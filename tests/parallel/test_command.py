@@ -44,6 +44,7 @@ def test_a_command_on_four_devices_ends_as_on_one(tmp_path):
 SMALL = ["--model", "gpt", "--epochs", "2", "--batch-size", "8", "--optimizer.name", "sgd"]
 SMALL += ["--network.features", "16", "--network.num-layers", "2"]
 SMALL += ["--network.dropout", "0", "--tokens.length", "16", "--writing.new-tokens", "4"]
+ONE_BLOCK = ["--network.num-layers", "1"]
 
 
 def write(folder: Path, *arguments: str) -> tuple[int, list[list[str]]]:
@@ -63,8 +64,8 @@ def write(folder: Path, *arguments: str) -> tuple[int, list[list[str]]]:
     ("network", "axes"),
     [
         ([], ["--layout.data", "2", "--layout.stage", "2"]),
-        ([], ["--layout.data", "2", "--layout.sequence", "2"]),
-        (["--network.experts", "4"], ["--layout.data", "2", "--layout.expert", "2"]),
+        (ONE_BLOCK, ["--layout.data", "2", "--layout.sequence", "2"]),
+        ([*ONE_BLOCK, "--network.experts", "2"], ["--layout.data", "2", "--layout.expert", "2"]),
     ],
     ids=["stage", "sequence", "expert"],
 )

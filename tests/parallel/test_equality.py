@@ -30,16 +30,15 @@ LAYOUTS = {
 }
 # Where compiling takes seconds: each axis, and all at once, which is each pair too.
 FEW = {said: LAYOUTS[said] for said in ("data", "fsdp", "tensor", "data x fsdp x tensor")}
+# Axes of transformers, each with others: what one device does needs no axis by itself, and
+# test_collectives.py has each alone.
 TOKENS = {
-    "stage": Layout(stage=2),
-    "data x stage": Layout(data=4, stage=2),
     "data x fsdp x stage": Layout(data=2, fsdp=2, stage=2, fsdp_min_size=1),
     "stage x tensor": Layout(stage=2, tensor=4),
     "sequence": Layout(sequence=8),
     "data x sequence": Layout(data=2, sequence=4),
 }
 EXPERTS = {
-    "expert": Layout(expert=8),
     "data x expert": Layout(data=2, expert=4),
     "expert x tensor": Layout(expert=4, tensor=2),
     "expert x sequence": Layout(expert=4, sequence=2),
@@ -47,8 +46,8 @@ EXPERTS = {
 OF_MODEL = {
     "mlp": LAYOUTS,
     "cnn": FEW,
-    "gpt2": {**FEW, **TOKENS},
-    "experts": {"data": Layout(data=8), **EXPERTS},
+    "gpt2": {"tensor": LAYOUTS["tensor"], "all": LAYOUTS["data x fsdp x tensor"], **TOKENS},
+    "experts": EXPERTS,
     "recurrent": {"tensor": Layout(tensor=8)},
     "towers": {"tensor": Layout(tensor=8), "data x tensor": Layout(data=4, tensor=2)},
 }

@@ -94,8 +94,8 @@ def test_there_is_no_such_depth(model, words):
         shapes(model, 1, 32, 32, 3)
 
 
-# Without what takes long to compile: tests/train/test_classify.py trains GoogLeNet, and ResNet-18,
-# whose gradients test_vision_parity.py compares, has the blocks of the one for CIFAR.
+# Without GoogLeNet and ResNet-18, which compile for minutes: test_vision_parity.py has the first
+# in training, and the gradients of the second.
 TINY = {
     "alexnet": (AlexNet(3, dense=(16,), dropout=0.0), 63),
     "vgg": (VGG(11, True, 3, width=4, dense=(16,), dropout=0.0), 32),

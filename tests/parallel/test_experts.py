@@ -125,9 +125,9 @@ def test_what_cannot_be_shared_out_is_refused():
     with pytest.raises(UsageError, match=r"stack/blocks_0/mlp: 6 experts can't .* expert=4"):
         steps(spread, texts(16, 8), Layout(expert=4), count=1)
     spread, layout = expert_parallel(task()), Layout(expert=4)
-    state = spread.init(jax.random.key(0), texts(16, 8))
+    state = jax.eval_shape(spread.init, jax.random.key(0), texts(16, 8))
     with jax.set_mesh(layout.mesh()), pytest.raises(UsageError, match="6 examples can't"):
-        spread.gradients(spread.objective, state, texts(6, 8))
+        jax.eval_shape(lambda s: spread.gradients(spread.objective, s, texts(6, 8)), state)
 
 
 # --- the loss for the balance, in any task ------------------------------------------------------
@@ -137,7 +137,7 @@ def test_what_cannot_be_shared_out_is_refused():
 def test_the_balance_is_part_of_the_loss_and_reported_as_penalty():
     both, alone = task(), Supervised(Mixture(), losses.cross_entropy, optax.sgd(1.0))
     batch = texts(4, 8)
-    state = both.init(jax.random.key(0), batch)
+    state = jax.jit(both.init)(jax.random.key(0), batch)
     assert not state.collections
     loss, aux = both.objective(state.params, {}, batch, jax.random.key(1))
     outputs, updated = both.network.apply(

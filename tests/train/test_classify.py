@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -109,7 +110,7 @@ def test_a_run_can_be_repeated_from_its_config(run, tmp_path):
 def test_a_deep_network_with_the_recipe_of_its_paper(tmp_path):
     pictures = write_stripes(tmp_path / "stripes")
     options = ["--data", "folder", "--data-dir", pictures, "--image-size", "16"]
-    options += ["--model", "googlenet", "--optimizer.name", "momentum", "--learning-rate", "0.01"]
+    options += ["--model", "resnet20", "--optimizer.name", "momentum", "--learning-rate", "0.01"]
     options += ["--optimizer.schedule", "piecewise", "--optimizer.boundaries", "8", "12"]
     options += ["--optimizer.weight-decay", "1e-4", "--augment.flip", "--augment.crop", "1"]
     options += ["--epochs", "4", "--batch-size", "8", "--run-dir", tmp_path / "run"]
@@ -121,6 +122,23 @@ def test_a_deep_network_with_the_recipe_of_its_paper(tmp_path):
     assert rows[-1]["loss"] < rows[0]["loss"]
     bundle = Bundle.load(tmp_path / "run" / "bundle")
     assert bundle.predict(np.zeros((2, 16, 16, 3), np.uint8)).shape == (2, 2)
+
+
+def test_heads_that_are_there_for_training_count_in_its_loss(tmp_path):
+    """Without training: GoogLeNet compiles for minutes."""
+    tasks = []
+
+    def fit(folder, config, task, *data, **options):
+        tasks.append(task)
+
+    for model in ("googlenet", "cnn"):
+        train(Config(run_dir=tmp_path, model=model, data="digits"), fit)
+    deep, plain = tasks
+    outputs, labels = jnp.eye(3), jnp.arange(3)
+    main, head = plain.loss(outputs, labels), plain.loss(-outputs, labels)
+    np.testing.assert_allclose(
+        deep.loss((outputs, -outputs, -outputs), labels), main + 0.3 * (head + head), rtol=1e-6
+    )
 
 
 @pytest.mark.slow

@@ -47,13 +47,13 @@ def check_run_folder(folder: Path) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["dcgan", "wgan_gp"])
-def test_convolutional_games(model, tmp_path):
-    average = ["--rules.ema", "0.9"] if model == "wgan_gp" else []
-    assert gan("--model", model, *average, "--run-dir", tmp_path) == cli.DONE
+def test_a_convolutional_game(tmp_path):
+    """DCGAN's is this one without the penalty and the average."""
+    words = ["--model", "wgan_gp", "--rules.ema", "0.9", "--run-dir", tmp_path]
+    assert gan(*words) == cli.DONE
     assert "classes_seen" not in check_run_folder(tmp_path)
     header = (tmp_path / "history.csv").read_text().splitlines()[0].split(",")
-    assert ("gradient_penalty" in header) == (model == "wgan_gp")
+    assert "gradient_penalty" in header
 
 
 @pytest.mark.slow
@@ -61,6 +61,7 @@ def test_a_dense_game_leaves_its_pictures_its_generator_and_what_its_judge_read(
     words = ["--model", "dense", "--judge", "train", "--run-dir", tmp_path]
     assert gan(*words) == cli.DONE
     summary = check_run_folder(tmp_path)
+    assert "gradient_penalty" not in (tmp_path / "history.csv").read_text().splitlines()[0]
     # The same noise in every picture: the last one shows what the end shows.
     last = pixels(tmp_path / "samples" / "epoch_2.png")
     title = 2 * CAPTION

@@ -234,7 +234,7 @@ def _moment(
     return now
 
 
-def _kill_group(process: subprocess.Popen[str]) -> None:
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
     """Kill a process that leads a group, and all of its group, and wait until they are gone."""
     deadline = time.monotonic() + GONE_WITHIN
     with suppress(ProcessLookupError):

@@ -84,6 +84,7 @@ def _join(cluster: Cluster, address: tuple[str, int], timeout: float) -> None:
 
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     # JAX's own heartbeat is the second line: by itself it ends the process without naming anyone.
+    # That of a live process may come late on a busy machine, so it has ten times as long.
     patience = int(timeout) + 10
     try:
         jax.distributed.initialize(
@@ -93,7 +94,7 @@ def _join(cluster: Cluster, address: tuple[str, int], timeout: float) -> None:
             local_device_ids=cluster.local_devices,
             cluster_detection_method="deactivate",
             initialization_timeout=patience,
-            heartbeat_timeout_seconds=patience,
+            heartbeat_timeout_seconds=10 * patience,
             shutdown_timeout_seconds=patience,
             coordinator_bind_address=(f"{host}:{address[1]}" if is_loopback(address[0]) else None),
         )

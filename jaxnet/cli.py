@@ -92,16 +92,17 @@ def _outcome(command: Callable[[], int], explain: Callable[[], None]) -> int:
         locks.release()
 
 
-def _advice(error: BaseException | None) -> str:
-    """What to do about a disk that is full, wherever in the causes of an error that stands."""
-    while error is not None and not isinstance(error, CheckpointError):  # which says so itself
-        # Libraries in C++ have it in their words.
-        if any(os.strerror(number) in str(error) for number in _FULL):
-            return (
-                "Make room there and give the same command again: it goes on from the newest "
-                "checkpoint. Or choose another --run-dir."
-            )
-        error = error.__cause__ or error.__context__
+def _advice(error: BaseException) -> str:
+    """What to do about a disk that is full, if that is the cause of an error."""
+    if isinstance(error, CheckpointError):  # which says so itself
+        return ""
+    # Libraries in C++ have it in their words.
+    causes = (error, error.__cause__)
+    if any(os.strerror(number) in str(cause) for number in _FULL for cause in causes):
+        return (
+            "Make room there and give the same command again: it goes on from the newest "
+            "checkpoint. Or choose another --run-dir."
+        )
     return ""
 
 

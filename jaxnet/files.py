@@ -100,11 +100,12 @@ def appending(path: Path) -> Iterator[IO[Any]]:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what processes that were killed left behind of `write_atomically`."""
-    for path in folder.rglob(".*.tmp"):
-        if _TEMPORARY.fullmatch(path.name):
-            with suppress(OSError):
-                path.unlink()
+    """Delete what killed processes left of `write_atomically`, here and two folders down."""
+    for pattern in (".*.tmp", "*/.*.tmp", "*/*/.*.tmp"):
+        for path in folder.glob(pattern):
+            if _TEMPORARY.fullmatch(path.name):
+                with suppress(OSError):
+                    path.unlink()
 
 
 def _text(mode: str) -> dict[str, Any]:

@@ -137,7 +137,8 @@ def prepare(
         try:
             folder.mkdir(parents=True, exist_ok=True)
             locks.keep(folder, "wait until it has ended, or choose another --run-dir")
-            sweep(folder)
+            if _begun(folder):  # elsewhere such files belong to somebody else
+                sweep(folder)
             # A run that ended before it learnt anything, over a wrong option say, binds nobody.
             if resume and _begun(folder):
                 _check_same(folder, config, may_change, fingerprints)

@@ -130,6 +130,15 @@ def test_a_damaged_record_is_named(tmp_path):
         begin(CONFIG, folder)
 
 
+def test_leftovers_are_swept_from_runs_alone(tmp_path):
+    left = tmp_path / ".curves.png.12420.tmp"
+    left.touch()
+    begin(CONFIG, tmp_path)
+    assert left.exists()  # it was no run folder yet
+    begin(CONFIG, tmp_path)
+    assert not left.exists()
+
+
 def test_folds_that_are_done_bind_too(tmp_path):
     config = replace(CONFIG, folds=2, optimizer=CONSTANT)
     run_folder.prepare(tmp_path, config, resume=True)

@@ -380,7 +380,10 @@ class Trainer:
     def _settings(self, early_stopping: EarlyStopping) -> dict[str, Any]:
         """What else has to be the same in all processes that train together, as plain values."""
         kept = self.checkpoints
-        rate = getattr(getattr(self.task, "optimizer", None), "learning_rate", None)
+        plain = self.task
+        while (within := getattr(plain, "task", None)) is not None:
+            plain = within
+        rate = getattr(getattr(plain, "optimizer", None), "learning_rate", None)
         return {
             "learning rate": rate if isinstance(rate, int | float) else None,
             "layout": self.layout.sizes,

@@ -10,6 +10,11 @@ Training is `python -m train.classify` and its like, generation `python -m jaxne
 
 from __future__ import annotations
 
+from jaxnet import ending
+
+if __name__ == "__main__":  # before the other imports
+    ending.start()
+
 import importlib
 import sys
 from collections.abc import Mapping

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 import jaxnet
-from jaxnet import module_json, numerics, trees
+from jaxnet import ending, module_json, numerics, trees
 from jaxnet.data.encoders import Encoder, encoder_from_json, encoder_to_json
 from jaxnet.data.scaling import Scale
 from jaxnet.errors import InputError, UsageError
@@ -181,9 +181,10 @@ class Bundle:
             "info": _checked_info(self.info),
         }
         try:
-            with write_atomically(folder / "model.safetensors", "wb") as file:
-                file.write(weights)
-            write_json(folder / "bundle.json", values)
+            with ending.whole():
+                with write_atomically(folder / "model.safetensors", "wb") as file:
+                    file.write(weights)
+                write_json(folder / "bundle.json", values)
         except OSError as error:
             raise InputError(
                 f"{folder}: the bundle can't be written here: {error.strerror or error}. "

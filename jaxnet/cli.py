@@ -11,15 +11,22 @@ import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 
-from jaxnet import locks
-from jaxnet.errors import CheckpointError, InputError, NonFiniteError, PeerError, UsageError
+from jaxnet import ending, locks
+from jaxnet.errors import (
+    CheckpointError,
+    EndedError,
+    InputError,
+    NonFiniteError,
+    PeerError,
+    UsageError,
+)
 from jaxnet.parallel import activity, launch, watchdog
 
 DONE = 0
 FAILED = 1
 WRONG_USAGE = 2
-# EX_TEMPFAIL of sysexits.h, "try again later": the run was asked to end and saved where it was.
-PREEMPTED = 75
+# The run was asked to end, and saved where it was.
+PREEMPTED = ending.CODE
 LOST_PEER = watchdog.LOST_PEER
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -31,6 +38,7 @@ def run(command: Callable[[], int]) -> int:
     first and leave together; process 0 alone prints.
 
     Errors that a user can act on are printed without a traceback (`JAXNET_TRACEBACK=1` shows it).
+    SIGTERM and Ctrl-C end with `PREEMPTED` at any moment (`jaxnet.ending`).
 
     Returns:
         `DONE`, `FAILED`, `WRONG_USAGE`, `PREEMPTED` or `LOST_PEER`.
@@ -39,22 +47,33 @@ def run(command: Callable[[], int]) -> int:
     logging.getLogger("jaxnet.layout").setLevel(logging.INFO)  # what a device holds
     logging.getLogger("jaxnet.chosen").setLevel(logging.INFO)  # which parameters patterns match
     logging.getLogger("jaxnet.resume").setLevel(logging.INFO)  # where a run goes on
-    try:
-        watch = launch.initialize()
-    except (UsageError, PeerError) as error:
-        return _reported(error)
-    if watch is None:
-        return run_alone(command)
-    if watch.me.process:
-        logging.disable(logging.WARNING)
-    with redirect_stdout(_Nowhere()) if watch.me.process else nullcontext():
-        return _together(command, watch)
+    with ending.handling():
+        try:
+            watch = launch.initialize()
+        except (UsageError, PeerError, EndedError) as error:
+            return _reported(error)
+        ending.at_once("preparing", watch and watch.ask)
+        if watch is None:
+            return _outcome(command, lambda: None)
+        if watch.me.process:
+            logging.disable(logging.WARNING)
+        with redirect_stdout(_Nowhere()) if watch.me.process else nullcontext():
+            return _together(command, watch)
 
 
 def run_alone(command: Callable[[], int]) -> int:
-    """As `run`, for a command that isn't for several processes, or starts them itself."""
+    """As `run`, for a command that isn't for several processes, or starts them itself.
+
+    A signal is an exception in it, so that it can end what it has started.
+    """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    return _outcome(command, lambda: None)
+    with ending.handling():
+        try:
+            with ending.raising():
+                return _outcome(command, lambda: None)
+        except ending.Ended as end:
+            print(f"ended by {end}: {ending.AGAIN}", file=sys.stderr)
+            return PREEMPTED
 
 
 class _Nowhere(io.TextIOBase):
@@ -110,6 +129,9 @@ def _reported(error: Exception) -> int:
     """Print an error; the exit code that belongs to it."""
     if os.environ.get("JAXNET_TRACEBACK"):
         traceback.print_exc()
+    if isinstance(error, EndedError):
+        print(error, file=sys.stderr)
+        return PREEMPTED
     advice = _advice(error)
     said = f"{str(error).rstrip('.')}. {advice}" if advice else str(error)
     print(f"error: {said}", file=sys.stderr)

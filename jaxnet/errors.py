@@ -23,5 +23,9 @@ class NonFiniteError(ArithmeticError):
     """Training met a NaN or an infinity; the message names the step and the first bad layer."""
 
 
+class EndedError(RuntimeError):
+    """This job was asked to end, by a signal to one of its processes."""
+
+
 class PeerError(RuntimeError):
     """Other processes of this job are missing or lost; the message says which."""

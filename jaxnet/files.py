@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from jaxnet import ending
 from jaxnet.errors import InputError
 
 # The longer mark first: that of UTF-16 is its beginning.
@@ -76,14 +77,15 @@ def write_atomically(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     path = expanded(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with _errors_name(path), open(temporary, mode, **_text(mode)) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with ending.whole():
+        try:
+            with _errors_name(path), open(temporary, mode, **_text(mode)) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -95,7 +97,7 @@ def appending(path: Path) -> Iterator[IO[Any]]:
     """
     if not path.exists():
         raise FileNotFoundError(errno.ENOENT, "was removed while it was written", str(path))
-    with _errors_name(path), open(path, "a", **_text("a")) as file:
+    with ending.whole(), _errors_name(path), open(path, "a", **_text("a")) as file:
         yield file
 
 

@@ -9,6 +9,11 @@ The folder is that of a run of `train.language`, or the bundle in it. Equal seed
 
 from __future__ import annotations
 
+from jaxnet import ending
+
+if __name__ == "__main__":  # before the other imports
+    ending.start()
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path

@@ -12,6 +12,11 @@ recognised by the command itself (`jaxnet.parallel.launch`).
 
 from __future__ import annotations
 
+from jaxnet import ending
+
+if __name__ == "__main__":  # before the other imports
+    ending.start()
+
 import shutil
 import sys
 from collections.abc import Sequence

@@ -13,6 +13,11 @@ GPUs take operations that repeat (`jaxnet.numerics.DETERMINISTIC_FLAG`).
 
 from __future__ import annotations
 
+from jaxnet import ending
+
+if __name__ == "__main__":  # before the other imports
+    ending.start()
+
 import os
 import random
 import signal

@@ -10,6 +10,11 @@ its own; that of an empty line is empty.
 
 from __future__ import annotations
 
+from jaxnet import ending
+
+if __name__ == "__main__":  # before the other imports
+    ending.start()
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path

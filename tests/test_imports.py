@@ -13,7 +13,7 @@ import jaxnet
 ROOT = Path(jaxnet.__file__).parent
 # From the ground up: a room imports only from floors below its own.
 FLOORS = [
-    {"errors", "switch", "units", "versions"},
+    {"ending", "errors", "switch", "units", "versions"},
     {"digests", "files", "locks", "names", "options", "trees", "numerics"},
     {"cache", "config"},
     {"command_line"},

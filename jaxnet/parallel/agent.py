@@ -18,15 +18,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import NamedTuple
 
+from jaxnet import ending
 from jaxnet.parallel.identity import JOB
 from jaxnet.parallel.launch import LAUNCHER, PEER_TIMEOUT, START_TIMEOUT
 from jaxnet.parallel.watchdog import EXPLAINED_SECONDS, LOST_PEER
 
+# Codes of workers that were asked to end before they could save anything, or had handlers.
+_UNSAVED = (-signal.SIGTERM, LOST_PEER)
 # Exit codes after which a new start would be of no use: done, wrong usage, asked to end.
 FINAL = (0, 2, 75)
 # After the first death the others get so many seconds to end with a message of their own.
@@ -90,21 +93,23 @@ class Agent:
     _workers: dict[tuple[int, int], subprocess.Popen[bytes]] = field(
         default_factory=dict, init=False
     )
-    _signals: list[int] = field(default_factory=list, init=False)
+    _signals: list[str] = field(default_factory=list, init=False)
+    # Each worker is told once: by the signal, or when it has started.
+    _starting: threading.RLock = field(default_factory=threading.RLock, init=False)
 
     def run(self) -> int:
         """Run the job to its end. Returns its exit code."""
-        handlers = {n: signal.signal(n, self._forward) for n in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            return self._restarted()
-        finally:
-            self._kill()
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        with ending.noting(self._forward):
+            try:
+                return self._restarted()
+            finally:
+                self._kill()
 
     def _restarted(self) -> int:
         slots, last = list(range(self.job.processes)), None
         for attempt in range(self.job.max_restarts + 1):
+            if self._signals:  # between two starts
+                return ending.CODE
             first = self._attempt(slots)
             if first is None or first.code in FINAL or self._signals:
                 return 0 if first is None else self._exit_code(first)
@@ -123,6 +128,8 @@ class Agent:
         return self._exit_code(first)
 
     def _exit_code(self, death: Death) -> int:
+        if len(self._signals) == 1 and death.code in _UNSAVED:
+            return ending.CODE
         if death.code is not None and death.code < 0 and self._signals:
             return 128 - death.code  # as a shell says it
         return LOST_PEER if death.code is None or death.code < 0 else death.code
@@ -159,8 +166,9 @@ class Agent:
             "JAX_LOCAL_DEVICE_IDS": ",".join(map(str, range(first, first + self.job.devices))),
             "JAXNET_SLOT": str(slot),
         }
-        output: IO[bytes] | None = None if process == 0 else self._log(slot).open("ab")
-        try:
+        with ExitStack() as ends:
+            output = None if process == 0 else ends.enter_context(self._log(slot).open("ab"))
+            ends.enter_context(self._starting)
             worker = subprocess.Popen(
                 self.job.command,
                 env={**os.environ, **variables},
@@ -170,12 +178,9 @@ class Agent:
                 pass_fds=[int(job[LAUNCHER])],
                 start_new_session=True,  # Ctrl-C reaches the workers through this process alone
             )
-        finally:
-            if output:
-                output.close()
-        self._workers[slot, process] = worker
-        if self._signals:
-            _signal(worker, signal.SIGTERM)
+            self._workers[slot, process] = worker
+            if self._signals:
+                _signal(worker, signal.SIGTERM)
 
         def wait() -> None:
             deaths.put(Death(slot, process, worker.wait()))
@@ -199,11 +204,12 @@ class Agent:
                 until = until or time.monotonic() + GRACE_SECONDS
         return first
 
-    def _forward(self, number: int, frame: Any) -> None:
+    def _forward(self, name: str) -> None:
         """Pass a wish to end on; the second time kill."""
-        self._signals.append(number)
-        for worker in list(self._workers.values()):
-            _signal(worker, signal.SIGTERM if len(self._signals) == 1 else signal.SIGKILL)
+        with self._starting:
+            self._signals.append(name)
+            for worker in list(self._workers.values()):
+                _signal(worker, signal.SIGTERM if len(self._signals) == 1 else signal.SIGKILL)
 
     def _kill(self) -> None:
         for worker in self._workers.values():

@@ -10,13 +10,16 @@ import logging
 import os
 import socket
 
+from jaxnet import ending
+from jaxnet.ending import leave_process
 from jaxnet.errors import PeerError, UsageError
+from jaxnet.parallel import notice
 from jaxnet.parallel.cluster import Cluster as Cluster
 from jaxnet.parallel.cluster import Environ, maybe_number
 from jaxnet.parallel.cluster import detect as detect
 from jaxnet.parallel.identity import own_identity
 from jaxnet.parallel.roll_call import Peer, is_loopback, loopback_of, roll_call
-from jaxnet.parallel.watchdog import Watch, leave_process
+from jaxnet.parallel.watchdog import Watch
 
 log = logging.getLogger("jaxnet")
 
@@ -59,6 +62,7 @@ def initialize(environ: Environ = os.environ) -> Watch | None:
     Raises:
         UsageError: the launcher's variables can't be, or the processes weren't started alike.
         PeerError: not all processes came.
+        EndedError: one of them was asked to end meanwhile.
     """
     cluster = detect(environ)
     pipe = maybe_number(environ, LAUNCHER)
@@ -74,6 +78,7 @@ def initialize(environ: Environ = os.environ) -> Watch | None:
     _report([me, *peers])
     patience = _seconds(environ, PROGRESS_TIMEOUT, PROGRESS_FACTOR * timeout)
     watch = Watch(me, cluster.processes, timeout, peers, pipe, patience).start()
+    ending.at_once("joining the other processes", watch.ask)
     _join(cluster, address, timeout)
     return watch
 
@@ -86,22 +91,22 @@ def _join(cluster: Cluster, address: tuple[str, int], timeout: float) -> None:
     # JAX's own heartbeat is the second line: by itself it ends the process without naming anyone.
     # That of a live process may come late on a busy machine, so it has ten times as long.
     patience = int(timeout) + 10
+    where = f"{host}:{address[1]}"
     try:
-        jax.distributed.initialize(
-            f"{host}:{address[1]}",
-            cluster.processes,
-            cluster.process,
-            local_device_ids=cluster.local_devices,
-            cluster_detection_method="deactivate",
-            initialization_timeout=patience,
-            heartbeat_timeout_seconds=10 * patience,
-            shutdown_timeout_seconds=patience,
-            coordinator_bind_address=(f"{host}:{address[1]}" if is_loopback(address[0]) else None),
-        )
+        with notice.kept():
+            jax.distributed.initialize(
+                where,
+                cluster.processes,
+                cluster.process,
+                local_device_ids=cluster.local_devices,
+                cluster_detection_method="deactivate",
+                initialization_timeout=patience,
+                heartbeat_timeout_seconds=10 * patience,
+                shutdown_timeout_seconds=patience,
+                coordinator_bind_address=where if is_loopback(address[0]) else None,
+            )
     except RuntimeError as error:
-        raise PeerError(
-            f"jax.distributed at {host}:{address[1]}: {str(error).splitlines()[0]}"
-        ) from error
+        raise PeerError(f"jax.distributed at {where}: {str(error).splitlines()[0]}") from error
 
 
 def _report(peers: list[Peer]) -> None:

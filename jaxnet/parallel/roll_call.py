@@ -14,12 +14,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
-from jaxnet.errors import PeerError, UsageError
+from jaxnet import ending
+from jaxnet.errors import EndedError, PeerError, UsageError
 from jaxnet.parallel.identity import Identity
 
 # A message is a short line; whoever sends more isn't one of us.
@@ -32,6 +33,8 @@ PATIENT_SECONDS = 10.0
 # After it turned away a process that may be another job's, process 0 waits so long for the right
 # one.
 REFUSED_SECONDS = 30.0
+# Where one was asked to end, so long the others may take to come and hear of it.
+ENDING_SECONDS = 10.0
 
 _ELSEWHERE = "Choose another port, with JAX_COORDINATOR_ADDRESS=HOST:PORT"
 _ALIKE = (
@@ -126,6 +129,7 @@ def roll_call(
     Raises:
         PeerError: not all came, and the message says who is missing; or process 0 can't listen.
         UsageError: they weren't started alike, or this one belongs to another job.
+        EndedError: a process was asked to end; the others hear of it.
     """
     if me.process == 0:
         peers = _Call(me, processes, identity, start_timeout).answered(address)
@@ -147,6 +151,7 @@ class _Call:
         start_timeout: how many seconds to wait for the others.
         peers: who is there.
         refused: who was turned away, and may have been meant, by number: in what it differed.
+        asked: which process was asked to end, by which signal, in words.
     """
 
     me: Peer
@@ -155,6 +160,7 @@ class _Call:
     start_timeout: float
     peers: dict[Peer, Line] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
+    asked: str = ""
     _refused_at: float = 0.0
 
     def answered(self, address: tuple[str, int]) -> dict[Peer, Line]:
@@ -164,6 +170,9 @@ class _Call:
         with _listen(address) as listener, selectors.DefaultSelector() as selector:
             selector.register(listener, selectors.EVENT_READ, None)
             while absent := _absent(self.peers, self.processes):
+                self.asked = self.asked or _asked(self.me)
+                if self.asked:
+                    deadline = min(deadline, time.monotonic() + ENDING_SECONDS)
                 self._check(absent, deadline)
                 if patient and time.monotonic() > patient:
                     patient = 0.0
@@ -176,11 +185,15 @@ class _Call:
                     elif not self._introduced(key.data):
                         selector.unregister(key.fileobj)
                         key.data.socket.close()
+        if self.asked:
+            self._end_all()
         return dict(sorted(self.peers.items()))
 
     def _check(self, absent: list[int], deadline: float) -> None:
         """Give up where those that are absent won't come any more."""
         now = time.monotonic()
+        if self.asked and now > deadline:
+            self._end_all()
         wrong = [self.refused[number] for number in absent if number in self.refused]
         if wrong and now > min(deadline, self._refused_at + REFUSED_SECONDS):
             self._end(UsageError("; ".join(wrong)))
@@ -192,6 +205,12 @@ class _Call:
             line.send(refused=str(error), usage=isinstance(error, UsageError))
         raise error
 
+    def _end_all(self) -> NoReturn:
+        """All end because one was asked to."""
+        for line in self.peers.values():
+            line.send(asked=self.asked)
+        raise _ended(self.me, self.asked)
+
     def _introduced(self, line: Line) -> bool:
         """Note who has connected; False for somebody who isn't wanted or is gone again."""
         try:
@@ -200,6 +219,9 @@ class _Call:
                 for peer in [peer for peer, its in self.peers.items() if its is line]:
                     del self.peers[peer]
                 return False
+            if line in self.peers.values():
+                self._hear(messages)
+                return True
             if not messages:
                 return True
             peer, its_processes, its = _introduction(messages[0])
@@ -226,7 +248,13 @@ class _Call:
             self._refuse(peer, line, found, sure=self.identity.knows(its))
             return False
         self.peers[peer] = line
+        self._hear(messages[1:])
         return True
+
+    def _hear(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """What one that is known says: that it was asked to end."""
+        for message in messages:
+            self.asked = self.asked or str(message.get("asked", ""))
 
     def _refuse(self, peer: Peer, line: Line, found: list[str], sure: bool) -> None:
         """Turn away a process that wasn't started as this one was.
@@ -272,13 +300,17 @@ def _answer(
     line = Line(_connect(me, address, deadline, start_timeout))
     line.send(**me._asdict(), processes=processes, **identity.to_json())
     where = f"{address[0]}:{address[1]}"
+    said = False
     # Process 0 waits as long as this one, and knows better who is missing.
     while time.monotonic() < deadline + PATIENT_SECONDS:
+        if not said and (asked := _asked(me)):
+            line.send(asked=asked)
+            said, deadline = True, time.monotonic() + ENDING_SECONDS
         try:
             messages = line.receive()
             if messages is None:
                 raise PeerError(f"{me}: process 0 at {where} ended before all processes had come")
-            answers = [_reply(message) for message in messages]
+            answers = [_reply(message, me) for message in messages]
         except (ValueError, KeyError, TypeError):
             raise PeerError(
                 f"{me}: what answers at {where} isn't process 0 of this job. Another program "
@@ -286,16 +318,21 @@ def _answer(
             ) from None
         for answer in answers:
             if isinstance(answer, Exception):
-                raise type(answer)(f"{me} ends: {answer}")
+                raise answer
             zero, port = answer
             return {zero: line}, (address[0], port)
+    if said:
+        raise _ended(me, _asked(me))
     raise PeerError(f"{me}: process 0 at {where} answered, and then said nothing more")
 
 
-def _reply(message: Mapping[str, Any]) -> tuple[Peer, int] | PeerError | UsageError:
+def _reply(message: Mapping[str, Any], me: Peer) -> tuple[Peer, int] | Exception:
     """What process 0 says to one that came: its own name and the port for JAX, or why not."""
+    if "asked" in message:
+        return _ended(me, message["asked"])
     if "refused" in message:
-        return (UsageError if message.get("usage") else PeerError)(message["refused"])
+        refusal = UsageError if message.get("usage") else PeerError
+        return refusal(f"{me} ends: {message['refused']}")
     return Peer(0, message["host"], message["pid"]), int(message["port"])
 
 
@@ -306,6 +343,10 @@ def _connect(
         try:
             return socket.create_connection(address, timeout=CONNECT_SECONDS)
         except OSError as error:
+            if asked := _asked(me):
+                deadline = min(deadline, time.monotonic() + ENDING_SECONDS)
+            if asked and time.monotonic() > deadline:
+                raise _ended(me, asked) from error
             if time.monotonic() > deadline:
                 host, port = address
                 raise PeerError(
@@ -314,6 +355,17 @@ def _connect(
                     f"was started, and whether this host may reach port {port} of {host}"
                 ) from error
             time.sleep(RETRY_SECONDS)
+
+
+def _asked(me: Peer) -> str:
+    """That this process was asked to end, if it was."""
+    name = ending.requested()
+    return f"{me} was ended by {name} while the processes came together" if name else ""
+
+
+def _ended(me: Peer, asked: str) -> EndedError:
+    again = ending.AGAIN.capitalize()
+    return EndedError(f"{me} ends: {asked}. {again}")
 
 
 def _listen(address: tuple[str, int]) -> socket.socket:

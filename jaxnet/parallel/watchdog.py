@@ -23,6 +23,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from jaxnet import ending
+from jaxnet.ending import leave_process
 from jaxnet.parallel import activity
 from jaxnet.parallel.activity import State
 from jaxnet.parallel.roll_call import Line, Peer
@@ -94,6 +96,16 @@ class Watch:
             text += f", and is {activity.own.now().doing}"
         for line in self.peers.values():
             line.send(failed=text)
+
+    def ask(self, text: str) -> None:
+        """Tell the others that this process was asked to end, and that they end too.
+
+        Args:
+            text: by what, and what it was at.
+        """
+        self._over.set()
+        for line in self.peers.values():
+            line.send(asked=f"{self.me} was {text}")
 
     def finish(self) -> None:
         """Wait until all are done, so that nobody's end is taken for a death."""
@@ -173,6 +185,8 @@ class Watch:
         for message in messages:
             if "alive" in message:
                 self._states[peer] = State.from_json(message["alive"])
+            if "asked" in message:
+                self._follow(message["asked"])
             if "failed" in message:
                 self._fail_with(peer, message["failed"])
             if "lost" in message:
@@ -200,6 +214,15 @@ class Watch:
         else:
             self._end(text)
 
+    def _follow(self, text: str) -> None:
+        """A peer was asked to end: so do all."""
+        if self.me.process == 0:
+            for line in self.peers.values():
+                line.send(asked=text)
+        if not self._over.is_set():
+            self._over.set()
+            ending.leave(f"{self.me} ends: {text}. {ending.AGAIN.capitalize()}")
+
     def _lose(self, peer: Peer, why: str) -> None:
         self._tell(f"{peer} {why}")
 
@@ -226,12 +249,3 @@ def end_process(text: str, code: int) -> NoReturn:
     sys.stderr.flush()
     os.write(2, f"error: {text}\n".encode())
     leave_process(code)
-
-
-def leave_process(code: int) -> NoReturn:
-    """End at once, without the steps of an ordered exit, in which JAX waits for lost peers."""
-    # The main thread may hold the lock of what is flushed, for ever.
-    flushing = threading.Thread(target=sys.stdout.flush, daemon=True)
-    flushing.start()
-    flushing.join(1.0)
-    os._exit(code)

@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnet import ending
 from jaxnet.data.pipeline import Pipeline, Stretch
 from jaxnet.metrics.direction import Direction
 from jaxnet.parallel import activity, processes
@@ -96,7 +97,9 @@ class Clock:
     def _announce(self) -> None:
         """Say that steps are taken, the first of which compiles."""
         if self.compiling is None:
-            activity.own.begin("compiling, and taking the first steps", activity.COMPILING, True)
+            doing = "compiling, and taking the first steps"
+            activity.own.begin(doing, activity.COMPILING, waits=True)
+            ending.begin(doing)
         else:
             activity.own.begin("taking steps", waits=True)
 
@@ -267,6 +270,7 @@ class Loop:
         if log is None:
             return progress
         measured = jax.tree.map(lambda leaf: leaf[:steps], log.fetch())
+        self.preemption.take_over()
         taken = len(jax.tree.leaves(measured)[0])
         self.clock.done(taken)
         activity.own.step = progress.step + taken

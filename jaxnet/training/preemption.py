@@ -9,7 +9,8 @@ import threading
 from types import FrameType
 from typing import Any
 
-from jaxnet.parallel import processes
+from jaxnet import ending
+from jaxnet.parallel import notice, processes
 
 # Processes count together how often they asked, over all runs, so that they agree on a boundary.
 _boundaries = itertools.count(1)
@@ -24,6 +25,9 @@ class Preemption:
     Where several processes train together, a SIGTERM to any one of them is a wish to all, which
     JAX's preemption service passes on; it has a handler of its own.
 
+    A command (`jaxnet.ending`) has handlers from its first line, and ends at once before the first
+    steps are done: there, signals are noted from `take_over` on.
+
     Example:
         >>> with Preemption() as preemption:
         ...     signal.raise_signal(signal.SIGTERM)
@@ -36,9 +40,13 @@ class Preemption:
     def __init__(self) -> None:
         self.requested: str | None = None
         self._before: dict[int, Any] = {}
+        self._taken = False
 
     def __enter__(self) -> Preemption:
-        if threading.current_thread() is threading.main_thread():
+        if ending.in_force():
+            # Several processes have to agree, and do so by JAX's service.
+            self.requested = None if processes.several() else ending.requested()
+        elif threading.current_thread() is threading.main_thread():
             if processes.several():
                 self._before = {signal.SIGINT: signal.signal(signal.SIGINT, self._pass_on)}
             else:
@@ -47,6 +55,23 @@ class Preemption:
 
     def __exit__(self, *_: object) -> None:
         self._restore()
+        ending.note_signals(None)
+        ending.begin("writing the results")
+
+    def take_over(self) -> None:
+        """The first steps are done, and worth to be saved. Further calls change nothing."""
+        if not self._taken:
+            self._taken = True
+            ending.begin("training")
+            ending.note_signals(self._heard)
+
+    def _heard(self, name: str) -> None:
+        """A command heard a signal; at a second one it ends."""
+        ending.note_signals(None)
+        if processes.several():
+            notice.give()
+        else:
+            self.requested = name
 
     def asked(self) -> bool:
         """Whether to stop at this boundary. Several processes ask at the same ones."""

@@ -247,6 +247,16 @@ def note_signals(note: Callable[[str], None] | None) -> None:
 
 
 @contextmanager
+def deferring() -> Iterator[None]:
+    """Within this block signals change nothing but what `requested` gives."""
+    note_signals(lambda name: None)
+    try:
+        yield
+    finally:
+        note_signals(None)
+
+
+@contextmanager
 def raising() -> Iterator[None]:
     """Within this block the first signal is an `Ended` in the main thread, which cleans up."""
     own = _own

@@ -74,7 +74,8 @@ def initialize(environ: Environ = os.environ) -> Watch | None:
     me = Peer(cluster.process, host, os.getpid(), loopback_of(host))
     start = _seconds(environ, START_TIMEOUT, DEFAULT_START_TIMEOUT)
     identity = own_identity(cluster.job)
-    peers, address = roll_call(me, cluster.processes, cluster.coordinator, start, identity)
+    with ending.deferring():  # the others have to hear of it
+        peers, address = roll_call(me, cluster.processes, cluster.coordinator, start, identity)
     _report([me, *peers])
     patience = _seconds(environ, PROGRESS_TIMEOUT, PROGRESS_FACTOR * timeout)
     watch = Watch(me, cluster.processes, timeout, peers, pipe, patience).start()

@@ -180,6 +180,15 @@ def test_a_wish_to_end_reaches_the_workers(number, launch, tmp_path):
     assert len(started(tmp_path, 2)) == 2
 
 
+def test_a_wish_to_end_while_workers_start(launch, tmp_path):
+    """They have no handlers yet, and are killed."""
+    process = launch("time.sleep(60)", "--processes", "2")
+    started(tmp_path, 1)
+    process.send_signal(signal.SIGTERM)
+    code, _, errors = ended(process)
+    assert (code, errors) == (75, "")
+
+
 def test_the_second_wish_kills(launch, tmp_path):
     body = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nPath('ready').touch()\ntime.sleep(60)\n"
     process = launch(body, "--processes", "1")

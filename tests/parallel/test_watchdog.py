@@ -19,22 +19,33 @@ from jaxnet.parallel.watchdog import LOST_PEER
 # What a process does: it joins the others, says so, and follows the words on its standard input.
 PROCESS = """
 import sys, time
-from jaxnet.errors import PeerError, UsageError
+from jaxnet import ending
+ending.start()
+from jaxnet.errors import EndedError, PeerError, UsageError
+import jaxnet.parallel.roll_call
 from jaxnet.parallel.identity import Identity
 from jaxnet.parallel.roll_call import Peer, roll_call
 from jaxnet.parallel.watchdog import Watch
-import os
+import os, signal
+if "ASKED" in os.environ:
+    signal.raise_signal(signal.SIGINT)
 identity = Identity(os.environ.get("JOB", ""), (os.environ.get("COMMAND", "train"),), {"jax": "1"})
 process, processes, port, start, timeout = (float(word) for word in sys.argv[1:])
 me = Peer(int(process), f"host{int(process)}", os.getpid())
+jaxnet.parallel.roll_call.ENDING_SECONDS = float(os.environ.get("ENDING", 10))
 try:
-    peers, address = roll_call(me, int(processes), ("127.0.0.1", int(port)), start, identity)
+    with ending.deferring():
+        peers, address = roll_call(me, int(processes), ("127.0.0.1", int(port)), start, identity)
 except PeerError as error:
     sys.exit(f"refused: {error}")
 except UsageError as error:
     print(f"refused: {error}", file=sys.stderr)
     sys.exit(2)
+except EndedError as error:
+    print(error, file=sys.stderr)
+    sys.exit(75)
 watch = Watch(me, int(processes), timeout, peers).start()
+ending.at_once("working", watch.ask)
 print("met", flush=True)
 for line in sys.stdin:
     if line == "finish\\n":
@@ -204,6 +215,34 @@ def test_process_0_is_missing():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_signal_to_one_before_all_have_met_ends_all(asked):
+    others = {0, 1, 2} - {asked}
+    with Job(3, *others, start=100.0) as job:
+        job.running[asked] = job.start(asked, ASKED="1")
+        for number in (0, 1, 2):
+            code, errors = job.ends(number)
+            assert code == 75, errors
+            assert f"process {asked} on host host{asked} (pid {job[asked].pid}) was ended" in errors
+            assert "by SIGINT while the processes came together. Run the same" in errors
+
+
+def test_a_signal_to_one_ends_others_that_never_come_soon():
+    with Job(3, 1, start=100.0) as job:
+        job.running[0] = job.start(0, ASKED="1", ENDING="0.5")
+        assert (job.ends(0)[0], job.ends(1)[0]) == (75, 75)
+
+
+def test_a_signal_to_one_that_works_ends_all():
+    with Job(3).met() as job:
+        job[2].send_signal(signal.SIGTERM)
+        ends = [job.ends(number) for number in range(3)]
+    assert [code for code, _ in ends] == [75] * 3
+    assert ends[2][1] == "ended by SIGTERM while working: run the same command again to go on\n"
+    name = f"process 2 on host host2 (pid {job[2].pid})"
+    assert f"{name} was ended by SIGTERM while working. Run the same command" in ends[1][1]
+
+
 def test_a_second_one_with_the_same_number_is_refused():
     with Job(3, 0, 1, start=30.0) as job:
         time.sleep(1.0)
@@ -271,6 +310,7 @@ def test_a_stranger_does_no_harm():
             json.dumps(whole).encode() + b"\n",
             json.dumps({**whole, **identity}).encode() + b"\n",
             json.dumps({**whole, **identity, "process": "1"}).encode() + b"\n",
+            b'{"asked": "process 1 was ended"}\n',
         ):
             stranger = socket.create_connection(("127.0.0.1", _ready(job.port)), timeout=5)
             with stranger, contextlib.suppress(OSError):  # it may hang up before all is said

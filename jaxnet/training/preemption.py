@@ -56,7 +56,7 @@ class Preemption:
     def __exit__(self, *_: object) -> None:
         self._restore()
         ending.note_signals(None)
-        ending.begin("writing the results")
+        ending.begin("coming to an end" if self.requested else "writing the results")
 
     def take_over(self) -> None:
         """The first steps are done, and worth to be saved. Further calls change nothing."""

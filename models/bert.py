@@ -20,6 +20,7 @@ from jaxnet.layers import (
     TransformerBlock,
 )
 from jaxnet.layers.activations import gelu
+from jaxnet.layers.dense import add_bias
 from jaxnet.layers.tokens import check_tokens
 from jaxnet.layers.transformer import SHARDING as BLOCK_SHARDING
 from jaxnet.names import check_least
@@ -106,7 +107,7 @@ class BERT(nn.Module):
         )
         self.embed = Embed(self.vocab_size, self.features, embedding_init=self.kernel_init)
         self.positions = LearnedPositions(self.length, self.kernel_init)
-        self.segment = nn.Embed(self.segments, self.features, embedding_init=self.kernel_init)
+        self.segment = Embed(self.segments, self.features, embedding_init=self.kernel_init)
         self.norm = _norm()
         self.drop = nn.Dropout(self.dropout)
         self.stack = Stack(block, self.num_layers)
@@ -129,7 +130,7 @@ class BERT(nn.Module):
         """
         mask = tokens != self.pad if mask is None else mask
         segments = jnp.zeros((1, 1), jnp.int32) if segments is None else segments
-        x = self.positions(self.embed(tokens) + self.segment(segments))
+        x = self.positions(add_bias(self.embed(tokens), self.segment(segments)))
         x = self.drop(self.norm(x), deterministic=not train)
         return self.stack(x, mask, train=train)
 

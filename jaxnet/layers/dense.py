@@ -12,8 +12,12 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
+
+from jaxnet.errors import InputError
 
 
 def rows_dot_general(
@@ -43,8 +47,30 @@ def rows_dot_general(
     return product.reshape(*lhs.shape[:-1], rhs.shape[-1])
 
 
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """`x + bias`, where each element of the bias is added to many of `x`.
+
+    The gradient by the bias is a sum over all of these, and is added up in float32 at least. JAX's
+    own would be added up in the type of the bias: in bfloat16 a sum of a thousand numbers is off by
+    some percent, and differs as much where devices share it out.
+
+    Example:
+        >>> count = jax.grad(lambda bias: add_bias(jnp.ones((1000, 1), jnp.bfloat16), bias).sum())
+        >>> count(jnp.zeros((1, 1), jnp.bfloat16)).item()
+        1000.0
+    """
+    return x + jnp.broadcast_to(widened(bias), x.shape).astype(x.dtype)
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """`x` in float32 at least: what takes it up gives a gradient that is added up so."""
+    return x.astype(np.promote_types(x.dtype, np.float32))
+
+
 class Dense(nn.Dense):
     """Linen's `Dense` with the tokens of sequences as rows of one matrix.
+
+    In half precision the gradient by the bias is added up in float32 (`add_bias`).
 
     Args:
         features: the width of the outputs; the other fields are Linen's too.
@@ -58,9 +84,26 @@ class Dense(nn.Dense):
 
     dot_general: Any = rows_dot_general
 
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """The outputs `(..., features)` of `inputs (..., channels)`."""
+        shape = (inputs.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, shape[1:], self.param_dtype)
+        promoted: Any = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        inputs, kernel, bias = promoted
+        dot_general = self.dot_general_cls() if self.dot_general_cls else self.dot_general
+        dimensions = (((inputs.ndim - 1,), (0,)), ((), ()))
+        y = dot_general(inputs, kernel, dimensions, precision=self.precision)
+        return y if bias is None else add_bias(y, bias.reshape((1,) * (y.ndim - 1) + (-1,)))
+
 
 class Embed(nn.Embed):
     """Linen's `Embed` whose `attend` takes the tokens of sequences as rows of one matrix.
+
+    In half precision the gradient by a row is added up over its tokens in float32.
 
     Args:
         num_embeddings: the rows of the table.
@@ -72,6 +115,14 @@ class Embed(nn.Embed):
         >>> layer.apply(variables, jax.numpy.ones((2, 3, 4)), method="attend").shape
         (2, 3, 7)
     """
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """The rows `(..., features)` that integers `inputs (...)` stand for."""
+        if not jnp.issubdtype(inputs.dtype, jnp.integer):
+            raise InputError(f"{self.name or 'Embed'}: expected integers, got {inputs.dtype}")
+        promoted: Any = self.promote_dtype(self.embedding, dtype=self.dtype, inexact=False)
+        (table,) = promoted
+        return jnp.take(widened(table), inputs, axis=0).astype(table.dtype)
 
     def attend(self, query: jax.Array) -> jax.Array:
         """The products `(..., num_embeddings)` of `query (..., features)` with every row."""

@@ -11,6 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxnet.errors import InputError
+from jaxnet.layers.dense import add_bias, widened
 
 
 def token_positions(
@@ -141,10 +142,9 @@ class LearnedPositions(nn.Module):
         check_length(x.shape[1], self.length, self.path)
         shape = (self.length, x.shape[-1])
         table = self.param("embedding", self.embedding_init, shape, self.param_dtype)
-        table = table.astype(x.dtype)
-        if positions is None:
-            return x + table[None, : x.shape[1]]
-        return x + table[jnp.maximum(positions, 0)]
+        table = widened(table.astype(x.dtype))
+        rows = table[None, : x.shape[1]] if positions is None else table[jnp.maximum(positions, 0)]
+        return add_bias(x, rows)
 
 
 def check_length(time: int, length: int, path: tuple[str, ...] = ()) -> None:

@@ -128,7 +128,7 @@ def gpipe(
     def local(params: PyTree, xs: PyTree, sides: PyTree, key: jax.Array | None) -> PyTree:
         stage = lax.axis_index(axis)
         # Here and not at each use, where each tick would add up its gradients among all replicas.
-        params = typed_like(lax.pcast(params, pipe.shares, to="varying"), given[0])
+        params = lax.pcast(params, pipe.shares, to="varying")
         xs = typed_like(lax.pcast(xs, axis, to="varying"), given[1])
         sides = typed_like(lax.pcast(sides, axis, to="varying"), given[2])
 
@@ -139,7 +139,9 @@ def gpipe(
             # so that whatever is finite for these is finite here.
             own = (stage == 0) | (turn < 0) | (turn >= pipe.parts)
             x = _chosen(own, _at(xs, number), received)
-            y = run(params, x, _at(sides, number), pipe.key(key, number))
+            # Lowered here and not before the loop, which adds up their gradients as they come in.
+            lowered = typed_like(params, given[0])
+            y = run(lowered, x, _at(sides, number), pipe.key(key, number))
             return jax.tree.map(lambda y: lax.ppermute(y, axis, pipe.onward), y), y
 
         first = jax.tree.map(lambda x: zeros_within(x.shape[1:], x.dtype), xs)

@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnet.errors import UsageError
 from jaxnet.layers import Dense, Embed, KeyValues, MultiHeadAttention
+from jaxnet.layers.dense import add_bias
 from jaxnet.parallel.manual import AnyMesh, free_axes, zeros_within
 
 
@@ -126,7 +127,7 @@ def _dense(module: Any, inputs: jax.Array) -> jax.Array:
     y = lax.dot_general(
         inputs, kernel, (((inputs.ndim - 1,), (0,)), ((), ())), precision=module.precision
     )
-    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+    return y if bias is None else add_bias(y, bias.reshape((1,) * (y.ndim - 1) + (-1,)))
 
 
 def _attend_to_table(module: Any, query: jax.Array) -> jax.Array:
@@ -223,9 +224,9 @@ def _forward(
     best, total, mixed = take(sums, last, blocks)
     any_seen = total > 0
     total = jnp.where(any_seen, total, 1)
-    out = (mixed / total[..., None]).astype(query.dtype)
+    out = mixed / total[..., None]
     logarithm = jnp.where(any_seen, best + jnp.log(total), 0)
-    return out, (query, key, value, mask, out, logarithm)
+    return out.astype(query.dtype), (query, key, value, mask, out, logarithm)
 
 
 def _backward(ring: _Ring, kept: Any, cotangent: jax.Array) -> Any:
@@ -235,7 +236,9 @@ def _backward(ring: _Ring, kept: Any, cotangent: jax.Array) -> Any:
     """
     query, key, value, mask, out, logarithm = kept
     wide = logarithm.dtype
-    inner = (cotangent.astype(wide) * out.astype(wide)).sum(axis=-1, keepdims=True)
+    # In half precision the gradients of a query's scores would no longer add up to 0 over the keys,
+    # as those of a softmax do, and a bias of keys would learn what is but rounding.
+    inner = (cotangent.astype(wide) * out).sum(axis=-1, keepdims=True)
     scaled = query * query.shape[-1] ** -0.5
 
     def take(d_query: jax.Array, d_blocks: Any, step: Any, blocks: Any) -> Any:
@@ -245,7 +248,7 @@ def _backward(ring: _Ring, kept: Any, cotangent: jax.Array) -> Any:
         weights = jnp.exp(_scores(query, key) - logarithm[..., None])
         weights = jnp.where(visible, weights, 0)
         d_weights = _by_head(_product(_shared(cotangent, key), value.swapaxes(-1, -2)), query)
-        d_scores = (weights * (d_weights - inner)).astype(query.dtype)
+        d_scores = weights * (d_weights - inner)
         transposed = _shared(d_scores, key).swapaxes(-1, -2)
         d_key += _product(transposed, _shared(scaled, key))
         transposed = _shared(weights.astype(value.dtype), key).swapaxes(-1, -2)
@@ -283,7 +286,8 @@ def _scores(query: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a, b, preferred_element_type=np.promote_types(a.dtype, np.float32))
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.matmul(a, b, preferred_element_type=np.promote_types(a.dtype, np.float32))
 
 
 def _shared(x: jax.Array, key: jax.Array) -> jax.Array:

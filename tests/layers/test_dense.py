@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.layers import Dense, Embed
+from jaxnet.layers import Dense, Embed, LearnedPositions
 from jaxnet.layers.dense import rows_dot_general
 from tests.networks import applied, drawn
 
@@ -80,3 +80,25 @@ def test_every_product_of_a_gradient_sums_over_one_axis(layer, method):
     for product in products:
         (left, right), _ = product.params["dimension_numbers"]
         assert len(left) == len(right) == 1
+
+
+@pytest.mark.parametrize(
+    ("layer", "inputs", "name"),
+    [
+        (Dense(3, dtype=jnp.bfloat16), np.zeros((1000, 2, 4), np.float32), "bias"),
+        (Embed(1, 3, dtype=jnp.bfloat16), np.zeros((1000, 2), np.int32), "embedding"),
+        (LearnedPositions(2), jnp.zeros((2000, 2, 3), jnp.bfloat16), "embedding"),
+    ],
+    ids=["Dense", "Embed", "LearnedPositions"],
+)
+def test_in_half_precision_gradients_are_added_up_in_float32(layer, inputs, name):
+    """In bfloat16 a sum of ones stays at 256: the next number is 258."""
+    variables = drawn(layer, inputs)
+    lowered = jax.tree.map(lambda x: x.astype(jnp.bfloat16), variables)
+
+    def scalar(variables):
+        return layer.apply(variables, inputs).astype(jnp.float32).sum()
+
+    gradient = jax.jit(jax.grad(scalar))(lowered)["params"][name]
+    assert gradient.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(gradient.astype(jnp.float32), 2000)

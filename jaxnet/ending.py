@@ -150,6 +150,7 @@ class Handlers:
 _own: Handlers | None = None
 _guard = threading.Lock()
 _writing = 0
+_held = threading.local()
 
 
 def start() -> None:
@@ -341,6 +342,16 @@ def _last() -> None:
         _own.ignore()
 
 
+def _hold() -> None:
+    """Before a fork: what is meant for the new process waits until its handlers are its own."""
+    _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if _own else None
+
+
+def _let_go() -> None:
+    if _held.mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _held.mask)
+
+
 def _forget() -> None:
     """In a process that was forked: it is no command, and its signals are none of its parent's."""
     global _own, _guard, _writing
@@ -350,6 +361,7 @@ def _forget() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _own = None
+    _let_go()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_forget)

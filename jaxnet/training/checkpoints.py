@@ -82,16 +82,11 @@ class Checkpoints:
             CheckpointError: the folder can't be written.
         """
         folder = expanded(self.folder).absolute()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f".probe-{jax.process_index()}"
-            probe.write_text("")
-            probe.unlink()
-        except OSError as error:
+        if problem := _unwritable(folder, make=True):
             raise CheckpointError(
-                f"{folder}: checkpoints can't be written here: {error.strerror or error}. "
-                "Choose a folder that you may write, on a disk with space."
-            ) from error
+                f"{folder}: checkpoints can't be written here: {problem}. Choose a folder that you "
+                "may write, on a disk with space."
+            )
         return CheckpointStore(folder, self.keep)
 
 
@@ -144,6 +139,10 @@ class CheckpointStore:
         self.finish()
         if step in self.steps():
             return
+        # Orbax makes its folders in the background, and where it can't, threads of it wait for them
+        # for minutes, and the end of the process for these.
+        if problem := processes.from_first(lambda: _unwritable(self.folder)):
+            raise self._cant_write(step, OSError(problem))
         plain = _plain(state)
         self._saving = step
         noted = _Noted(_describe(plain), progress, best_step, step)
@@ -317,6 +316,19 @@ class CheckpointStore:
             f"{where}: the checkpoint of step {step} can't be written: {_brief(error)}. Nothing "
             f"else is lost: {left}. Make room or choose another folder, and run again to resume."
         )
+
+
+def _unwritable(folder: Path, make: bool = False) -> str | None:
+    """Why no file can be written in a folder, if that is so."""
+    probe = folder / f".probe-{jax.process_index()}"
+    try:
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def read_arrays(folder: Path, step: int) -> dict[str, np.ndarray]:

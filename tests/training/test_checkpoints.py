@@ -483,6 +483,18 @@ def test_a_folder_that_cant_be_made_is_named(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc to write into")
+def test_a_folder_that_cant_be_written_any_more_is_named_before_orbax_begins(store):
+    """Orbax's threads would wait for minutes for folders that can't be made."""
+    _fill(store, 1)
+    (store.folder / ".probe-0").mkdir()  # as little to be written as on a read-only file system
+    said = f"{store.folder}/2: the checkpoint of step 2 can't be written: Is a directory. Nothing"
+    with pytest.raises(
+        CheckpointError, match=f"{said} else is lost: the newest good one is step 1"
+    ):
+        store.save(2, _state(), _progress(2), 2)
+    assert not [file for file in store.folder.iterdir() if "orbax" in file.name]
+
+
 def test_a_folder_that_cant_be_written_is_named():
     with pytest.raises(CheckpointError, match=r"/proc/checkpoints: checkpoints can't be written"):
         Checkpoints(Path("/proc/checkpoints")).open()

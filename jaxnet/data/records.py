@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from jaxnet.data.numeric import as_array, device_dtype, to_dtype
+from jaxnet.data.numeric import as_array, check_distinct, device_dtype, to_dtype
 from jaxnet.errors import InputError
 
 
@@ -79,7 +79,8 @@ class Records:
         """The examples at `rows`, with the example as leading axis.
 
         Raises:
-            InputError: a record isn't like the first one.
+            InputError: a record isn't like the first one, or float32, which they are cast to, can't
+                tell the values of these examples apart.
         """
         chosen = rows if self.rows is None else self.rows[rows]
         records = self._fetch([int(row) for row in chosen], epoch)
@@ -112,17 +113,24 @@ class Records:
     def _stack(
         self, name: str, columns: Sequence[Mapping[str, np.ndarray]], rows: np.ndarray
     ) -> np.ndarray:
-        first = columns[0][name]
+        expected = _spec_of(columns[0][name])
         for values, row in zip(columns, rows, strict=True):
-            got = values.get(name)
-            if got is None or (got.shape, got.dtype) != (first.shape, first.dtype):
+            got = _spec_of(values[name]) if name in values else None
+            if got != expected:
                 has = "nothing" if got is None else f"{got.dtype} {got.shape}"
                 raise InputError(
-                    f"{self.name}: expected {name} of {first.dtype} {first.shape} in every "
+                    f"{self.name}: expected {name} of {expected.dtype} {expected.shape} in every "
                     f"record, as in record {rows[0]}, got {has} in record {row}. Bring all to "
                     "one shape and type, for instance with a map over the dataset."
                 )
-        return np.stack([values[name] for values in columns])
+        where = f"{self.name}: {name}"
+        stacked = np.stack([values[name] for values in columns])
+        cast = to_dtype(stacked, expected.dtype, where)
+        if cast.dtype != stacked.dtype and cast.dtype.kind == "f":
+            check_distinct(
+                stacked, where, "subtract a fixed number from them where the records are read"
+            )
+        return cast
 
 
 def _is_map_dataset(records: Any) -> bool:
@@ -131,7 +139,7 @@ def _is_map_dataset(records: Any) -> bool:
 
 
 def _columns(record: Any, name: str, row: int) -> dict[str, np.ndarray]:
-    """A record as arrays of types that the device keeps."""
+    """A record as arrays of the types that they have."""
     if isinstance(record, tuple) and len(record) == 2:
         record = {"inputs": record[0], "labels": record[1]}
     if not isinstance(record, Mapping) or "inputs" not in record:
@@ -140,12 +148,17 @@ def _columns(record: Any, name: str, row: int) -> dict[str, np.ndarray]:
             f"{name}: expected a record to be a dict with inputs and labels, or a pair of them, "
             f"got {got} in record {row}; map the records to that first"
         )
-    return {key: _narrow(value, f"{name}: {key} of record {row}") for key, value in record.items()}
+    return {key: _array(value, f"{name}: {key} of record {row}") for key, value in record.items()}
 
 
-def _narrow(value: Any, where: str) -> np.ndarray:
+def _spec_of(array: np.ndarray) -> jax.ShapeDtypeStruct:
+    """Shape and type on the device."""
+    return jax.ShapeDtypeStruct(array.shape, device_dtype(array.dtype))
+
+
+def _array(value: Any, where: str) -> np.ndarray:
     values = as_array(value, where)
     # A label is often one uint8 or a plain int: all of them become int32, as in `Arrays`.
     if values.dtype.kind in "ui" and values.ndim == 0:
         return to_dtype(values, np.dtype(np.int32), where)
-    return to_dtype(values, device_dtype(values.dtype), where)
+    return values

@@ -304,6 +304,16 @@ def test_labels_have_to_be_as_many_as_records():
         Records([(0.0, 1), (1.0, 0)], labels=np.zeros(3, np.int32))
 
 
+@pytest.mark.parametrize("offset", [0.0, 1.7e9])
+def test_an_offset_that_float32_cannot_hold_is_refused_as_records_are_read(offset):
+    times = Records([(np.float64([offset + i, 1.0]), float(i)) for i in range(8)])
+    if offset:
+        with pytest.raises(InputError, match=r"of 8 different values in column 0.* tell 1 "):
+            times.read(np.arange(8), 0)
+    else:
+        assert times.read(np.arange(8), 0)["inputs"][:, 0].tolist() == list(range(8))
+
+
 # Arrays larger than the memory
 
 

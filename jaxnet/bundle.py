@@ -29,6 +29,7 @@ from jaxnet.data.encoders import Encoder, encoder_from_json, encoder_to_json
 from jaxnet.data.scaling import Scale
 from jaxnet.errors import InputError, UsageError
 from jaxnet.files import expanded, json_text, write_atomically, write_json
+from jaxnet.inference import Predictor
 from jaxnet.losses.labels import learnt_by
 from jaxnet.training.evaluation import BatchSize, Evaluator
 from jaxnet.training.network import Network, Precision, as_network, compute_in
@@ -48,7 +49,7 @@ _STORABLE = (
 
 
 @dataclass(frozen=True)
-class _Predictor(GradientTask):
+class _Prediction(GradientTask):
     """As much of a task as prediction takes; its state is the network's variables."""
 
     network: Network
@@ -258,10 +259,9 @@ class Bundle:
         """
         if self.encoder is not None and not _are_numbers(inputs):
             inputs = self.encoder(inputs)
-        size = self._batch_size if batch_size is None else BatchSize(batch_size)
-        evaluator = Evaluator(self._programs, size, {"inputs": self.inputs})
+        predictor = self._predictor if batch_size is None else self._predictor_of(batch_size)
         with numerics.matmul_precision(self.matmul_precision):
-            return evaluator.predict(self._on_device, inputs)
+            return predictor(inputs)
 
     def predict_proba(self, inputs: Any, batch_size: int | None = None) -> np.ndarray:
         """The probabilities: softmax over the last axis, or the sigmoid of a single output.
@@ -307,16 +307,20 @@ class Bundle:
         return logits
 
     @cached_property
-    def _predictor(self) -> _Predictor:
-        return _Predictor(compute_in(as_network(self.model), self.precision), self.preprocess)
-
-    @cached_property
-    def _batch_size(self) -> BatchSize:
-        return BatchSize()
+    def _task(self) -> _Prediction:
+        return _Prediction(compute_in(as_network(self.model), self.precision), self.preprocess)
 
     @cached_property
     def _programs(self) -> Programs:
-        return Programs(self._predictor)
+        return Programs(self._task)
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        return self._predictor_of(None)
+
+    def _predictor_of(self, batch_size: int | None) -> Predictor:
+        evaluator = Evaluator(self._programs, BatchSize(batch_size), {"inputs": self.inputs})
+        return evaluator.predictor(self._on_device)
 
     @cached_property
     def _on_device(self) -> PyTree:
@@ -330,7 +334,7 @@ class Bundle:
         """The stored weights as the model's variables; InputError if they aren't its own."""
 
         def init(inputs: jax.Array) -> PyTree:
-            return self._predictor.network.init(jax.random.key(0), self.preprocess(inputs))
+            return self._task.network.init(jax.random.key(0), self.preprocess(inputs))
 
         expected = jax.eval_shape(init, self._example["inputs"])
         paths = trees.paths(expected)
@@ -347,7 +351,7 @@ class Bundle:
     def _check_class_names(self) -> None:
         if self.class_names is None:
             return
-        outputs = jax.eval_shape(self._predictor.predict_step, self.variables, self._example)
+        outputs = jax.eval_shape(self._task.predict_step, self.variables, self._example)
         classes = 2 if _single(outputs.shape) else outputs.shape[-1]
         if len(self.class_names) != classes:
             raise InputError(

@@ -24,7 +24,7 @@ import pytest
 import scipy.special
 from safetensors.numpy import load_file
 
-from jaxnet import losses, optimizers
+from jaxnet import inference, losses, optimizers
 from jaxnet.bundle import Bundle
 from jaxnet.data import Scale, fit_table, read_table
 from jaxnet.errors import InputError, UsageError
@@ -452,18 +452,22 @@ def test_rows_dont_depend_on_their_company(saved):
     bundle = Bundle.load(saved["averaged"].folder)
     whole = bundle.predict(IMAGES, batch_size=16)
     for count in (1, 15, 16, 17):
-        np.testing.assert_array_equal(bundle.predict(IMAGES[:count], 16), whole[:count])
-    np.testing.assert_allclose(bundle.predict(IMAGES, batch_size=7), whole, atol=1e-5)
+        np.testing.assert_allclose(bundle.predict(IMAGES[:count]), whole[:count], atol=1e-6)
+    np.testing.assert_allclose(bundle.predict(IMAGES, batch_size=7), whole, atol=1e-6)
 
 
-def test_one_program_serves_any_number_of_rows():
+def test_a_few_programs_serve_any_number_of_rows():
+    TRACES.clear()
     bundle = _logits(3)
-    bundle.predict(np.ones((5, 3)), batch_size=4)
-    traced = len(TRACES)
+    rows = np.arange(3 * 1000, dtype=np.float32).reshape(1000, 3)
+    for count in (5, 1, 4, 70, 300, 1000, 257, 999):
+        np.testing.assert_array_equal(bundle.predict(rows[:count]), rows[:count])
+    assert sorted(set(TRACES)) == [(size, 3) for size in inference.LADDER]
+    assert not bundle._programs.compiles.repeated()
+    TRACES.clear()
     for count in (1, 4, 70):
-        assert bundle.predict(np.ones((count, 3)), batch_size=4).shape == (count, 3)
-    assert len(TRACES) == traced
-    assert set(TRACES) == {(4, 3)}
+        np.testing.assert_array_equal(bundle.predict(rows[:count], batch_size=4), rows[:count])
+    assert set(TRACES) == {(4, 3)}  # that of 1 was compiled
 
 
 def test_probabilities_are_the_softmax():

@@ -21,6 +21,7 @@ FLOORS = [
     {"losses", "layers", "optimizers", "summary"},
     {"metrics", "data", "compute"},
     {"parallel"},
+    {"inference"},
     {"training", "module_json"},
     {"bundle", "recipe", "generation", "retrieval"},
     {"cli", "run_folder"},

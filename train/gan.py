@@ -254,9 +254,10 @@ def _draw(folder: Path, config: Config, result: FitResult, parts: ImageParts, sc
     ends = noise[:SIDE], noise[SIDE : 2 * SIDE]
     # Along the great circle, on which the noise stays as long as what the generator knows.
     turns = np.linspace(0, np.pi / 2, SIDE, dtype=np.float32)
-    path = [np.cos(t) * ends[0] + np.sin(t) * ends[1] for t in turns]
-    between = np.stack(path, axis=1).reshape(-1, noise.shape[1])
-    save_grid(_grid(result.model.predict(between)), folder / "interpolation.png", title)
+    way = [np.cos(t) * ends[0] + np.sin(t) * ends[1] for t in turns]
+    between = np.stack(way, axis=1).reshape(-1, noise.shape[1])
+    path = folder / "interpolation.png"
+    save_grid(_grid(result.model.predict(between)), path, f"from noise to noise: {title}")
     real = scale(sample(parts.train, SIDE * SIDE, config.seed).inputs[: SIDE * SIDE])
     save_grid(_grid(real), folder / "real.png", f"real: {title}")
     losses = ("generator_loss", "discriminator_loss")

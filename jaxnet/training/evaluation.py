@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from jaxnet import trees
 from jaxnet.data.arrays import Arrays
-from jaxnet.data.numeric import as_array, narrowed
 from jaxnet.data.pipeline import (
     RESIDENT_BYTES,
     ArrayPipeline,
@@ -21,10 +18,12 @@ from jaxnet.data.pipeline import (
     Stretch,
     pipeline,
 )
-from jaxnet.data.sources import InputsOnly, Source
+from jaxnet.data.sources import Source
 from jaxnet.errors import InputError
+from jaxnet.inference import Predictor, check_example
 from jaxnet.parallel import activity
 from jaxnet.training.history import add_steps, as_metrics, computed
+from jaxnet.training.network import takes_all
 from jaxnet.training.programs import Programs, Use
 
 PyTree = Any
@@ -33,10 +32,10 @@ P = TypeVar("P", bound=Pipeline)
 
 # Data is evaluated in stacks of this many batches, so that sets of all sizes share one program.
 CAPACITY = 16
-# The outputs of a stack wait on the device until they are fetched, and may take so much of it.
-OUTPUT_BYTES = 256 << 20
 # Examples at a time. More make no network faster: this is what small ones need on a GPU.
 MOST_EXAMPLES = 256
+# So few fit into memory wherever training did.
+FEW_EXAMPLES = 8
 # Larger networks take fewer at a time, so that what is computed takes no more than this, or than a
 # part of what training takes. Both are known about, and evaluation mustn't be what needs most.
 WORKING_BYTES = 512 << 20
@@ -126,13 +125,7 @@ class Evaluator:
                 f"Add {' and '.join(sorted(missing))}; the mask is False on rows of padding."
             )
         for name, got in spec.items():
-            expected = self.like.get(name, got)
-            if (expected.shape, expected.dtype) != (got.shape, got.dtype):
-                raise InputError(
-                    f"{data.name}: expected {name} of shape {expected.shape} and type "
-                    f"{expected.dtype} for each example, as in the data before, got {got.shape} "
-                    f"and {got.dtype}. Prepare all data in the same way."
-                )
+            check_example(name, self.like.get(name, got), got, data.name)
         columns = _known_columns(data)
         self._check_inputs(columns, data.name)
         check = getattr(self.programs.task, "check", None)
@@ -160,7 +153,7 @@ class Evaluator:
             places=self.programs.places,
         )
         self.check(data, state)
-        data = self._fitted("evaluate", data, state)
+        data = self._fitted(data, state)
         again = Again(data)
         small = isinstance(data, ArrayPipeline) and data.bytes <= RESIDENT_BYTES
         return list(again) if small else again
@@ -176,42 +169,29 @@ class Evaluator:
             total = add_steps(total, jax.tree.map(lambda leaf: leaf[None], sums))
         return {} if total is None else computed(as_metrics(total, sums), prefix)
 
-    def predict(self, state: PyTree, inputs: Any) -> PyTree:
-        """The outputs for `inputs`, (n, ...) or a dataset of n, as numpy arrays with n rows."""
-        data = self._unlabelled(inputs)
-        own = getattr(self.programs.task, "prediction_inputs", None)
-        (self if own is None else replace(self, like={"inputs": own})).check(data, state)
-        data = self._fitted("predict", data, state)
-        parts = []
-        for feed, count in Again(data):
-            outputs = jax.device_get(self.programs.predict(state, feed, count))
-            taken = slice(count * data.batch_size)
-            parts.append(jax.tree.map(partial(_rows, taken), outputs))
-        return jax.tree.map(lambda *pieces: np.concatenate(pieces)[: data.examples], *parts)
+    def predictor(self, state: PyTree) -> Predictor:
+        """What predicts with a state, in batches as large as there is room for."""
+        task = self.programs.task
+        inputs = getattr(task, "prediction_inputs", None) or self.like.get("inputs")
+        check = getattr(task, "check_inputs", None) or takes_all
 
-    def _unlabelled(self, inputs: Any) -> ArrayPipeline | SourcePipeline:
-        most, places = self._shared_out(MOST_EXAMPLES), self.programs.places
-        if isinstance(inputs, Source):
-            return SourcePipeline(InputsOnly(inputs), most, False, CAPACITY, places=places)
-        if not isinstance(inputs, Arrays):
-            # What training data has to be like, float32 telling its values apart, isn't asked here.
-            rows = narrowed(as_array(inputs, "inputs"), "inputs")
-            # Labels that nobody looks at: the inputs are then checked as all data is.
-            labels = np.zeros(len(rows) if rows.ndim else 1, np.int32)
-            inputs = Arrays(rows, labels, name="inputs")
-        columns = {"inputs": inputs.inputs}
-        return ArrayPipeline(
-            columns,
-            inputs.name,
-            most,
-            shuffle=False,
-            resident=False,
-            capacity=CAPACITY,
-            places=places,
-        )
+        def largest(example: jax.ShapeDtypeStruct, examples: int) -> int:
+            # A few are computed without asking how much memory many would take, which traces.
+            if self.batch_size.chosen is None and examples <= FEW_EXAMPLES:
+                return FEW_EXAMPLES
+            size = self._shared_out(MOST_EXAMPLES)
+            batch = {
+                "inputs": jax.ShapeDtypeStruct((size, *example.shape), example.dtype),
+                "mask": jax.ShapeDtypeStruct((size,), np.bool_),
+            }
+            return self.batch_size.examples(
+                "predict", lambda: self.programs.working_bytes("predict", state, batch)
+            )
 
-    def _fitted(self, use: Use, data: P, state: PyTree) -> P:
-        """The pipeline with batches, and stacks of them, for which there is room.
+        return Predictor(self.programs, state, inputs, check, largest)
+
+    def _fitted(self, data: P, state: PyTree) -> P:
+        """The pipeline with batches for which there is room.
 
         One of the user's own has the batches that it has.
         """
@@ -219,18 +199,13 @@ class Evaluator:
             return data
         most = data.spec()
         examples = self.batch_size.examples(
-            use, lambda: self.programs.working_bytes(use, state, most)
+            "evaluate", lambda: self.programs.working_bytes("evaluate", state, most)
         )
-        data = replace(data, batch_size=self._shared_out(examples))
-        if use == "predict":
-            outputs = trees.size_bytes(self.programs.outputs(state, data.spec()))
-            most_steps = max(1, OUTPUT_BYTES // max(1, outputs))
-            data = replace(data, capacity=min(data.capacity, most_steps))
-        return data
+        return replace(data, batch_size=self._shared_out(examples))
 
     def _shared_out(self, examples: int) -> int:
         """Rounded up, so that a batch can be shared out among many devices."""
-        shares = self.programs.on_mesh.shares if self.programs.on_mesh else 1
+        shares = self.programs.shares
         return -(-examples // shares) * shares
 
 
@@ -240,8 +215,3 @@ def _known_columns(data: Pipeline) -> Mapping[str, np.ndarray]:
         return data.columns
     labels = getattr(data.source, "labels", None) if isinstance(data, SourcePipeline) else None
     return {} if labels is None else {"labels": labels}
-
-
-def _rows(taken: slice, outputs: np.ndarray) -> np.ndarray:
-    """(steps, batch, ...) as rows, those that were predicted."""
-    return outputs.reshape(-1, *outputs.shape[2:])[taken]

@@ -421,8 +421,7 @@ def plot_plane(
     axes = figure.add_subplot()
     drawn = axes.scatter(points[:, 0], points[:, 1], c=colours, s=14, alpha=0.7, cmap="viridis")
     figure.colorbar(drawn, label=colour)
-    for row, label in labels.items():
-        axes.annotate(label, points[row], fontsize=8, xytext=(3, 2), textcoords="offset points")
+    _name_points(axes, points, labels)
     axes.set(
         xlabel=f"first principal component ({shares[0]:.0%} of the variance)",
         ylabel=f"second principal component ({shares[1]:.0%})",
@@ -432,6 +431,21 @@ def plot_plane(
     save(figure, path)
 
 
+def _name_points(axes: Any, points: np.ndarray, labels: Mapping[int, str]) -> None:
+    """Write names beside points, but for those that would lie over a name before them."""
+    axes.figure.draw_without_rendering()
+    taken: list[Any] = []
+    for row, label in labels.items():
+        name = axes.annotate(
+            label, points[row], fontsize=8, xytext=(3, 2), textcoords="offset points"
+        )
+        box = name.get_window_extent()
+        if any(box.overlaps(other) for other in taken):
+            name.remove()
+        else:
+            taken.append(box)
+
+
 def plot_attention(
     weights: np.ndarray,
     tokens: Sequence[str],
@@ -439,7 +453,10 @@ def plot_attention(
     sources: Sequence[str] | None = None,
     title: str = "",
 ) -> None:
-    """Draw who attends to whom: a row of pictures for each layer, one for each head.
+    """Draw the attention weights: a row of pictures for each layer, one for each head.
+
+    Colours go by the square root of a weight: heads that attend a little to many tokens are seen
+    beside one that attends to a single token.
 
     Args:
         weights: (layers, heads, n, m), a row of each picture for each token that attends.
@@ -448,6 +465,7 @@ def plot_attention(
         sources: the tokens that are attended to, m of them; by default the same.
         title: what run it is.
     """
+    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
     sources = tokens if sources is None else sources
@@ -459,12 +477,10 @@ def plot_attention(
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(title)
     grid = figure.subplots(layers, heads, squeeze=False)
-    image = None
+    image, scale = None, PowerNorm(0.5, 0, float(weights.max()))
     for layer, head in product(range(layers), range(heads)):
         axes = grid[layer][head]
-        image = axes.imshow(
-            weights[layer, head], cmap="viridis", vmin=0, vmax=float(weights.max()), aspect="auto"
-        )
+        image = axes.imshow(weights[layer, head], cmap="viridis", norm=scale, aspect="auto")
         axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=9)
         axes.set_xticks(range(m), sources if layer == layers - 1 else [""] * m, rotation=90)
         axes.set_yticks(range(n), tokens if head == 0 else [""] * n)

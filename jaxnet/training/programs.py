@@ -134,6 +134,11 @@ class Programs:
         """Where batches go."""
         return self.on_mesh or ONE_DEVICE
 
+    @property
+    def shares(self) -> int:
+        """The number of parts into which the examples of a batch are sharded."""
+        return self.on_mesh.shares if self.on_mesh else 1
+
     def init(self, key: jax.Array, batch: PyTree) -> PyTree:
         """A new state, each part of it made on its device; of the batch only shapes matter."""
         return self._initialise(key, batch)
@@ -388,22 +393,20 @@ class Programs:
 
         return self._program(evaluate, lambda same, whole: whole)
 
-    def predict(self, state: PyTree, feed: Any, count: int) -> PyTree:
-        """The outputs, (capacity, batch, ...); those after `count` are 0."""
-        return self._predict(state, self.on_mesh.feed(feed) if self.on_mesh else feed, count)
+    def predict(self, state: PyTree, inputs: np.ndarray, size: int, count: int) -> PyTree:
+        """The outputs (size, ...) of one batch; see `jaxnet.inference.Program`."""
+        stack = inputs[None]
+        return self._predict(
+            state, self.on_mesh.stack(stack, size) if self.on_mesh else stack, count
+        )
 
     @cached_property
     def _predict(self) -> Callable[[PyTree, Any, int], PyTree]:
-        def predict(state: PyTree, feed: Any, count: jax.Array) -> PyTree:
-            self.compiles.record("prediction", feed)
-
-            def step(i, outputs):
-                batch_outputs = self._predict_step(state, self._batch(feed, i))
-                return jax.tree.map(lambda all_, one: all_.at[i].set(one), outputs, batch_outputs)
-
-            shapes = jax.eval_shape(self._predict_step, state, self._batch(feed, 0))
-            zeros = jax.tree.map(lambda o: jnp.zeros((feed.capacity, *o.shape), o.dtype), shapes)
-            return jax.lax.fori_loop(0, count, step, zeros)
+        def predict(state: PyTree, stack: jax.Array, count: jax.Array) -> PyTree:
+            size = stack.shape[1]
+            self.compiles.record(f"prediction of {size}", stack)
+            batch = {"inputs": stack[0], "mask": jnp.arange(size) < count}
+            return self._predict_step(state, self.on_mesh.cut(batch) if self.on_mesh else batch)
 
         return self._program(predict, lambda same, whole: whole)
 

@@ -19,6 +19,7 @@ from jaxnet.data.arrays import Arrays
 from jaxnet.data.pipeline import ArrayPipeline, Pipeline, Placement, pipeline
 from jaxnet.errors import NonFiniteError, UsageError
 from jaxnet.files import expanded, write_atomically
+from jaxnet.inference import Predictor
 from jaxnet.metrics.direction import declared
 from jaxnet.parallel import activity, processes
 from jaxnet.parallel.layout import Layout
@@ -62,7 +63,11 @@ class Trained:
 
     def predict(self, inputs: Any) -> Any:
         """The outputs for `inputs`, (n, ...) or a dataset of n, as numpy arrays with n rows."""
-        return self.trainer.predict(self.state, inputs)
+        return self._predictor(inputs)
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        return self.trainer.predictor(self.state)
 
     def evaluate(self, data: Data) -> dict[str, Any]:
         """The metrics of labelled data."""
@@ -303,7 +308,15 @@ class Trainer:
         Raises:
             InputError: the inputs have another shape or type.
         """
-        return self.evaluator.predict(self.programs.forms.put(state), inputs)
+        return self.predictor(state)(inputs)
+
+    def predictor(self, state: PyTree) -> Predictor:
+        """What predicts with a state: for many calls, as `Trained.predict` makes them.
+
+        Args:
+            state: the task's state.
+        """
+        return self.evaluator.predictor(self.programs.forms.put(state))
 
     @cached_property
     def _pipelines(self) -> WeakKeyDictionary[Arrays, Pipeline]:

@@ -175,6 +175,13 @@ def test_attention_is_legible_and_says_what_is_what(layers, heads, n, m, drawn, 
         assert room >= 0.9 * 8 * figure.dpi / 72
 
 
+def test_names_of_points_do_not_lie_over_each_other(drawn, tmp_path):
+    vectors = np.float32([[0, 0], [0.001, 0], [5, 1], [9, -2]])
+    names = {row: f"item {row}" for row in range(4)}
+    plots.plot_plane(vectors, tmp_path / "a.png", np.arange(4), "taken", names)
+    assert [t.get_text() for t in drawn[0].axes[0].texts] == ["item 0", "item 2", "item 3"]
+
+
 def test_a_confusion_matrix_and_curves_have_titles_and_axes(drawn, tmp_path):
     plots.plot_confusion(np.array([[30, 2], [4, 20]]), ["no", "yes"], tmp_path / "a.png", "spam")
     axes = drawn[0].axes[0]

@@ -1,0 +1,245 @@
+"""`Predictor`: the one way from inputs to outputs, for one example or a million.
+
+Inputs are computed in batches of a few sizes, a ladder of them, so that one example doesn't cost
+what 256 do and any number of examples is served by a few compiled programs. The outputs of a batch
+are fetched while the next one is computed: the memory in use is that of the outputs and of two
+batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from jaxnet.data.arrays import Arrays
+from jaxnet.data.feeds import Places
+from jaxnet.data.numeric import as_array, narrowed
+from jaxnet.data.pipeline import SourcePipeline
+from jaxnet.data.sources import InputsOnly, Source
+from jaxnet.errors import InputError
+from jaxnet.parallel import activity
+
+PyTree = Any
+
+# The batch sizes; a larger one makes no network faster.
+LADDER = (1, 8, 64, 256)
+
+
+class Program(Protocol):
+    """A compiled network that takes a batch at a time: `jaxnet.training.Programs`."""
+
+    @property
+    def places(self) -> Places:
+        """Which rows of a batch this process has to have."""
+        ...
+
+    @property
+    def shares(self) -> int:
+        """The number of parts into which a batch is sharded."""
+        ...
+
+    def predict(self, state: PyTree, inputs: np.ndarray, size: int, count: int) -> PyTree:
+        """The outputs (size, ...) of a batch.
+
+        Args:
+            state: what to predict with.
+            inputs: the rows of the batch, or those that this process's devices need.
+            size: the number of rows of the batch.
+            count: how many of them matter.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """Predicts with a trained network, in batches of a few sizes.
+
+    Attributes:
+        program: the compiled network.
+        state: what it predicts with, on its devices.
+        inputs: shape and type of one example's inputs; None takes what comes.
+        check_inputs: raises `InputError` where inputs hold a value that the network can't take.
+        largest: `(inputs, examples) -> size` of the largest batch, of the shape and type of an
+            example's inputs and the number of examples.
+    """
+
+    program: Program
+    state: PyTree
+    inputs: jax.ShapeDtypeStruct | None
+    check_inputs: Callable[[np.ndarray], None]
+    largest: Callable[[jax.ShapeDtypeStruct, int], int]
+
+    def __call__(self, inputs: Any) -> PyTree:
+        """The outputs for `inputs`, as numpy arrays with n rows.
+
+        Args:
+            inputs: (n, ...), or a dataset of n examples, `Arrays` or a `Source`, whose labels don't
+                matter.
+
+        Raises:
+            InputError: the inputs have another shape or type, or hold what the network can't take.
+        """
+        # Arrays first: to ask whether an object is a source takes longer than a small network.
+        if not isinstance(inputs, np.ndarray) and isinstance(inputs, Source):
+            example = inputs.spec()["inputs"]
+            self._check(example, inputs.name)
+            return self._outputs(self._read(inputs, example), len(inputs))
+        name = inputs.name if isinstance(inputs, Arrays) else "inputs"
+        given = inputs.inputs if isinstance(inputs, Arrays) else inputs
+        # What training data has to be like, float32 telling its values apart, isn't asked here.
+        rows = narrowed(as_array(given, name), name)
+        if rows.ndim == 0 or not rows.size:
+            raise InputError(
+                f"{name}: expected at least one example, with one row each, got shape {rows.shape}"
+            )
+        example = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
+        self._check(example, name)
+        try:
+            self.check_inputs(rows)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+        return self._outputs(_cut(rows, self._sizes(example, len(rows))), len(rows))
+
+    def _check(self, got: jax.ShapeDtypeStruct, name: str) -> None:
+        if self.inputs is not None:
+            check_example("inputs", self.inputs, got, name)
+
+    def _sizes(self, example: jax.ShapeDtypeStruct, examples: int) -> list[int]:
+        """The batch sizes for so many examples, in ascending order."""
+        largest = self.largest(example, examples)
+        sizes = {size for size in LADDER if size < largest} | {largest}
+        shares = self.program.shares
+        return sorted({-(-size // shares) * shares for size in sizes})
+
+    def _read(self, source: Source, example: jax.ShapeDtypeStruct) -> Iterator[_Batch]:
+        """The batches of what is read as it is needed, by threads that run ahead."""
+        sizes = self._sizes(example, len(source))
+        size = next((size for size in sizes if size >= len(source)), sizes[-1])
+        host = _OnHost(self.program.places)
+        data = SourcePipeline(InputsOnly(source), size, shuffle=False, places=host)
+        left = len(source)
+        for feed, count in data.stretches(0, 0, 0, lambda _: data.capacity):
+            for inputs in feed.stack["inputs"][:count]:
+                yield _Batch(inputs, size, min(size, left))
+                left -= size
+
+    def _outputs(self, batches: Iterator[_Batch], examples: int) -> PyTree:
+        """The outputs of all batches, each fetched while the next one is computed."""
+        computing: tuple[PyTree, int] | None = None
+        whole = _Outputs(examples)
+        for inputs, size, count in batches:
+            activity.own.beat()
+            outputs = self.program.predict(self.state, inputs, size, count)
+            if computing is not None:
+                whole.add(*computing)
+            computing = outputs, count
+        assert computing is not None
+        whole.add(*computing)
+        return whole.arrays
+
+
+class _Batch(NamedTuple):
+    """Inputs of one batch, padded.
+
+    Attributes:
+        inputs: the rows of the batch, or those that this process's devices need.
+        size: the number of rows of the batch.
+        count: how many of them are examples.
+    """
+
+    inputs: np.ndarray
+    size: int
+    count: int
+
+
+class _Outputs:
+    """The outputs of some examples, filled batch by batch."""
+
+    def __init__(self, examples: int) -> None:
+        self.arrays: PyTree = None
+        self._examples = examples
+        self._filled = 0
+
+    def add(self, outputs: PyTree, count: int) -> None:
+        """Fetch the outputs of a batch and keep the first `count` rows."""
+        fetched = jax.tree.map(np.asarray, outputs)
+        if self.arrays is None:
+            self.arrays = jax.tree.map(
+                lambda part: np.empty((self._examples, *part.shape[1:]), part.dtype), fetched
+            )
+        rows = slice(self._filled, self._filled + count)
+
+        def keep(all_: np.ndarray, part: np.ndarray) -> None:
+            all_[rows] = part[:count]
+
+        jax.tree.map(keep, self.arrays, fetched)
+        self._filled += count
+
+
+@dataclass(frozen=True)
+class _OnHost:
+    """Leaves batches on the host; the rows are those that the devices behind it need."""
+
+    devices: Places
+
+    def whole(self, arrays: Any) -> Any:
+        return arrays
+
+    def rows(self, batch: int) -> slice:
+        return self.devices.rows(batch)
+
+    def stack(self, arrays: Any, batch: int) -> Any:
+        return arrays
+
+
+def check_example(
+    what: str, expected: jax.ShapeDtypeStruct, got: jax.ShapeDtypeStruct, name: str
+) -> None:
+    """Check that a column of some data is like that of the data before.
+
+    Raises:
+        InputError: shape or type of an example differ.
+    """
+    if (expected.shape, expected.dtype) != (got.shape, got.dtype):
+        raise InputError(
+            f"{name}: expected {what} of shape {expected.shape} and type {expected.dtype} for each "
+            f"example, as in the data before, got {got.shape} and {got.dtype}. Prepare all data in "
+            "the same way."
+        )
+
+
+def batch_sizes(examples: int, sizes: Sequence[int]) -> Iterator[int]:
+    """The sizes of the batches for so many examples; less than half of any batch is padding.
+
+    Args:
+        examples: how many.
+        sizes: what a batch may have, in ascending order, from the smallest that is possible on.
+
+    Example:
+        >>> [list(batch_sizes(n, (1, 8, 64, 256))) for n in (1, 7, 20, 300, 513)]
+        [[1], [8], [8, 8, 8], [256, 64], [256, 256, 1]]
+    """
+    while examples > 0:
+        enough = next((size for size in sizes if size >= examples), sizes[-1])
+        fits = [size for size in sizes if size <= examples]
+        size = enough if 2 * examples >= enough or not fits else fits[-1]
+        yield size
+        examples -= size
+
+
+def _cut(rows: np.ndarray, sizes: Sequence[int]) -> Iterator[_Batch]:
+    begin = 0
+    for size in batch_sizes(len(rows), sizes):
+        part = rows[begin : begin + size]
+        begin += size
+        count = len(part)
+        if count < size:
+            # Padding is copies of an example, which the network can take.
+            part = np.concatenate(
+                [part, np.broadcast_to(part[:1], (size - count, *part.shape[1:]))]
+            )
+        yield _Batch(part, size, count)

@@ -71,6 +71,8 @@ class Job:
 
     def pid(self, number: int) -> int:
         """A process's number on this machine."""
+        if len(self.started) == self.processes > 1:  # no launcher between
+            return self.started[number].pid
         return int((self.folder / f"pid-{number}").read_text())
 
     def settle(self) -> None:
@@ -127,7 +129,8 @@ def by_hand(folder: Path, processes: int, bound: float, options: Sequence[float]
     Args:
         folder: for what it writes.
         processes: how many.
-        bound: seconds of silence after which a process is taken for dead.
+        bound: seconds of silence after which a process is taken for dead, and seconds that a step
+            may take.
         options: of `benchmarks.fault_job`.
     """
     command = _command(folder, options)
@@ -159,7 +162,8 @@ def launched(folder: Path, processes: int, bound: float, options: Sequence[float
     _adopt_orphans()
     words = ["--processes", str(processes), "--max-restarts", "1000", "--peer-timeout", str(bound)]
     own = [sys.executable, "-m", "jaxnet.launch", *words, "--logs", str(folder / "workers"), "--"]
-    launcher = _start([*own, *_command(folder, options)], folder / "launcher.log", {})
+    log = folder / "launcher.log"
+    launcher = _start([*own, *_command(folder, options)], log, _bound(bound))
     return Job(folder, processes, [launcher])
 
 
@@ -168,7 +172,7 @@ def _command(folder: Path, options: Sequence[float]) -> list[str]:
 
 
 def _bound(seconds: float) -> dict[str, str]:
-    return {"JAXNET_PEER_TIMEOUT": str(seconds)}
+    return {"JAXNET_PEER_TIMEOUT": str(seconds), "JAXNET_PROGRESS_TIMEOUT": str(seconds)}
 
 
 def _start(words: Sequence[str], log: Path, variables: Mapping[str, str]) -> subprocess.Popen[Any]:

@@ -4,6 +4,10 @@
 
 Each process writes its number into `FOLDER/pid-K`. Process 0 adds a line to `FOLDER/steps` after
 each step: seconds of the machine's monotonic clock, its process number, the step. It never ends.
+
+It can be told what to do wrong, once: process K looks for the file `FOLDER/source-K` whenever it
+reads an example, and process 0 for `FOLDER/callback-0` after a step. There stands `hang` or `fail`.
+A number in `FOLDER/seed-K` is another seed for process K.
 """
 
 from __future__ import annotations
@@ -15,7 +19,22 @@ from pathlib import Path
 
 from jaxnet import cli
 
-FOREVER = 10**9
+FOREVER = 10**8
+
+
+def obey(order: Path) -> None:
+    """Do what stands in a file, if it is there, and only once.
+
+    Raises:
+        RuntimeError: it says so.
+    """
+    if not order.exists():
+        return
+    word = order.read_text()
+    order.unlink()
+    if word == "fail":
+        raise RuntimeError(f"{order.name} was told to fail")
+    time.sleep(FOREVER)
 
 
 def train(folder: Path, save_steps: int, step_seconds: float) -> int:
@@ -24,6 +43,7 @@ def train(folder: Path, save_steps: int, step_seconds: float) -> int:
     import numpy as np
 
     from jaxnet import losses, optimizers
+    from jaxnet.data import Records
     from jaxnet.parallel import Layout
     from jaxnet.training import Callback, Checkpoints, Supervised, Trainer
     from models.mlp import MLP
@@ -32,9 +52,21 @@ def train(folder: Path, save_steps: int, step_seconds: float) -> int:
         def on_stretch(self, step: int, loss: float | None) -> None:
             with (folder / "steps").open("a") as file:
                 file.write(f"{time.monotonic()} {os.getpid()} {step}\n")
+            obey(folder / "callback-0")
             time.sleep(step_seconds)
 
-    (folder / f"pid-{jax.process_index()}").write_text(str(os.getpid()))
+    class Examples:
+        def __len__(self) -> int:
+            return len(inputs)
+
+        def __getitem__(self, row: int) -> tuple[np.ndarray, np.int32]:
+            obey(folder / f"source-{number}")
+            return inputs[row], labels[row]
+
+    number = jax.process_index()
+    (folder / f"pid-{number}").write_text(str(os.getpid()))
+    other = folder / f"seed-{number}"
+    seed = int(other.read_text()) if other.exists() else 0
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(12_000, 16)).astype(np.float32)
     labels = inputs[:, :3].argmax(axis=1).astype(np.int32)
@@ -46,8 +78,8 @@ def train(folder: Path, save_steps: int, step_seconds: float) -> int:
         steps_per_dispatch=1,
         layout=Layout(data=-1),
     )
-    trainer.fit((inputs, labels), steps=FOREVER, batch_size=12)
-    return cli.DONE
+    result = trainer.fit(Records(Examples()), steps=FOREVER, batch_size=12, seed=seed)
+    return cli.PREEMPTED if result.stop_reason == "preempted" else cli.DONE
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ measured how long it takes until the last of its processes has ended, with which
 many steps were taken after the last save. Started by `jaxnet.launch`, it is measured how long it
 takes until training takes its next step, after all have started again.
 
-A process that is stopped, or cut off, is noticed by its silence, for which there is a bound. Linux
-only. The cable is cut between two network namespaces, which needs root; elsewhere it is left out.
+A process that is stopped, or cut off, is noticed by its silence, and one that hangs by its step,
+for which there is a bound. Linux only. The cable is cut between two network namespaces, and disks
+that are full or read-only are mounted in memory, both of which need root; elsewhere these are left
+out.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -40,7 +44,8 @@ class Options:
     processes: int = 2
     """processes of the job; the last one is the worker that is lost"""
     bound: float = 5.0
-    """seconds of silence after which a process is taken for dead (JAXNET_PEER_TIMEOUT)"""
+    """seconds of silence after which a process is taken for dead (JAXNET_PEER_TIMEOUT), and seconds
+    that a step may take (JAXNET_PROGRESS_TIMEOUT)"""
     save_steps: int = 20
     """a save every so many steps"""
     step_seconds: float = 0.05
@@ -87,6 +92,9 @@ class Row:
     left_out: str = ""
 
 
+# A worker that was started so many seconds ago is importing.
+IMPORTING = 0.5
+
 Disturb = Callable[[Job], list[int]]
 """Does something to a running job. Returns the numbers of the processes that it leaves alive."""
 
@@ -113,24 +121,69 @@ def _launcher_killed(job: Job) -> list[int]:
     return list(range(job.processes))
 
 
+def _told(what: str, word: str, number: int, job: Job) -> list[int]:
+    """Tell a process to go wrong, and wait until it does."""
+    order = job.folder / f"{what}-{number % job.processes}"
+    order.with_suffix(".new").write_text(word)
+    order.with_suffix(".new").rename(order)
+    job.wait_for(lambda: not order.exists(), f"end of {order.name}")
+    return list(range(job.processes))
+
+
+def _terminated(number: int, job: Job) -> list[int]:
+    os.kill(job.pid(number % job.processes), signal.SIGTERM)
+    return list(range(job.processes))
+
+
+def _full(job: Job) -> list[int]:
+    with (job.folder / "checkpoints" / "filler").open("wb") as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
+            file.flush()
+    return list(range(job.processes))
+
+
+def _read_only(job: Job) -> list[int]:
+    disk = job.folder / "checkpoints"
+    # It isn't as long as a file is being written.
+    while subprocess.run(["mount", "-o", "remount,ro", disk], capture_output=True).returncode:
+        time.sleep(0.005)
+    return list(range(job.processes))
+
+
 FAULTS: dict[str, Disturb] = {
     "kill -9 of a worker": partial(_killed, -1),
     "kill -9 of process 0": partial(_killed, 0),
     "kill -9 in mid-save": _killed_in_a_save,
     "SIGSTOP of a worker": partial(_stopped, -1),
+    "a worker's data hangs": partial(_told, "source", "hang", -1),
+    "a worker's data raises": partial(_told, "source", "fail", -1),
+    "a callback hangs": partial(_told, "callback", "hang", 0),
+}
+# What a launcher doesn't start again, or what would be there again.
+ENDS: dict[str, Disturb] = {"SIGTERM of a worker": partial(_terminated, -1)}
+DISKS: dict[str, Disturb] = {"full disk": _full, "disk gone read-only": _read_only}
+# Before the first step.
+STARTS = {
+    "SIGTERM of a worker while it imports": partial(_terminated, -1),
+    "a worker has another seed": lambda job: list(range(job.processes)),
 }
 LAUNCHER = "kill -9 of the launcher"
 CABLE = "cut cable between hosts"
 
 
 def ended(job: Job, disturb: Disturb) -> End:
-    """Disturb a job and await its end."""
+    """Disturb a job that trains and await its end."""
     job.settle()
+    return _end(job, disturb)
+
+
+def _end(job: Job, disturb: Disturb) -> End:
     left = disturb(job)
     at = time.monotonic()
     codes = tuple(job.exit_code(number) for number in left)
     seconds = time.monotonic() - at
-    return End(seconds, codes, job.last_step - job.last_save)
+    return End(seconds, codes, job.last_step - job.last_save if job.steps else 0)
 
 
 def restarted(job: Job, disturb: Disturb) -> Restart:
@@ -150,8 +203,11 @@ def restarted(job: Job, disturb: Disturb) -> Restart:
 
 
 @contextmanager
-def _started(options: Options, work: Path, kind: Callable[..., Job]) -> Iterator[Job]:
+def _started(
+    options: Options, work: Path, kind: Callable[..., Job], prepare: Callable[[Path], object] = id
+) -> Iterator[Job]:
     folder = Path(tempfile.mkdtemp(dir=work))
+    prepare(folder)
     job = kind(folder, options.processes, options.bound, (options.save_steps, options.step_seconds))
     try:
         yield job
@@ -170,6 +226,39 @@ def one_round(options: Options, work: Path) -> Iterator[tuple[str, End | Restart
         yield LAUNCHER, ended(job, _launcher_killed)
 
 
+def end_rounds(options: Options, work: Path) -> Iterator[tuple[str, End]]:
+    """Each fault once that ends a job for good, those of disks only for root."""
+    for fault, disturb in ENDS.items():
+        with _started(options, work, by_hand) as job:
+            yield fault, ended(job, disturb)
+    for fault, disturb in STARTS.items():
+        with _started(options, work, by_hand, _other_seed if "seed" in fault else id) as job:
+            time.sleep(IMPORTING)
+            yield fault, _end(job, disturb)
+    for fault, disturb in DISKS.items() if os.geteuid() == 0 else ():
+        with _disk(work) as mount, _started(options, work, by_hand, mount) as job:
+            yield fault, ended(job, disturb)
+
+
+def _other_seed(folder: Path) -> None:
+    (folder / "seed-1").write_text("1")
+
+
+@contextmanager
+def _disk(work: Path) -> Iterator[Callable[[Path], None]]:
+    """A small disk in memory for the checkpoints of a job."""
+    with ExitStack() as ends:
+
+        def mount(folder: Path) -> None:
+            disk = folder / "checkpoints"
+            disk.mkdir()
+            words = ["mount", "-t", "tmpfs", "-o", "size=8m", "jaxnet-faults", disk]
+            subprocess.run(words, check=True, capture_output=True)
+            ends.callback(subprocess.run, ["umount", "--lazy", disk], check=True)
+
+        yield mount
+
+
 def cut_cable(options: Options, work: Path) -> End:
     """A job on two hosts, between which the cable is pulled."""
     folder = Path(tempfile.mkdtemp(dir=work))
@@ -185,12 +274,13 @@ def cut_cable(options: Options, work: Path) -> End:
 
 def measure(options: Options) -> list[Row]:
     """All faults in all rounds."""
-    names = [*FAULTS, LAUNCHER, CABLE]
+    names = [*FAULTS, LAUNCHER, *ENDS, *STARTS, *DISKS, CABLE]
     found: dict[str, list[End | Restart]] = {name: [] for name in names}
     why = lacking()
     with tempfile.TemporaryDirectory(prefix="faults-") as work:
         for number in range(options.rounds):
-            for fault, outcome in one_round(options, Path(work)):
+            rounds = chain(one_round(options, Path(work)), end_rounds(options, Path(work)))
+            for fault, outcome in rounds:
                 print(f"round {number + 1}: {fault}: {outcome}", flush=True)
                 found[fault].append(outcome)
             if why:
@@ -199,7 +289,8 @@ def measure(options: Options) -> list[Row]:
                 found[CABLE].append(cut_cable(options, Path(work)))
             except RuntimeError as error:
                 why = str(error)
-    return [_row(name, found[name], why if name == CABLE else "") for name in names]
+    lacks = {CABLE: why, **dict.fromkeys(DISKS, "" if os.geteuid() == 0 else "needs root")}
+    return [_row(name, found[name], lacks.get(name, "")) for name in names]
 
 
 def _row(fault: str, outcomes: list[End | Restart], left_out: str) -> Row:

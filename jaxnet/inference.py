@@ -92,10 +92,10 @@ class Predictor:
         given = inputs.inputs if isinstance(inputs, Arrays) else inputs
         # What training data has to be like, float32 telling its values apart, isn't asked here.
         rows = narrowed(as_array(given, name), name)
-        if rows.ndim == 0 or not rows.size:
-            raise InputError(
-                f"{name}: expected at least one example, with one row each, got shape {rows.shape}"
-            )
+        if rows.ndim == 0:
+            raise InputError(f"{name}: expected an array with one row an example, got {rows}")
+        if not len(rows):
+            raise InputError(f"{name}: an empty split: expected at least one example, got 0")
         example = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
         self._check(example, name)
         try:

@@ -76,7 +76,7 @@ def setup(workload: Workload, data: Data, options: Mapping[str, str]) -> Contest
     batch_size = int(options.get("batch_size", workload.batch_size))
     examples = data.shaped(workload, scale=False)
     task = Supervised(
-        _model(workload),
+        model_of(workload),
         losses.cross_entropy,
         optimizers.by_name(workload.optimizer, workload.learning_rate),
         **{_measured_in(workload): {"accuracy": metrics.accuracy}},
@@ -124,7 +124,7 @@ def _measured_in(workload: Workload) -> str:
     return "eval_metrics" if workload.next_token else "metrics"
 
 
-def _model(workload: Workload) -> nn.Module:
+def model_of(workload: Workload) -> nn.Module:
     if workload.next_token:
         (features,) = workload.hidden
         return RecurrentLM(workload.vocabulary, "lstm", workload.embedding, features)

@@ -25,7 +25,7 @@ def setup(workload: Workload, data: Data, options: Mapping[str, str]) -> Contest
     keras.utils.set_random_seed(0)
     examples = data.shaped(workload, scale=True)
     steps = options["steps_per_execution"]
-    model = _model(workload)
+    model = model_of(workload)
     model.compile(
         optimizer={"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}[
             workload.optimizer
@@ -55,7 +55,7 @@ def setup(workload: Workload, data: Data, options: Mapping[str, str]) -> Contest
     return Contestant(train, evaluate)
 
 
-def _model(workload: Workload) -> keras.Model:
+def model_of(workload: Workload) -> keras.Model:
     if workload.blocks:
         return encoder(workload)
     if workload.next_token:

@@ -28,7 +28,7 @@ def setup(workload: Workload, data: Data, options: Mapping[str, str]) -> Contest
     examples = data.shaped(workload, scale=True)
     inputs, test_inputs = _tensor(examples.inputs), _tensor(examples.test_inputs)
     labels, test_labels = torch.tensor(examples.labels).long(), torch.tensor(examples.test_labels)
-    model = Encoder(workload, options["layout"]) if workload.blocks else _model(workload)
+    model = model_of(workload, options["layout"])
     if options.get("layout") == "channels_last":
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore
         inputs = inputs.to(memory_format=torch.channels_last)
@@ -91,7 +91,9 @@ class TextClassifier(nn.Module):
         return self.head(last[0])
 
 
-def _model(workload: Workload) -> nn.Module:
+def model_of(workload: Workload, form: str = "sdpa") -> nn.Module:
+    if workload.blocks:
+        return Encoder(workload, form)
     if workload.next_token:
         return LanguageModel(workload.vocabulary, workload.embedding, *workload.hidden)
     if workload.recurrent:

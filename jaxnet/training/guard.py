@@ -105,8 +105,10 @@ def guard_nonfinite(task: Task[Any], policy: NonfinitePolicy) -> Task[Any]:
             the batch and that state are kept for a replay that names the first bad layer.
         `"raise"`: the same, but `fit` raises `NonFiniteError`.
 
-    It takes any task, and has to be the outermost technique. `"stop"` and `"raise"` cost next to
-    nothing; `"skip"` checks and selects the whole state in each step, which a small network feels.
+    It takes any task, and has to be the outermost technique. `"stop"` and `"raise"` cost no time to
+    speak of, and a copy of the state on the device, from the beginning of each dispatch: with the
+    state itself that is two, because the best state of a large network is kept in the host's memory
+    (`jaxnet.training.kept`). `"skip"` checks and selects the whole state in each step, which a small network feels.
 
     Raises:
         UsageError: an unknown policy.

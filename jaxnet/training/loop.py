@@ -30,6 +30,7 @@ from jaxnet.training.callbacks import Plan, Watchers
 from jaxnet.training.checkpoints import CheckpointStore
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.history import JudgedRow, add_steps, as_metrics, computed, scalars
+from jaxnet.training.kept import Kept
 from jaxnet.training.pace import Pace, pace
 from jaxnet.training.preemption import Preemption
 from jaxnet.training.programs import Log, Programs, halt_names, halt_reason, without_halts
@@ -174,7 +175,7 @@ class Loop:
     clock: Clock = field(default_factory=Clock)
     pace: Pace = field(init=False)
     preemption: Preemption = field(default_factory=Preemption)
-    best_state: PyTree = None
+    best: Kept | None = None
     halt: Halt | None = None
     _earlier_seconds: float = 0.0
     # The step that was saved last, and when; and the best one's progress while that isn't saved.
@@ -326,7 +327,7 @@ class Loop:
         if progress.position == self.train.steps:  # and not in an epoch that the run's end cuts
             progress = replace(progress, epoch=progress.epoch + 1, position=0, sums=None)
         if stopping.best_step == progress.step:
-            self.best_state = self.programs.copy(state)
+            self.best = Kept.of(state, self.programs.copy)
             self._unsaved_best = self._timed(progress)
         return state, progress
 
@@ -384,8 +385,8 @@ class Loop:
         best, pending = progress.stopping.best_step, self._unsaved_best
         plain = self.programs.forms.to_plain
         with activity.own.within("saving", activity.SAVING):
-            if pending is not None and pending.step < progress.step:
-                self.store.save(best, plain(self.best_state), pending.to_json(), best)
+            if pending is not None and self.best and pending.step < progress.step:
+                self.store.save(best, plain(self.best.state()), pending.to_json(), best)
             self.store.save(progress.step, plain(state), self._timed(progress).to_json(), best)
         self._saved, self._saved_at, self._unsaved_best = progress.step, time.perf_counter(), None
 

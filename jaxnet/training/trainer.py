@@ -500,7 +500,7 @@ def _best(loop: Loop, state: PyTree, progress: Progress, store: CheckpointStore 
     best_step = progress.stopping.best_step
     if best_step in (-1, progress.step):
         return state
-    if loop.best_state is not None:
-        return loop.programs.forms.to_plain(loop.best_state)
+    if loop.best is not None:
+        return loop.programs.forms.to_plain(loop.best.state())
     restored = store.restore(best_step, state) if store else None
     return state if restored is None else restored.state

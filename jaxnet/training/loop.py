@@ -214,9 +214,16 @@ class Loop:
             if reason:
                 break
             state, progress = self._judge(state, progress)
-            if self._due():
-                self._save(state, progress)
-            self._show(progress, state)
+            # Before the epoch is saved, and so done: what callbacks write of it is then complete
+            # whenever a run is killed, because an epoch that isn't saved is taken again.
+            try:
+                self._show(progress, state)
+            except BaseException:
+                # A callback's own fault loses no epoch. (Of several processes all save together.)
+                if not processes.several():
+                    self._save_due(state, progress)
+                raise
+            self._save_due(state, progress)
             reason = self.finished(progress)
         self._save(state, progress)
         if self.store:
@@ -371,12 +378,13 @@ class Loop:
             return {}
         return scalars(computed(as_metrics(progress.sums, without_halts(self.metrics))))
 
-    def _due(self) -> bool:
-        """Whether the end of an epoch has to be saved."""
+    def _save_due(self, state: PyTree, progress: Progress) -> None:
+        """Save the end of an epoch, unless the last save is too young."""
         if self.store is None:
-            return False
+            return
         waited = time.perf_counter() - self._saved_at
-        return processes.from_first(lambda: waited >= self.save_seconds)
+        if processes.from_first(lambda: waited >= self.save_seconds):
+            self._save(state, progress)
 
     def _save(self, state: PyTree, progress: Progress) -> None:
         """Save a step that isn't saved yet, and before it the best one."""

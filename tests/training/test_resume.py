@@ -196,11 +196,27 @@ def test_twice_in_one_epoch_with_new_trainers(tmp_path):
     assert _outcome(result, tmp_path / "run") == expected
 
 
-def test_an_epoch_is_saved_before_callbacks_hear_of_it(tmp_path):
+def test_what_a_callback_raises_loses_no_epoch(tmp_path):
     case, interrupts = replace(REGULARISED, every_steps=None), Interrupts(epochs=[1])
     with pytest.raises(Interrupted):
         case.fit(case.trainer(tmp_path, interrupts))
     assert saved_steps(tmp_path) == [STEPS]
+
+
+def test_an_epoch_is_not_done_before_callbacks_have_written_of_it(tmp_path):
+    """So that a run that is killed in between hears of the epoch again."""
+    seen = []
+
+    class Looks(Callback):
+        def on_epoch(self, row: Any, state: Any) -> None:
+            seen.append(saved_steps(tmp_path))
+
+    case = replace(REGULARISED, every_steps=None, epochs=3, keep=5)
+    trainer = case.trainer(tmp_path, Interrupts())
+    case.fit(replace(trainer, callbacks=[Looks()]))
+    steps = [n * STEPS for n in (1, 2, 3)]
+    assert all(step not in saved for step, saved in zip(steps, seen, strict=True))
+    assert saved_steps(tmp_path) == steps
 
 
 def test_a_metric_that_was_nan_keeps_nobody_from_going_on(tmp_path):

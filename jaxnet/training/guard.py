@@ -108,8 +108,8 @@ def guard_nonfinite(task: Task[Any], policy: NonfinitePolicy) -> Task[Any]:
     It takes any task, and has to be the outermost technique. `"stop"` and `"raise"` cost no time to
     speak of, and a copy of the state on the device, from the beginning of each dispatch: with the
     state itself that is two, because the best state of a large network is kept in the host's memory
-    (`jaxnet.training.kept`). `"skip"` checks and selects the whole state in each step, which a small
-    network feels.
+    (`jaxnet.training.kept`). `"skip"` checks and selects the whole state in each step, which a
+    small network feels.
 
     Raises:
         UsageError: an unknown policy.

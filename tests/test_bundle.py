@@ -97,6 +97,7 @@ def elsewhere(saved: dict[str, Saved]) -> dict[str, np.ndarray]:
         return dict(outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_another_process_predicts_the_same_bits(name, saved, elsewhere):
     expected = saved[name].trained.predict(IMAGES)
@@ -146,6 +147,7 @@ def test_saving_again_writes_the_same_bytes(saved, tmp_path):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_checkouts_bundle_loads_where_the_zoo_is_installed_and_back(saved, tmp_path):
     site = tmp_path / "site"
     no_cache = shutil.ignore_patterns("__pycache__")
@@ -543,6 +545,7 @@ def test_inputs_that_are_none(inputs):
         _logits(3).predict(inputs)
 
 
+@pytest.mark.slow
 def test_an_encoder_makes_it_take_raw_rows(tmp_path):
     rows = {"x": [1.0, None, 3.0, 4.0], "c": ["a", "b", "a", None], "y": ["no", "yes", "no", "yes"]}
     pytest.importorskip("pandas", reason="needs the extra [tables]")

@@ -28,6 +28,7 @@ def train(home: Path, **environment: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="names the folder that Linux uses")
 def test_compiled_programs_are_kept_in_the_users_cache_folder(tmp_path):
     train(tmp_path)
@@ -42,6 +43,7 @@ def test_compiled_programs_are_kept_in_the_users_cache_folder(tmp_path):
     assert {path.name for path in folder.iterdir()} >= kept
 
 
+@pytest.mark.slow
 def test_it_can_be_switched_off_moved_or_left_to_jax(tmp_path):
     train(tmp_path, JAXNET_CACHE_DIR="off")
     assert not list(tmp_path.iterdir())

@@ -189,6 +189,7 @@ def test_of_what_is_shared_out_all_devices_count():
     assert peak(chain, (1000,)) == 2 * 4000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "shape"),
     [

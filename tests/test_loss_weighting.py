@@ -159,6 +159,7 @@ class PerToken(nn.Module):
         return Dense(4)(inputs)
 
 
+@pytest.mark.slow
 def test_the_trainer_takes_masked_labels_and_accumulates_them_exactly():
     labels = np.tile(TOKEN_LABELS, (4, 1)).astype(np.int32)
     inputs = RNG.normal(size=(12, 5, 3)).astype(np.float32)
@@ -179,6 +180,7 @@ def test_the_trainer_takes_masked_labels_and_accumulates_them_exactly():
         Trainer(task).fit((inputs, labels - (labels < 0)), epochs=1)
 
 
+@pytest.mark.slow
 def test_balanced_training_finds_the_rare_class():
     inputs, _ = table(400)
     rare = (inputs[:, 0] > 1.2).astype(np.int32)

@@ -109,6 +109,7 @@ def in_float64(name: str, logits: Any, labels: np.ndarray) -> Any:
     return pytorch(name, z, labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", losses.LOSSES)
 def test_equals_pytorch_gradients_too(name: str):
     torch = pytest.importorskip("torch", reason="needs the extra [parity]")
@@ -199,6 +200,7 @@ def test_half_precision_is_widened_and_further_axes_are_those_of_more_examples(n
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_are_the_slopes():
     """Between two points that are close to each other, in float64."""
     step = 1e-6

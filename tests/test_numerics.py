@@ -39,6 +39,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.slow
 def test_every_command_sets_xlas_flag_before_it_imports_jax():
     environ = {**os.environ, "XLA_FLAGS": "--xla_cpu_enable_fast_math=false"}
     code = COMMANDS.format(names=NAMES)
@@ -127,6 +128,7 @@ class Told(nn.Module):
         return nn.Dense(1)(x) * 0 + known.index(config)
 
 
+@pytest.mark.slow
 def test_a_bundle_predicts_with_the_precision_of_training(tmp_path):
     x = np.ones((2, 3), np.float32)
     weights = Told().init(jax.random.key(0), x)

@@ -171,6 +171,7 @@ def half_steps() -> dict[str, Any]:
     return jax.device_get(all_of_them({"w": np.ones(3, jnp.bfloat16)}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
 def test_half_precision_parameters_stay_so(name: str):
     update = half_steps()[name]["w"]
@@ -275,6 +276,7 @@ def descend(optimizer: Any, steps: int) -> np.ndarray:
     return np.asarray(w)
 
 
+@pytest.mark.slow
 def test_lbfgs_finds_scipys_minimum_in_about_as_many_steps():
     optimize = pytest.importorskip("scipy.optimize")
     start = np.array([-1.2, 1.0, 0.5])
@@ -284,6 +286,7 @@ def test_lbfgs_finds_scipys_minimum_in_about_as_many_steps():
     np.testing.assert_allclose(got, 1, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_the_learning_rate_of_lbfgs_damps_the_step_that_it_found():
     whole, half = (descend(optimizers.by_name("lbfgs", rate), 1) for rate in (None, 0.5))
     start = np.array([-1.2, 1.0, 0.5])

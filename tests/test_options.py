@@ -300,6 +300,7 @@ RUNS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "words"), RUNS)
 def test_every_option_of_a_run_is_read_by_it(name, words, files, monkeypatch, tmp_path):
     from jaxnet.command_line import from_command_line

@@ -185,6 +185,7 @@ def classified(file: Path, *words: str) -> int:
     )
 
 
+@pytest.mark.slow
 def test_a_bundle_never_gets_a_mapping_that_its_weights_do_not_have(tmp_path, capsys):
     file, folder = tmp_path / "fruit.csv", Path("runs/fruit-y-mlp-seed0")
     write(file, {})
@@ -205,6 +206,7 @@ def test_a_bundle_never_gets_a_mapping_that_its_weights_do_not_have(tmp_path, ca
     assert {path: path.read_bytes() for path in (folder / "bundle").iterdir()} == kept
 
 
+@pytest.mark.slow
 def test_folds_over_other_data_are_refused(tmp_path, capsys):
     file = tmp_path / "fruit.csv"
     write(file, {})

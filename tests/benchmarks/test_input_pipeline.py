@@ -28,6 +28,7 @@ def test_the_forms_by_hand_cut_windows_and_mirror_them(form):
         assert (possible(IMAGES[row]) == image).all(axis=(1, 2, 3)).any()
 
 
+@pytest.mark.slow
 def test_pytorch_cuts_windows_too():
     torch = pytest.importorskip("torch", reason="needs the extra [bench]")
     torch.manual_seed(0)

@@ -92,6 +92,7 @@ def test_draws_are_independent_of_the_order_and_of_each_other():
     assert np.abs(np.corrcoef(series) - np.eye(4)).max() < 0.08
 
 
+@pytest.mark.slow
 def test_it_trains_and_repeats():
     images = np.random.default_rng(0).normal(size=(20, 2, 2, 1)).astype(np.float32)
     data = Arrays(images, np.arange(20) % 3)

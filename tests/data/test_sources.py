@@ -153,6 +153,7 @@ def table_of(n: int) -> Arrays:
     return Arrays(np.arange(n, dtype=np.float32)[:, None], np.arange(n) % 2)
 
 
+@pytest.mark.slow
 def test_evaluation_and_prediction_read_each_example_once():
     counted = Counted(10)
     trainer = Trainer(Supervised(Dense(2), losses.cross_entropy, optax.sgd(0.1)))
@@ -247,6 +248,7 @@ def test_unread_records_without_known_labels_are_split_but_not_stratified():
         split(Records(as_list(arrays())), (0.7, 0.3), stratify=True)
 
 
+@pytest.mark.slow
 def test_a_source_is_predicted_as_its_arrays_are_and_by_the_same_program():
     data = arrays(300)
     labels = data.labels.astype(np.int32)

@@ -68,6 +68,7 @@ def test_a_step_that_is_right_agrees(precision):
     assert any(name.startswith("the metric loss") for name in names)
 
 
+@pytest.mark.slow
 def test_the_first_layer_that_differs_is_named():
     wrong = [stage for stage in stages(0.5) if stage.differs]
     assert wrong[0].name == "the layer second" and wrong[0].apart == pytest.approx(0.5, rel=1e-3)

@@ -52,6 +52,7 @@ def test_a_wide_beam_finds_the_best_of_all_sequences(penalty, end):
         np.testing.assert_allclose(made.scores[row], score, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_beam_is_the_greedy_choice():
     table = jnp.asarray(np.random.default_rng(0).normal(size=(10, 10)).astype(np.float32))
     prompts = [[1, 2, 3], [4, 5, 6]]

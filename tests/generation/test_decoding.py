@@ -15,6 +15,7 @@ PROMPTS = [[1, 2, 3, 4, 5, 6], [7, 8], [9]]
 NEXT = jnp.where(jnp.eye(5, k=1) + jnp.zeros((5, 5)).at[4, 4].set(1) > 0, 9.0, 0.0)
 
 
+@pytest.mark.slow
 def test_cached_as_without_a_cache():
     model, variables = tiny_model(10)
     made = generate(model, variables, PROMPTS[:1], 8)
@@ -49,6 +50,7 @@ def test_a_row_ends_with_the_end_token():
     assert generate(Chain(), NEXT, [[3]], 3).tokens.tolist() == [[4, 4, 4]]
 
 
+@pytest.mark.slow
 def test_a_model_that_gives_nan_is_refused_and_a_row_that_has_ended_is_not_asked():
     """NaN logits wrote token 0."""
     broken = NEXT.at[3].set(jnp.nan)
@@ -86,6 +88,7 @@ def test_a_seed_gives_the_same_draws_whatever_else_is_in_the_batch():
     assert (again != other).any()
 
 
+@pytest.mark.slow
 def test_one_compile_for_each_shape():
     traced = []
 

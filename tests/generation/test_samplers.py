@@ -94,6 +94,7 @@ def test_the_order_of_filters_matters():
     assert [kept(one) for one in orders(LOGITS)] == [[1], [1, 3]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [1.0, 2.0])
 def test_tokens_are_drawn_by_their_probabilities(power):
     n = 20_000

@@ -59,6 +59,7 @@ def pytorch(name: str):
     }.get(name) or getattr(f, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"step"}))
 def test_equals_pytorch(name: str):
     torch = pytest.importorskip("torch", reason="needs the extra [parity]")
@@ -73,6 +74,7 @@ def test_equals_pytorch(name: str):
     np.testing.assert_allclose(gradient[smooth], inputs.grad[smooth], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_type_and_shape_are_kept_and_gradients_are_finite(name: str, dtype: str):

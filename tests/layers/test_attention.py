@@ -145,6 +145,7 @@ def test_grouped_queries_with_all_heads_are_the_plain_ones():
     close(applied(grouped, variables, x), applied(plain, wide, x), 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kv_heads", [4, 2])
 def test_with_a_cache_all_is_the_same(kv_heads):
     layer = MultiHeadAttention(WIDTH, 4, num_kv_heads=kv_heads, causal=True, rotary_base=1e4)
@@ -160,6 +161,7 @@ def test_with_a_cache_all_is_the_same(kv_heads):
     close(np.concatenate(pieces, axis=1), applied(layer, variables, x))
 
 
+@pytest.mark.slow
 def test_padding_on_the_left_leaves_no_trace_in_a_cache():
     layer = MultiHeadAttention(WIDTH, HEADS, causal=True, rotary_base=1e4)
     x = np.asarray(draw(BATCH, TIME, WIDTH))
@@ -183,6 +185,7 @@ def test_keys_and_values_can_be_made_before():
     )
 
 
+@pytest.mark.slow
 def test_dropout_acts_on_weights_in_training_only():
     x = draw(BATCH, TIME, WIDTH)
     layer, plain = MultiHeadAttention(WIDTH, HEADS, dropout=0.5), MultiHeadAttention(WIDTH, HEADS)

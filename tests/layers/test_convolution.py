@@ -73,6 +73,7 @@ def measured(rank, case):
     return in_both(SETTINGS[case], *arrays(rank, SETTINGS[case]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "settings"),
     [*((2, s) for s in SETTINGS), *((1, s) for s in SETTINGS[2:6]), (3, SETTINGS[-1]), (3, {})],
@@ -173,6 +174,7 @@ def test_large_patches_are_left_to_xla():
     assert "stablehlo.convolution" in lowered("cpu", batch=128)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "settings"),
     [
@@ -196,6 +198,7 @@ def test_rows_in_place_of_large_patches_change_no_result(rank, settings, monkeyp
         assert f"x{kernel[..., 0].size}xf32" not in text
 
 
+@pytest.mark.slow
 def test_derivatives_of_every_kind():
     x, kernel = normal(2, 5, 5, 2), normal(3, 3, 2, 2, seed=1)
 

@@ -50,6 +50,7 @@ def in_float64(params, x, top_k, capacity):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("top_k", "factor"), [(1, 1.0), (2, 0.5), (3, 1.0)])
 def test_equals_a_loop_over_tokens(top_k, factor):
     expert = partial(FeedForward, 5, jax.nn.relu)

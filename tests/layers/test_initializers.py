@@ -54,6 +54,7 @@ def test_every_initializer_is_tested():
     assert set(LIMITS) | set(DEVIATIONS) | {"zeros", "ones", "orthogonal"} == set(INITIALIZERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LIMITS)
 def test_a_uniform_initializer_fills_its_range_evenly(name: str):
     weights, limit = draw(name), LIMITS[name]

@@ -126,6 +126,7 @@ def slope_by_hand(function, given, along, step=1e-3):
     return jax.tree.map(lambda *each: sum(each), *parts)
 
 
+@pytest.mark.slow
 @every_function
 @each_way
 def test_every_derivative_is_that_of_the_papers_formula(name, reverse):
@@ -183,6 +184,7 @@ MASK = np.array(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reverse"), [*((name, False) for name in FUNCTIONS), ("lstm", True)]
 )

@@ -73,6 +73,7 @@ def sines(array):
     return np.sin(np.arange(array.size)).reshape(array.shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CLASSES)
 @pytest.mark.parametrize(
     ("layers", "both", "padded"),
@@ -231,6 +232,7 @@ def test_parameters_start_gate_by_gate():
     assert "recurrent_bias" not in shapes(GRU(FEATURES, reset_after=False))
 
 
+@pytest.mark.slow
 def test_dropout_acts_between_layers_and_in_training_only():
     x = inputs(BATCH, TIME, CHANNELS)
     layer, plain = (SimpleRNN(64, num_layers=2, dropout=rate) for rate in (0.5, 0.0))

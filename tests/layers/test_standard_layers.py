@@ -38,6 +38,7 @@ def close(got: Any, expected: Any, tolerance: float = 1e-5) -> None:
     np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_batch_norm_equals_pytorch_over_several_steps():
     torch = pytest.importorskip("torch", reason="needs the extra [parity]")
     batches = (3 + 2 * RNG.normal(size=(5, 4, 3, 2, 6))).astype(np.float32)
@@ -140,6 +141,7 @@ def test_layer_norm_dense_embed_and_prelu_equal_pytorch():
             close(gradient, reference, 2e-5)
 
 
+@pytest.mark.slow
 def test_dropout_keeps_the_mean_and_drops_whole_channels_on_request():
     x = np.ones((8, 5, 5, 40), np.float32)
     plain, spatial = Dropout(0.25), Dropout(0.25, broadcast_dims=(1, 2))

@@ -60,6 +60,7 @@ def randomized(torch, layer):
     return layer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pre_norm", [True, False], ids=["before", "after"])
 def test_equal_torch(pre_norm):
     torch = pytest.importorskip("torch", reason="needs the extra [parity]")
@@ -98,6 +99,7 @@ def test_a_gate_multiplies_hidden_units():
     close(applied(layer, variables, x), np.tanh(x64 @ gate) * (x64 @ up) @ down)
 
 
+@pytest.mark.slow
 def test_a_stack_with_a_cache_is_the_same_token_by_token():
     attention = partial(MultiHeadAttention, WIDTH, HEADS, causal=True)
     stack = Stack(partial(TransformerBlock, **{**PARTS, "attention": attention}), 2)
@@ -115,6 +117,7 @@ def test_a_stack_with_a_cache_is_the_same_token_by_token():
     close(np.concatenate(pieces, axis=1), applied(stack, variables, x))
 
 
+@pytest.mark.slow
 def test_a_decoder_block_with_a_cache_is_the_same_token_by_token():
     block, x, memory = DecoderBlock(**PARTS), draw(2, 4, WIDTH), draw(2, 6, WIDTH, seed=1)
     memory_mask = jnp.arange(6)[None] < jnp.array([[6], [4]])

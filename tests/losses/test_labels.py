@@ -86,6 +86,7 @@ def test_every_loss_by_name_is_among_those_tested_or_of_regression():
     assert named | REGRESSION == set(losses.LOSSES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", TAKES, ids=lambda loss: loss.__name__)
 def test_labels_that_a_loss_takes_and_those_it_does_not(loss):
     taken, refused = TAKES[loss]
@@ -107,6 +108,7 @@ def test_labels_that_a_loss_takes_and_those_it_does_not(loss):
         assert np.isfinite(back(np.where(rows, 0, 1).astype(np.float32))[0]).all()
 
 
+@pytest.mark.slow
 def test_rounding_of_half_precision_is_let_pass():
     check_labels(bernoulli, np.array([[0.0, 1.004]]), (1, 2), "data")
     soft = jax.nn.softmax(jnp.linspace(0, 3, 40)).astype(jnp.float16)[None]
@@ -207,6 +209,7 @@ class Coder(nn.Module):
         return self.out(codes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Reconstruction, Variational])
 def test_what_is_to_be_given_back_has_to_be_a_label_of_the_loss(kind):
     pixels = np.array([[0, 3, 255, 8], [1, 0, 0, 1]], np.uint8)
@@ -276,6 +279,7 @@ LOGITS = jnp.array([[2.0, -INF, -INF], [1.0, 3.0, -INF], [-INF, 0.5, 0.25]])
 NUMBERS = jnp.array([0, 1, 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", TAKES, ids=lambda loss: loss.__name__)
 def test_classes_that_are_ruled_out_cost_nothing_and_have_no_gradient(loss):
     """Logits of -inf at other classes, and infinite ones on the right side, as masks make them."""

@@ -35,6 +35,7 @@ def test_accidental_hits_are_no_wrong_answers():
     np.testing.assert_allclose(in_batch_softmax((USERS, items), labels), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_counts_for_nobody():
     labels = np.array([4, 1, 3, -1, -1, -1])
     ours = in_batch_softmax((USERS, ITEMS), labels)
@@ -56,6 +57,7 @@ def test_the_corrected_sum_is_unbiased_for_the_sum_over_all_items():
     assert (q * np.exp(scores - np.log(q))).sum() == pytest.approx(np.exp(scores).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corrected", [True, False])
 def test_correction_makes_the_true_probabilities_the_optimum(corrected):
     """At scores log p the expected gradient by an item's score is 0, and without it is not."""

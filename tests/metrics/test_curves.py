@@ -59,6 +59,7 @@ MEASURED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goal", ["f1", "balanced_accuracy"])
 @pytest.mark.parametrize("weights", [np.ones(N, np.float32), WEIGHTS], ids=["ones", "weights"])
 def test_no_threshold_is_better_than_the_best(goal: str, weights: np.ndarray):

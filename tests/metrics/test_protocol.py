@@ -83,6 +83,7 @@ def total(parts) -> dict:
     return metrics.merge(metrics.merge(parts[0], parts[1]), parts[2])
 
 
+@pytest.mark.slow
 def test_batches_merge_into_the_whole(total):
     assert_same(values(total), values(measure(DATA, WEIGHTS)))
 
@@ -141,6 +142,7 @@ def test_half_precision_outputs_are_measured_in_float32():
     assert_same(values(sums), values(measure(wide, WEIGHTS)))
 
 
+@pytest.mark.slow
 def test_double_precision_outputs_are_measured_in_float64():
     def doubled(column: np.ndarray) -> np.ndarray:
         return column.astype(np.float64) if column.dtype == np.float32 else column

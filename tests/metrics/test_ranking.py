@@ -49,6 +49,7 @@ def measure(outputs: jax.Array, labels: jax.Array, weights: jax.Array) -> dict:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [ONES, WEIGHTS], ids=["ones", "weights"])
 @pytest.mark.parametrize("name", EXACT)
 def test_exact_areas_equal_scikit_learn(name: str, weights: np.ndarray):
@@ -151,6 +152,7 @@ def test_a_nan_score_is_no_number():
         metrics.roc_auc_of(logits, LABELS)
 
 
+@pytest.mark.slow
 def test_labels_below_0_are_left_out_and_others_cannot_be():
     labels = LABELS.copy()
     labels[:2] = -1, -100

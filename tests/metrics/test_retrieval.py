@@ -22,6 +22,7 @@ for row in range(N):
 ONES = np.ones(N, np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 3, 10, 20])
 def test_ndcg_is_that_of_scikit_learn(k):
     expected = ndcg_score(TRUTH, SCORES, k=k)

@@ -35,6 +35,7 @@ def test_size(model, image, parameters):
     assert outputs.shape == (2, model.num_classes)
 
 
+@pytest.mark.slow
 def test_equals_torch():
     torch = pytest.importorskip("torch", reason="needs the extra [parity]")
     tnn = torch.nn

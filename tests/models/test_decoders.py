@@ -38,6 +38,7 @@ def made(model):
     return drawn(model, TOKENS), functools.partial(applied, model)
 
 
+@pytest.mark.slow
 @every_model
 def test_a_later_token_never_changes_an_earlier_output(model):
     variables, _ = made(model)
@@ -56,6 +57,7 @@ def test_a_later_token_never_changes_an_earlier_output(model):
     np.testing.assert_array_equal(reached, np.tri(TIME, dtype=bool))
 
 
+@pytest.mark.slow
 @every_model
 def test_padding_never_changes_a_result(model):
     variables, apply = made(model)
@@ -67,6 +69,7 @@ def test_padding_never_changes_a_result(model):
     close(got[1], whole[1], 1e-5)
 
 
+@pytest.mark.slow
 @every_model
 def test_with_a_cache_all_is_the_same(model):
     variables, apply = made(model)

@@ -40,6 +40,7 @@ def test_is_matrices_and_activations():
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_dropout_acts_in_training_only():
     model, x = MLP(dropout=0.5), np.ones((2, 8), np.float32)
     variables = drawn(model, x)

@@ -59,6 +59,7 @@ def test_normalized_scores_are_cosines_over_the_temperature():
     np.testing.assert_allclose(np.linalg.norm(items, axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_in_training_only():
     model, inputs = Ranker((7, 3, 5), dropout=0.5), rows()
     draws = [

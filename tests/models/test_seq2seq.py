@@ -59,6 +59,7 @@ def test_padding_never_changes_a_result():
     close(apply(variables, SOURCE, later)[:, :5], whole, 1e-5)
 
 
+@pytest.mark.slow
 @norms
 def test_with_a_cache_all_is_the_same(pre_norm):
     model, variables, apply = made(pre_norm)
@@ -102,6 +103,7 @@ def test_what_cannot_be_is_refused():
             jax.eval_shape(model.clone(**sizes).init, jax.random.key(0), SOURCE, TARGET)
 
 
+@pytest.mark.slow
 def test_a_source_alone_gets_no_answer():
     model = Transformer(VOCAB, 16, 1, 2, 24)
     variables = drawn(model, SOURCE)

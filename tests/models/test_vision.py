@@ -50,6 +50,7 @@ def test_published_sizes(model, parameters):
     assert trees.count(variables["params"]) == parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "smallest"),
     [(AlexNet(4), 63), (VGG(11, num_classes=4), 32), (GoogLeNet(4, auxiliary=False), 15)],
@@ -151,6 +152,7 @@ def test_a_step_lowers_the_loss_and_update_the_running_statistics(name):
     assert not silent, silent
 
 
+@pytest.mark.slow
 def test_dropout_acts_in_training_only():
     model = VGG(11, num_classes=3, width=2, dense=(16,))
     x = np.random.default_rng(0).normal(size=(2, 32, 32, 1)).astype(np.float32)

@@ -133,6 +133,7 @@ def vit_variables(theirs, width):
     }
 
 
+@pytest.mark.slow
 def test_vit():
     vision_transformer = torchvision().models.vision_transformer
     theirs = vision_transformer.VisionTransformer(

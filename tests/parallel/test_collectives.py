@@ -75,6 +75,7 @@ def gradients(name: str, params: Any) -> int:
     return sum(map(size, jax.tree.leaves(params))) + tied
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_data_parallel_adds_up_each_gradient_once_and_does_nothing_else(name):
     found, params = exchanged(name, data=8)

@@ -106,6 +106,7 @@ def test_the_command_says_what_a_device_holds(tmp_path):
     assert done.stderr.endswith("on each of 4 devices\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -138,6 +139,7 @@ def test_rules_hold_where_a_network_is_part_of_another(tmp_path):
     assert cli.run(lambda: train(from_command_line(Config, words, PROGRAM))) == cli.DONE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

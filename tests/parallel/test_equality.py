@@ -69,6 +69,7 @@ def cases() -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "said"), cases())
 def test_every_leaf_is_that_of_one_device(name, said):
     model = MODELS[name]()

@@ -223,6 +223,7 @@ def test_batches_are_shared_out_by_examples_and_tokens():
         layout.batch({"inputs": np.zeros((8, 6), np.float32)}, mesh)
 
 
+@pytest.mark.slow
 def test_the_description_counts_what_a_device_holds():
     layout = Layout(data=2, fsdp=4, fsdp_min_size=64)
     programs = Programs(supervised(mlp(), optax.adam(1e-3)), layout=layout)
@@ -311,6 +312,7 @@ def test_rules_of_a_family_are_for_its_own_part_of_the_parameters():
     assert "tensor" in lies["bias"]
 
 
+@pytest.mark.slow
 def test_every_rule_of_a_family_is_for_something():
     from jaxnet.layers.transformer import SHARDING as BLOCKS
 

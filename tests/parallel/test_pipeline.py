@@ -100,6 +100,7 @@ def slow(*case):
     return pytest.param(*case, marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize(
     ("stage", "data", "parts", "rows"),
@@ -151,6 +152,7 @@ def test_stages_that_have_no_turn_yet_do_no_harm(schedule):
     assert np.isfinite(grads).all() and wanted.shape == grads.shape
 
 
+@pytest.mark.slow
 def test_only_neighbours_talk_in_1f1b_and_once_a_slot():
     mesh = Layout(stage=4, data=2).mesh()
     given = lies(mesh, 4, 16, *problem(16))
@@ -167,6 +169,7 @@ def test_only_neighbours_talk_in_1f1b_and_once_a_slot():
     assert {kind for kind, _ in found} == {"collective-permute", "all-reduce"}
 
 
+@pytest.mark.slow
 def test_gpipe_sends_micro_batches_on_and_sums_gradients_once():
     mesh = Layout(stage=4, data=2).mesh()
     given = lies(mesh, 4, 16, *problem(16))
@@ -320,6 +323,7 @@ def test_both_forms_hold_the_same():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_what_is_no_stack_of_equal_blocks_is_refused():
     batch = {"inputs": jnp.zeros((2, 3)), "labels": jnp.zeros(2, jnp.int32)}
     batch["mask"] = jnp.ones(2, bool)
@@ -331,6 +335,7 @@ def test_what_is_no_stack_of_equal_blocks_is_refused():
         from_plain({"stack": uneven})
 
 
+@pytest.mark.slow
 def test_a_cache_is_refused():
     task = language_task(dropout=0.0)
     params = from_plain(jax.jit(task.init)(jax.random.key(0), texts(8, 8)).params)

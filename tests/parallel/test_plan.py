@@ -129,6 +129,7 @@ TOKENS = 4 * BATCH * TIME * WIDTH
 """The bytes of the tokens between two layers."""
 
 
+@pytest.mark.slow
 def test_tensor_in_a_transformer(gpt):
     planned = plan(gpt, Layout(tensor=4, rules=TENSOR))
     # Two a block forward and two backward, and one each for the table, read and as last layer.

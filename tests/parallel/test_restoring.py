@@ -37,6 +37,7 @@ def saved(tmp_path_factory) -> Any:
     return folder, trainer(HYBRID, folder).fit(rows(), epochs=2, batch_size=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_checkpoint_of_eight_devices_restores(name, saved):
     folder, result = saved

@@ -58,6 +58,7 @@ def with_gradients(function, *inputs):
     return {"out": out, "grads": grads}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sequence", "data", "kv_heads", "time", "source", "causal", "masked"),
     [
@@ -174,6 +175,7 @@ def test_without_a_mesh_the_technique_changes_nothing():
     assert_equal_steps(steps(task, texts(), count=1), expected_steps()[:1])
 
 
+@pytest.mark.slow
 def test_weights_that_are_dropped_are_refused_by_the_name_of_the_layer():
     task = sequence_parallel(language_task(dropout=0.1))
     with pytest.raises(UsageError, match=r"stack/blocks_0/self_attention.*dropout is 0\.1"):

@@ -147,6 +147,7 @@ def test_a_run_is_that_of_one_device(way, alone):
         assert leaf.sharding == expected
 
 
+@pytest.mark.slow
 def test_evaluation_and_prediction_of_a_state_from_elsewhere(alone):
     inputs, labels = rows(21, 1)
     trainer = Trainer(task(), layout=HYBRID, eval_batch_size=10)

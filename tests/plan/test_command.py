@@ -91,6 +91,7 @@ def test_rules_stand_at_the_end_of_the_file(plan):
     assert code == cli.WRONG_USAGE and "flax.linen" in err and "SHARDING" in err
 
 
+@pytest.mark.slow
 def test_other_machines_take_other_times(layouts):
     on = {
         machine: layouts(*SMALL, "--no-compile", "--machine", machine)[0]["time"]
@@ -201,6 +202,7 @@ def test_axes_without_anything_to_share_out(plan):
     assert code == cli.WRONG_USAGE and "MultiHeadAttention, and this network has none" in err
 
 
+@pytest.mark.slow
 def test_axes_that_cannot_be_combined(plan):
     code, out, _ = plan(*SMALL, "--no-compile", "--layouts", "data=2", "stage=2,sequence=2")
     assert code == cli.DONE and "stage=2 sequence=2 doesn't fit: layout: stage=2 can't be" in out

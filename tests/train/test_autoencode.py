@@ -45,6 +45,7 @@ def test_noise_is_removed_by_a_dense_autoencoder(tmp_path):
     assert pixels(tmp_path / "reconstructions.png").shape[0] == 3 * (56 + 2) - 2 + 2 * CAPTION
 
 
+@pytest.mark.slow
 def test_a_variational_autoencoder_draws_its_plane(tmp_path):
     assert autoencode("--model", "vae", "--latent", "2", "--run-dir", tmp_path) == cli.DONE
     summary = check_run_folder(tmp_path, "generated", "plane")

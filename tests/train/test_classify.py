@@ -50,6 +50,7 @@ def run(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_run_folder_is_complete(run):
     summary = json.loads((run / "summary.json").read_text())
     assert summary["test_accuracy"] > 0.9
@@ -99,6 +100,7 @@ def test_augmentation_by_name_leaves_a_picture_of_what_the_network_sees(tmp_path
     assert summary["test_accuracy"] > 0.5
 
 
+@pytest.mark.slow
 def test_a_run_can_be_repeated_from_its_config(run, tmp_path):
     assert classify_here("--config", run / "config.toml", "--run-dir", tmp_path) == cli.DONE
     assert (tmp_path / "history.csv").read_bytes() == (run / "history.csv").read_bytes()
@@ -164,6 +166,7 @@ def test_plateaus_norms_and_rates_from_the_command_line(tmp_path):
     assert classify_here("--config", tmp_path / "config.toml") == cli.DONE
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(run):
     before = (run / "metrics.jsonl").read_text()
     assert classify_here(*QUICK, "--run-dir", run) == cli.DONE
@@ -177,6 +180,7 @@ def test_another_configuration_in_the_same_folder_is_refused(run, capsys):
     assert "--no-resume" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -232,6 +236,7 @@ def fruit(tmp_path_factory) -> Path:
 TABLE = ["--data", "csv", "--target", "kind", "--epochs", "30", "--network.hidden", "32"]
 
 
+@pytest.mark.slow
 def test_a_table_and_its_bundle_that_takes_raw_rows(fruit, tmp_path, caplog):
     assert classify_here(*TABLE, "--data-dir", fruit, "--run-dir", tmp_path) == cli.DONE
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
@@ -266,6 +271,7 @@ def test_classes_count_as_asked_and_a_rare_one_is_found(tmp_path):
     assert recall["plain"] < 0.6 < 0.8 < min(recall["balanced"], recall["named"])
 
 
+@pytest.mark.slow
 def test_folds_share_their_programs_and_a_finished_one_is_not_trained_again(
     fruit, tmp_path, capsys
 ):
@@ -290,6 +296,7 @@ def test_folds_share_their_programs_and_a_finished_one_is_not_trained_again(
     assert again["confusion"] == summary["confusion"]
 
 
+@pytest.mark.slow
 def test_folds_of_images(tmp_path):
     folds = [*QUICK, "--folds", "2", "--epochs", "4", "--run-dir", tmp_path]
     assert classify_here(*folds) == cli.DONE
@@ -337,6 +344,7 @@ def write_stripes(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_is_learnt_and_one_of_several_sizes_asks_for_a_size(tmp_path, capsys):
     images = ["--data", "folder", "--data-dir", write_stripes(tmp_path / "stripes")]
     assert classify_here(*images, "--run-dir", tmp_path / "run") == cli.FAILED

@@ -120,6 +120,7 @@ def test_processes_wait_for_the_judges_bundle(tmp_path):
             assert code == cli.DONE, f"process {number}: {errors}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -26,6 +26,7 @@ def regress(*arguments: str | Path) -> int:
     return cli.run(lambda: train(from_command_line(Config, words, PROGRAM)))
 
 
+@pytest.mark.slow
 def test_diabetes(tmp_path, capsys):
     assert regress(*QUICK, "--run-dir", tmp_path) == cli.DONE
     printed = capsys.readouterr().out
@@ -41,6 +42,7 @@ def test_diabetes(tmp_path, capsys):
     assert summary["test_r2"] == pytest.approx(r2_score(test.labels, predicted))
 
 
+@pytest.mark.slow
 def test_a_table_of_ones_own(tmp_path):
     pd = pytest.importorskip("pandas", reason="needs the extra [tables]")
     rng = np.random.default_rng(0)
@@ -58,6 +60,7 @@ def test_a_table_of_ones_own(tmp_path):
     np.testing.assert_allclose(predicted[:, 0], [1.3e5, 8.5e4], rtol=0.15)
 
 
+@pytest.mark.slow
 def test_folds(tmp_path):
     quick = [*QUICK, "--epochs", "3"]
     assert regress(*quick, "--folds", "2", "--run-dir", tmp_path) == cli.DONE

@@ -40,6 +40,7 @@ def lines(tmp_path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_file_with_labels(lines, tmp_path, capsys):
     run = tmp_path / "run"
     assert text("--data", "lines", "--data-dir", lines, *SMALL, "--run-dir", run) == cli.DONE

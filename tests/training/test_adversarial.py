@@ -110,6 +110,7 @@ def test_the_games_are_those_of_the_papers():
         np.testing.assert_allclose(generator, wanted[1], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_step_is_the_discriminators_and_then_the_generators():
     """Against the two losses written down, each differentiated by its own player alone."""
     task, batch = game(), make_batch()
@@ -143,6 +144,7 @@ def test_a_step_is_the_discriminators_and_then_the_generators():
     assert_close(after.generator.params, generator)
 
 
+@pytest.mark.slow
 def test_neither_players_step_changes_the_other():
     tasks = game(optimizer=STILL), game(discriminator_optimizer=STILL)
 
@@ -158,6 +160,7 @@ def test_neither_players_step_changes_the_other():
     assert not moved(before.discriminator, after.discriminator)
 
 
+@pytest.mark.slow
 def test_running_statistics_are_those_of_a_players_own_step():
     batch = make_batch()
     one = take_steps(game(norm=True, optimizer=STILL), batch, 1)
@@ -190,6 +193,7 @@ def test_running_statistics_are_those_of_a_players_own_step():
     np.testing.assert_allclose(moved, expected, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_padding_counts_for_neither_player():
     task = game(critic_steps=2, game=GAMES["wasserstein"], gradient_penalty=10.0)
     batch = make_batch(masked=3)
@@ -300,6 +304,7 @@ def test_the_penalty_counts_by_its_factor():
     )
 
 
+@pytest.mark.slow
 def test_the_average_of_the_generator_makes_the_examples():
     task, batch = game(ema=0.9), make_batch()
     states = take_steps(task, batch, 2)
@@ -320,6 +325,7 @@ def played(tmp_path_factory) -> Any:
     return trainer, result
 
 
+@pytest.mark.slow
 def test_it_is_trained_as_any_task_and_its_last_step_is_its_best(played):
     trainer, result = played
     assert result.stop_reason == "epochs"
@@ -331,6 +337,7 @@ def test_it_is_trained_as_any_task_and_its_last_step_is_its_best(played):
     assert trainer.programs.compiles.total == 3
 
 
+@pytest.mark.slow
 def test_it_resumes_where_it_was(tmp_path, played):
     trainer = replace(played[0], checkpoints=Checkpoints(tmp_path))
     trainer.fit(data(), data(40, 1), steps=9, batch_size=16)

@@ -61,6 +61,7 @@ def mixed_batch(masked: int = 0) -> dict[str, jax.Array]:
     return mix(jax.random.key(5), image_batch(8, masked))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [0, 3])
 def test_the_gradient_of_the_mixed_loss_is_the_mixed_gradient(masked):
     batch = mixed_batch(masked)
@@ -111,6 +112,7 @@ def test_a_right_answer_counts_by_its_share():
     assert measured["accuracy"].compute() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_training_sees_augmented_batches_and_evaluation_the_plain_ones():
     task, batch = augment(FLAT, *FUNCTIONS), image_batch(masked=2)
     states = take_steps(task, batch, 2)
@@ -159,6 +161,7 @@ def test_no_functions_are_no_technique():
     assert augment(FLAT) is FLAT
 
 
+@pytest.mark.slow
 def test_steps_draw_anew_and_a_seed_repeats_them():
     task, data = augment(FLAT, *FUNCTIONS), images(30)
     trainer = Trainer(task, steps_per_dispatch=2)
@@ -177,6 +180,7 @@ def test_steps_draw_anew_and_a_seed_repeats_them():
     assert (prepared[0] != prepared[2]).any()
 
 
+@pytest.mark.slow
 def test_a_replay_sees_the_augmented_batch():
     broken = augment(FLAT, aug.on_images(lambda key, x: x / 0.0))
     batch = {**image_batch(), "inputs": jnp.asarray(np.ones((8, 2, 2, 1), np.float32))}

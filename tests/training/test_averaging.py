@@ -46,6 +46,7 @@ def test_with_a_period_of_1_it_is_training_on_the_whole_batch(masked):
     assert_close(metrics, wanted)
 
 
+@pytest.mark.slow
 def test_replicas_learn_by_themselves_until_they_meet():
     momentum = classifier(optimizer=optax.sgd(0.1, momentum=0.9))
     batch, task = make_batch(8), local_sgd(momentum, 2, period=3)
@@ -67,6 +68,7 @@ def test_replicas_learn_by_themselves_until_they_meet():
     assert_close(averaged(states[3]).params, mean)
 
 
+@pytest.mark.slow
 def test_evaluation_and_what_comes_of_it_take_the_average():
     batch, task = make_batch(8), local_sgd(PLAIN, 2, period=100)
     state = take_steps(task, batch, 3)[-1]

@@ -57,6 +57,7 @@ class Words(nn.Module):
         check_tokens(tokens, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [8, -1])
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_token_outside_the_vocabulary(wrong, wrapped):

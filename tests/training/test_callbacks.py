@@ -56,6 +56,7 @@ def fit(callbacks: list[Any], folder: Any = None, epochs: int = 4) -> Any:
     return trainer.fit(DATA, VALID, epochs=epochs, batch_size=8)
 
 
+@pytest.mark.slow
 def test_a_callback_ends_the_run_with_its_reason_and_the_same_call_goes_on(tmp_path):
     whole = fit([])
     rows, steps = Rows(enough=2), Steps(most=7)

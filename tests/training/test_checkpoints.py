@@ -440,11 +440,13 @@ def _fill_disk(tmp_path: Path, folder: Path, numbers: int, kind: str) -> None:
     assert "the newest good one is step 1" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow_is_an_error_and_the_earlier_one_stays(tmp_path):
     pytest.importorskip("resource", reason="limits of processes are a matter of Unix")
     _fill_disk(tmp_path, tmp_path / "checkpoints", 100_000, "limit")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_and_the_earlier_one_stays(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -457,6 +459,7 @@ def test_a_full_disk_is_an_error_and_the_earlier_one_stays(tmp_path):
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_writes_that_end_after_a_failed_save_are_not_heard_of(tmp_path):
     """What tensorstore says when Orbax has closed its loop; all else is heard."""
     script = (
@@ -510,6 +513,7 @@ def _fit(folder: Path, **options: Any) -> Any:
     return trainer.fit(table(8), **{"epochs": 1, "batch_size": 4, **options})
 
 
+@pytest.mark.slow
 def test_a_run_says_nothing_on_the_screen(tmp_path):
     script = "from tests.training.test_checkpoints import _fit, Path; import sys\n" + (
         "for epochs in (2, 3): _fit(Path(sys.argv[1]), epochs=epochs)\n"
@@ -525,6 +529,7 @@ def test_a_run_says_nothing_on_the_screen(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"seed": 5}, {"batch_size": 2}])
 def test_another_seed_or_batch_size_cant_go_on(change, tmp_path):
     _fit(tmp_path)

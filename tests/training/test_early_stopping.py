@@ -231,6 +231,7 @@ def rising(better: Any) -> Any:
     return lambda outputs, labels, weights: Mean.of(nn.softmax(outputs)[:, 0], weights, better)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("better", "best"), [("max", -1), ("min", 0)])
 def test_runs_go_by_what_a_metric_says_whatever_it_is_called(better, best):
     """Its name says the other thing: the run and its plateau follow the metric."""

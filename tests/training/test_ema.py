@@ -40,6 +40,7 @@ class Counted(nn.Module):
         return Dense(3)(nn.relu(hidden))
 
 
+@pytest.mark.slow
 def test_it_is_the_warmed_up_average_of_parameters_and_statistics_and_serves_evaluation():
     # The warm-up gives 1/10 and 2/11 to the first two steps, and more than 0.2 to the others.
     batch, plain, decay = make_batch(8), classifier(Counted()), 0.2
@@ -72,6 +73,7 @@ def test_it_is_the_warmed_up_average_of_parameters_and_statistics_and_serves_eva
     assert bits(inferred) == bits({"params": used.params, **used.collections})
 
 
+@pytest.mark.slow
 def test_after_a_short_run_a_long_memory_has_forgotten_the_initial_weights():
     # Without a warm-up the average holds 0.999 ** 120 of them, 89 %.
     data = table(120)
@@ -118,6 +120,7 @@ def test_small_changes_of_half_precision_add_up():
     assert float(average.values[0]) > 0.999
 
 
+@pytest.mark.slow
 def test_accumulation_moves_it_once_a_step():
     batch = make_batch(8)
     inner = take_steps(accumulate(with_ema(classifier(), 0.9), 2), batch, 3)[-1]

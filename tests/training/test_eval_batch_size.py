@@ -47,6 +47,7 @@ class Deep(nn.Module):
         return Dense(3)(hidden.mean(axis=1))
 
 
+@pytest.mark.slow
 def test_a_large_network_is_evaluated_in_a_part_of_what_training_needs(monkeypatch):
     monkeypatch.setattr(evaluation, "WORKING_BYTES", 1 << 10)
     trainer = Trainer(classifier(Deep()))
@@ -74,6 +75,7 @@ def test_a_batch_is_the_largest_power_of_two_with_room(needed):
     assert size == 256 or needed * 2 * size / 256 > evaluation.WORKING_BYTES
 
 
+@pytest.mark.slow
 def test_the_numbers_do_not_depend_on_it():
     task = classifier(eval_metrics={"confusion": metrics.confusion_matrix(3)})
     whole = Trainer(task)

@@ -130,6 +130,7 @@ def test_another_task_is_told_by_what_differs(name, begun):
     assert not [other for other in others if f"\n  {other}" in message]
 
 
+@pytest.mark.slow
 def test_numbers_within_the_step_count(tmp_path):
     """A rate, a schedule and its length, and a threshold: constants of the step."""
 
@@ -143,6 +144,7 @@ def test_numbers_within_the_step_count(tmp_path):
     assert fit(tmp_path, made(), epochs=2).history["epoch"] == [1, 2]
 
 
+@pytest.mark.slow
 def test_the_rule_that_follows_an_evaluation_counts(tmp_path):
     def made(**rule: Any):
         return reduce_on_plateau(task(MLP()), ReduceOnPlateau(**rule))
@@ -152,6 +154,7 @@ def test_the_rule_that_follows_an_evaluation_counts(tmp_path):
         assert "the rule of reduce_on_plateau" in refused(tmp_path, made(**rule))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [lambda one: one, lambda one: accumulate(one, 2)])
 def test_what_only_measures_may_change(wrap, tmp_path):
     fit(tmp_path, wrap(task(MLP())))
@@ -221,12 +224,14 @@ def test_a_table_encoder_is_told_by_its_columns():
         assert other_data(before, now) == [said]
 
 
+@pytest.mark.slow
 def test_ids_count(begun, tmp_path):
     fit(tmp_path, task(MLP()), mappings={"items": ["tea", "milk"]})
     message = refused(tmp_path, task(MLP()), mappings={"items": ["milk", "tea"]})
     assert "\n  the items differ\n" in message
 
 
+@pytest.mark.slow
 def test_of_another_version_it_is_only_a_warning(begun, tmp_path, caplog):
     fit(tmp_path, task(MLP()))
     _edit(tmp_path, lambda known: known | {"version/jax": "0.0.1", "task/update": "other"})

@@ -133,6 +133,7 @@ def states() -> list[Any]:
     return take_steps(classifier(Deep()), make_batch(8), 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHOICES)
 def test_a_layer_of_whose_parameters_all_are_frozen_keeps_its_other_variables(name, states):
     make, expected = CHOICES[name]
@@ -141,6 +142,7 @@ def test_a_layer_of_whose_parameters_all_are_frozen_keeps_its_other_variables(na
     assert marked == {path: path in expected for path in ALL}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a block", "all but biases", "half of the norms"])
 def test_frozen_layers_keep_and_use_their_statistics(name, states):
     make, expected = CHOICES[name]

@@ -130,6 +130,7 @@ def played() -> Any:
     return trainer.fit(numbers(300), numbers(200, 1), epochs=20, batch_size=32)
 
 
+@pytest.mark.slow
 def test_two_networks_learn_against_each_other(played):
     history = played.history
     assert history.columns == [
@@ -154,6 +155,7 @@ def test_it_is_evaluated_and_it_predicts_like_any_other(played):
     np.testing.assert_allclose(made, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_resumes_where_it_was(tmp_path, played):
     def trainer() -> Trainer:
         return Trainer(Game(), WATCH, Checkpoints(tmp_path), eval_batch_size=64)
@@ -164,6 +166,7 @@ def test_it_resumes_where_it_was(tmp_path, played):
     assert resumed.best_step == played.best_step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["stop", "skip"])
 def test_the_guard_watches_over_it(policy):
     values, labels = numbers(40)
@@ -192,6 +195,7 @@ class Patient(Game):
         return state, {**metrics, "halt/enough": (state.step >= 5).astype(jnp.int32)}
 
 
+@pytest.mark.slow
 def test_a_step_that_ends_training_counts(tmp_path, caplog):
     def trainer(task: Any) -> Trainer:
         return Trainer(task, EarlyStopping("critic_loss"), Checkpoints(tmp_path / "saved"))

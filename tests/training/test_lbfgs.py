@@ -48,6 +48,7 @@ def overlapping(n: int = 200) -> tuple[np.ndarray, np.ndarray]:
     return inputs, np.where(np.arange(n) % 4 == 0, flipped, labels).astype(np.int32)
 
 
+@pytest.mark.slow
 def test_full_batches_reach_the_optimum_of_scikit_learn():
     linear_model = pytest.importorskip("sklearn.linear_model")
     inputs, labels = overlapping()
@@ -63,6 +64,7 @@ def test_full_batches_reach_the_optimum_of_scikit_learn():
     np.testing.assert_allclose(result.model.evaluate((inputs, labels))["loss"], best, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_small_batches_with_a_damped_step():
     task = guard_nonfinite(classifier(optimizer=optimizers.by_name("lbfgs", 0.3)), "raise")
     trainer = Trainer(task)
@@ -90,6 +92,7 @@ def test_the_objective_of_the_search_is_that_of_the_step():
     assert asked(after, state.params)[2] != first[0]
 
 
+@pytest.mark.slow
 def test_only_what_is_not_frozen_is_searched():
     batch = make_batch(16)
     task = freeze(clip(with_ema(classifier(optimizer=LBFGS), 0.5), 10.0), "Dense_0/**")
@@ -144,6 +147,7 @@ def test_an_interrupted_run_comes_to_the_same_bits(tmp_path):
     assert trainer.programs.compiles.repeated() == []
 
 
+@pytest.mark.slow
 def test_optax_itself_works_under_strict_promotion():
     """`optax.adam` multiplies its integer count with floats."""
     states = take_steps(classifier(optimizer=optax.adam(1e-2)), make_batch(8), 2)

@@ -88,6 +88,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "steps_per_dispatch"),
     [("product", "auto"), ("function", "auto"), ("gradient", "auto"), ("gradient", 3)],
@@ -112,6 +113,7 @@ def test_stop_ends_training_before_the_bad_step(case, steps_per_dispatch, caplog
     assert bits(result.state) == bits(cut.state)
 
 
+@pytest.mark.slow
 def test_the_bad_step_may_be_the_first():
     inputs, labels = table(ROWS)
     inputs[epoch_order(0, 0, ROWS)[0]] = 0
@@ -121,6 +123,7 @@ def test_the_bad_step_may_be_the_first():
     assert np.isfinite(result.state.params["Dense_0"]["kernel"]).all()
 
 
+@pytest.mark.slow
 def test_a_bad_step_of_a_later_epoch_leaves_the_best_state(caplog):
     bad = STEPS + 2
     rate = optimizers.by_name("sgd", lambda count: jnp.where(count == bad, jnp.inf, 0.1))
@@ -135,6 +138,7 @@ def test_a_bad_step_of_a_later_epoch_leaves_the_best_state(caplog):
     assert bits(result.state) == bits(cut.state)
 
 
+@pytest.mark.slow
 def test_raise_names_step_and_layer_and_keeps_the_batch(tmp_path):
     data, step, batch = poisoned(1e4)
     task = guard_nonfinite(classifier(Exponential()), "raise")
@@ -152,6 +156,7 @@ def test_raise_names_step_and_layer_and_keeps_the_batch(tmp_path):
         assert bits(dict(kept)) == bits(batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["product", "gradient"])
 def test_skip_leaves_the_bad_batch_out(case):
     model, value, _ = CASES[case]
@@ -174,6 +179,7 @@ def test_skip_leaves_the_bad_batch_out(case):
     assert_close(result.state.params, state.params, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_skipped_step_changes_nothing_but_the_step():
     good = make_batch(BATCH)
     bad = {**good, "inputs": np.where(np.arange(BATCH)[:, None] == 2, 0, good["inputs"])}
@@ -222,6 +228,7 @@ def regression(**options: Any) -> Supervised:
     return Supervised(Dense(1), losses.squared_error, **options)
 
 
+@pytest.mark.slow
 def test_the_replay_names_the_inputs_the_parameters_the_loss_or_the_update():
     ones, zeros = jnp.ones((4, 2)), jnp.zeros(4)
     infinite = regression(preprocess=lambda x: x / jnp.zeros(()))
@@ -242,6 +249,7 @@ def test_the_replay_works_through_techniques(wrap):
     assert "the input of Dense_1" in diagnosis(wrap(classifier(Exponential())), inputs, labels)
 
 
+@pytest.mark.slow
 def test_the_replay_computes_in_the_precision_of_the_step():
     # 300 * 300 * 4 is beyond float16 only.
     class Wide(nn.Module):

@@ -91,6 +91,7 @@ def test_norms_equal_numpys():
         np.testing.assert_allclose(got[name], value, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_training_is_what_it_would_be_without():
     pairs = [(task, log_norms(task)) for task in (classifier(), clip(classifier(), 0.1))]
 
@@ -103,6 +104,7 @@ def test_training_is_what_it_would_be_without():
         assert_close({name: more[name] for name in metrics}, metrics)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_whole_batch_and_the_loss_unscaled():
     tasks = [
         log_norms(classifier()),
@@ -116,6 +118,7 @@ def test_the_gradient_is_that_of_the_whole_batch_and_the_loss_unscaled():
         assert_close(got, plain, tolerance)
 
 
+@pytest.mark.slow
 def test_the_activations_are_those_of_the_parameters_that_the_gradient_is_of():
     plain = log_norms(classifier())
     tasks = plain, with_ema(plain, 0.9), log_norms(with_ema(classifier(), 0.9))
@@ -124,6 +127,7 @@ def test_the_activations_are_those_of_the_parameters_that_the_gradient_is_of():
         assert_close(got, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "logged"),
     [
@@ -155,6 +159,7 @@ class Looped(nn.Module):
         return Dense(3, name="head")(hidden)
 
 
+@pytest.mark.slow
 def test_what_runs_within_a_loop_is_measured_where_it_comes_out():
     got = norms(guard_nonfinite(log_norms(classifier(Looped())), "skip"), make_batch(8))
     measured = [name for name in got if name.startswith("act_norm/")]
@@ -182,6 +187,7 @@ class Total(nn.Module):
         return inputs.sum()[None, None]
 
 
+@pytest.mark.slow
 def test_a_decoder_is_measured_on_what_it_reads():
     model = Transformer(9, 8, 1, 2, 16, 0.0)
     task = TeacherForcing(model, losses.masked(losses.cross_entropy, ignored=0), optax.sgd(0.1))
@@ -233,6 +239,7 @@ def test_the_gradient_of_sigmoids_vanishes_towards_the_input():
     assert lengths[0] < 1e-3 * lengths[-1]
 
 
+@pytest.mark.slow
 def test_norms_are_columns_of_the_history_and_its_files(tmp_path):
     task = with_ema(log_norms(classifier()), 0.9)
     trainer = Trainer(task, callbacks=[RunWriter(tmp_path)])

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import pytest
 import numpy as np
 
 from jaxnet import optimizers
@@ -25,6 +26,7 @@ def nothing_counts(how: str) -> dict[str, jax.Array]:
     return {**batch, "weights": jnp.zeros(8)}
 
 
+@pytest.mark.slow
 def test_a_step_in_which_nothing_counts_changes_nothing_but_the_step():
     task = penalize(mixed_precision(PLAIN, "fp16"), l2=0.1)
     task = with_ema(log_norms(accumulate(task, 2)), 0.9)
@@ -41,6 +43,7 @@ def test_a_step_in_which_nothing_counts_changes_nothing_but_the_step():
     assert bits(after.params) != bits(before.params)
 
 
+@pytest.mark.slow
 def test_parts_that_are_all_padding_tell_running_statistics_nothing():
     whole = {**make_batch(8), "mask": jnp.arange(8) < 4}
     half = {name: column[:4] for name, column in whole.items()}
@@ -52,6 +55,7 @@ def test_parts_that_are_all_padding_tell_running_statistics_nothing():
     assert_close(got.collections, expected.collections)
 
 
+@pytest.mark.slow
 def test_a_replica_whose_part_is_all_padding_takes_no_step():
     task = local_sgd(with_ema(PLAIN, 0.9), 4, period=9)
     full, padded = make_batch(8), make_batch(8, masked=3)  # 2 + 2 + 1 + 0 examples

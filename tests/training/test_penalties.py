@@ -185,6 +185,7 @@ def test_pytorchs_weight_decay_is_half_of_it():
             )
 
 
+@pytest.mark.slow
 def test_an_accumulated_batch_has_the_penalty_once():
     batch = make_batch(8, masked=3)
     batch["weights"] = jnp.asarray(np.arange(1, 9, dtype=np.float32))
@@ -220,6 +221,7 @@ def test_mixed_precision_leaves_the_penalty_in_float32(precision):
             )
 
 
+@pytest.mark.slow
 def test_what_is_frozen_is_not_pulled():
     batch = make_batch(8)
     task = freeze(penalize(classifier(), l2=0.5), "Dense_0/**")

@@ -161,6 +161,7 @@ class Generated:
             yield Stretch(Staged(jax.tree.map(lambda x: x[None], batch)), 1)
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_ones_own_trains_and_evaluates():
     trainer = Trainer(regressor(optimizer=optax.sgd(0.3)))
     result = trainer.fit(Generated(), Generated(), epochs=10, seed=3)

@@ -50,6 +50,7 @@ def test_a_class_without_examples_is_no_division_by_zero(tmp_path):
     assert is_a_picture(tmp_path / "confusion.png")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [1, 3, 30])
 def test_roc_and_precision_recall_curves_are_drawn(tmp_path, classes):
     rng = np.random.default_rng(0)
@@ -182,6 +183,7 @@ def test_names_of_points_do_not_lie_over_each_other(drawn, tmp_path):
     assert [t.get_text() for t in drawn[0].axes[0].texts] == ["item 0", "item 2", "item 3"]
 
 
+@pytest.mark.slow
 def test_a_confusion_matrix_and_curves_have_titles_and_axes(drawn, tmp_path):
     plots.plot_confusion(np.array([[30, 2], [4, 20]]), ["no", "yes"], tmp_path / "a.png", "spam")
     axes = drawn[0].axes[0]

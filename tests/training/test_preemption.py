@@ -106,6 +106,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return fit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("event", "last_step", "rows"),
     [
@@ -159,6 +160,7 @@ def _when_at(process: subprocess.Popen[str], step: int) -> int:
     raise AssertionError(f"the run ended before step {step}: {process.communicate()[1]}")
 
 
+@pytest.mark.slow
 def test_a_process_saves_and_exits_and_the_same_command_goes_on(tmp_path):
     process = start(tmp_path / "run", **OPTIONS)
     step = _when_at(process, 20)
@@ -176,6 +178,7 @@ def test_a_process_saves_and_exits_and_the_same_command_goes_on(tmp_path):
     assert finished(tmp_path / "run", **{**OPTIONS, "sleep": 0}) == expected
 
 
+@pytest.mark.slow
 def test_a_process_that_is_asked_again_ends_at_once(tmp_path):
     process = start(tmp_path / "run", epochs=8, sleep=1000)
     _when_at(process, 1)

@@ -59,6 +59,7 @@ def usual() -> Any:
 OTHER_WAYS = [*({"steps_per_dispatch": n} for n in (1, 2, 7)), {"placement": "host"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OTHER_WAYS, ids=str)
 def test_dispatch_and_placement_change_no_bit(usual, options):
     heard = Stretches()
@@ -71,6 +72,7 @@ def test_dispatch_and_placement_change_no_bit(usual, options):
     assert most > 1 or options == {"steps_per_dispatch": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 5])
 def test_step_by_step_is_the_loop(count):
     programs = Programs(classifier(Dropped()), steps_per_dispatch=6)
@@ -97,6 +99,7 @@ def test_convolutions_on_a_cpu_go_step_by_step():
     assert forms == {"ConvNet": "step" if cpu else "loop", "Dropped": "loop"}
 
 
+@pytest.mark.slow
 def test_a_run_with_convolutions_is_the_same_for_all_dispatches():
     results = [fit(ConvNet(), images(13), steps_per_dispatch=n) for n in ("auto", 3)]
     assert bits(results[0].state) == bits(results[1].state)
@@ -108,6 +111,7 @@ def counts(trainer: Trainer) -> dict[str, int]:
     return {name: len(traces) for name, traces in trainer.programs.compiles.traces.items()}
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_twice_until_a_shape_changes(caplog):
     trainer = Trainer(classifier(), eval_batch_size=4)
     result = trainer.fit(table(100), table(10, 1), epochs=3, batch_size=8)
@@ -141,6 +145,7 @@ def test_nothing_is_compiled_twice_until_a_shape_changes(caplog):
     assert "compiled again" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_second_run_of_one_trainer_is_the_first_one_again():
     trainer = Trainer(classifier(Dropped()))
     first, second = (trainer.fit(table(20), epochs=2, batch_size=4) for _ in range(2))
@@ -157,6 +162,7 @@ def test_impossible_numbers_of_steps_are_refused(steps):
         Trainer(classifier(), steps_per_dispatch=steps).fit(table(8), epochs=1)
 
 
+@pytest.mark.slow
 def test_what_is_measured_bounds_the_steps_of_a_dispatch(monkeypatch):
     task = classifier(metrics={"confusion": metrics.confusion_matrix(3)})
     whole = Trainer(task, steps_per_dispatch=8)

@@ -41,6 +41,7 @@ def task(noise: Any, **options: Any) -> Reconstruction:
     return Reconstruction(Seen(), losses.squared_error, optax.sgd(0.1), **{**scale, **options})
 
 
+@pytest.mark.slow
 def test_the_target_is_the_clean_input():
     """A network that hands on what it sees is wrong by the noise, and by nothing else."""
     noisy = task(GaussianNoise(0.5), metrics={"mse": metrics.mean_squared_error})
@@ -67,6 +68,7 @@ def test_the_target_is_the_clean_input():
     assert np.asarray(moved.params["factor"]).item() < 1
 
 
+@pytest.mark.slow
 def test_noise_is_new_in_each_step_and_the_same_in_each_evaluation():
     inputs, labels = rows()
     still = Reconstruction(
@@ -101,6 +103,7 @@ def test_masking_sets_to_zero_and_changes_nothing_else():
     assert float(hidden.mean()) == pytest.approx(0.7, abs=0.02)
 
 
+@pytest.mark.slow
 def test_an_autoencoder_encodes_and_decodes():
     inputs, _ = rows()
     model = Autoencoder(DenseEncoder(2, (8,)), DenseDecoder((6,), (8,)))
@@ -153,6 +156,7 @@ class Folder:
         return {"inputs": self.inputs[chosen], "labels": self.labels[chosen]}
 
 
+@pytest.mark.slow
 def test_what_is_not_in_memory_can_be_given_back():
     source: Any = Folder()
     read = Trainer(task(GaussianNoise(0.1))).fit(source, epochs=2, batch_size=10)

@@ -181,6 +181,7 @@ def test_interrupted_runs_come_to_the_same_bits(name, tmp_path):
         assert _outcome(result, tmp_path / "run") == expected, at
 
 
+@pytest.mark.slow
 def test_twice_in_one_epoch_with_new_trainers(tmp_path):
     case = replace(REGULARISED, every_steps=1)
     interrupts = Interrupts()
@@ -220,6 +221,7 @@ def test_an_epoch_is_not_done_before_callbacks_have_written_of_it(tmp_path):
     assert saved_steps(tmp_path) == steps
 
 
+@pytest.mark.slow
 def test_a_metric_that_was_nan_keeps_nobody_from_going_on(tmp_path):
     def nan(outputs, labels, weights):
         return Mean(weights.sum() * np.nan, weights.sum())
@@ -237,6 +239,7 @@ def test_a_metric_that_was_nan_keeps_nobody_from_going_on(tmp_path):
     assert [json.loads(line)["odd"] for line in lines] == [None, None]
 
 
+@pytest.mark.slow
 def test_other_metrics_cant_go_on_within_an_epoch(tmp_path):
     def trainer(**options: Any) -> Trainer:
         return Trainer(classifier(**options), checkpoints=Checkpoints(tmp_path, every_steps=2))
@@ -248,6 +251,7 @@ def test_other_metrics_cant_go_on_within_an_epoch(tmp_path):
     assert trainer().fit(table(30), epochs=1, batch_size=5).last_step == 6
 
 
+@pytest.mark.slow
 def test_saving_changes_nothing(tmp_path):
     case = REGULARISED
     trainer = case.trainer(tmp_path, Interrupts())
@@ -296,6 +300,7 @@ def overfitted(stopped_early: Any, tmp_path: Path) -> tuple[Case, Trainer, Inter
     return case, case.trainer(tmp_path / "run", interrupts), interrupts, expected
 
 
+@pytest.mark.slow
 def test_patience_goes_on_counting_and_the_best_comes_from_disk(overfitted, tmp_path):
     case, trainer, interrupts, expected = overfitted
     best = expected.best_step
@@ -304,6 +309,7 @@ def test_patience_goes_on_counting_and_the_best_comes_from_disk(overfitted, tmp_
         assert _outcome(_interrupted(case, trainer, interrupts, at), tmp_path / "run") == expected
 
 
+@pytest.mark.slow
 def test_epochs_that_were_too_short_to_save_come_to_the_same_bits(overfitted, tmp_path):
     """Saved is now and then a step within an epoch, and the best one before any later one."""
     case, _, interrupts, expected = overfitted
@@ -378,6 +384,7 @@ def _ended(folder: Path, monitor: str, epochs: int = 6, keep: int = 9, **options
     return trainer.fit(table(EXAMPLES), table(12, seed=1), epochs=epochs, batch_size=BATCH)
 
 
+@pytest.mark.slow
 def test_another_monitor_judges_all_epochs_anew(tmp_path, caplog):
     at_once = _ended(tmp_path / "whole", "loss")
     before = _ended(tmp_path / "run", "val_loss", epochs=5)
@@ -571,6 +578,7 @@ def test_killed_while_it_saves_at_every_step(tmp_path):
     _survives_kills(tmp_path, kills=4, seed=1, epochs=30, every_steps=1)
 
 
+@pytest.mark.slow
 def test_one_kill(tmp_path):
     """The quick version of the above."""
     options = {"epochs": 4, "every_steps": 1}

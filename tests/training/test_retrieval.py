@@ -43,6 +43,7 @@ def batch(rows: slice, size: int) -> dict[str, jax.Array]:
     return {name: jnp.asarray(column) for name, column in {**columns, "mask": mask}.items()}
 
 
+@pytest.mark.slow
 def test_padding_changes_neither_loss_nor_gradient():
     small, padded = batch(slice(0, 10), 10), batch(slice(0, 10), 16)
 
@@ -60,6 +61,7 @@ def test_padding_changes_neither_loss_nor_gradient():
     )
 
 
+@pytest.mark.slow
 def test_evaluation_is_the_softmax_over_the_catalogue():
     one = batch(slice(0, 12), 16)
     state = jax.jit(TASK.init)(jax.random.key(0), one)

@@ -38,6 +38,7 @@ def test_the_scale_of_a_target_is_its_mean_and_deviation():
         fit_target(Arrays(INPUTS, np.arange(40)))
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_plain_task_on_scaled_labels():
     scale = Scale(1000.0, 1 / 50)
     batch = make_batch(8)
@@ -65,6 +66,7 @@ def test_gradients_are_those_of_the_plain_task_on_scaled_labels():
     assert set(seen) == {"loss"}
 
 
+@pytest.mark.slow
 def test_predictions_metrics_and_the_bundle_are_in_the_targets_units(tmp_path):
     train = Arrays(INPUTS, TARGET)
     task = scaled_target(plain(metrics={"mae": metrics.mean_absolute_error}), fit_target(train))
@@ -94,6 +96,7 @@ def test_each_of_several_targets_has_its_scale():
     np.testing.assert_allclose(result.model.predict(INPUTS), labels, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_dropout_still_acts_in_training_only():
     task = Supervised(
         MLP(hidden=(8,), num_classes=1, dropout=0.5), losses.squared_error, optax.sgd(0.0)

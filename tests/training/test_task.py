@@ -72,6 +72,7 @@ class Noisy(nn.Module):
         return Dense(3)(nn.Dropout(0.5, deterministic=not train)(hidden))
 
 
+@pytest.mark.slow
 def test_dropout_and_running_statistics_are_of_training_only():
     task, batch = classifier(Noisy()), make_batch(8)
     before, after = take_steps(task, batch, 1)
@@ -102,6 +103,7 @@ def test_streams_of_different_names_and_steps_are_different():
     assert len({jax.random.key_data(key).tobytes() for key in keys}) == 6
 
 
+@pytest.mark.slow
 def test_inputs_are_preprocessed_in_training_evaluation_and_prediction():
     def scaled(inputs):
         return inputs.astype(jnp.float32) / 16

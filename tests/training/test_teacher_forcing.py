@@ -45,6 +45,7 @@ def batch():
     return {"inputs": source, "labels": target, "mask": jnp.ones(4, bool)}
 
 
+@pytest.mark.slow
 def test_the_network_reads_the_source_and_the_tokens_before():
     made, given = task(), batch()
     state = jax.jit(made.init)(jax.random.key(0), given)

@@ -56,6 +56,7 @@ def by_hand(data: Any, epochs: int, batch_size: int, params: Any) -> Any:
     return params, means
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [8, 30, 64])
 def test_a_run_equals_a_loop_by_hand_with_a_smaller_last_batch(batch_size):
     data = table(30)
@@ -141,6 +142,7 @@ def test_evaluation_equals_scikit_learn(trained, weighted):
     np.testing.assert_allclose(measured["confusion"], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wanted", "steps", "reason"),
     [
@@ -179,6 +181,7 @@ def test_the_history_has_the_means_over_an_epoch_and_the_validation_after_it(tra
     assert result.history["loss"][0] > result.history["val_loss"][0]
 
 
+@pytest.mark.slow
 def test_weights_of_examples_count_in_training_and_evaluation():
     inputs, labels = table(40)
     half = np.arange(40) < 20

@@ -58,6 +58,7 @@ def products(task: Any, batch: Any) -> list[str]:
 # --- accumulate ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_accumulated_parts_equal_the_whole_batch():
     # With 4 parts of 2 rows, 3 padded rows make one part all padding and another half.
     batch = make_batch(8, masked=3)
@@ -124,6 +125,7 @@ class Normalised(nn.Module):
         return Dense(3)(nn.relu(hidden))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "kind"),
     [("bf16", "bf16"), ("fp16", "f16")],
@@ -207,6 +209,7 @@ def test_float16_doubles_the_scale_after_2000_good_steps():
 # --- the update ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_clipping_scales_the_gradient_of_the_whole_batch_to_the_norm():
     batch, plain = make_batch(8, masked=3), classifier(optimizer=optax.sgd(1.0))
     cases = [(0.1, 1), (0.1, 4), (100.0, 1)]

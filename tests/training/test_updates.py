@@ -202,6 +202,7 @@ def fit(task: Any, epochs: int = 8, **options: Any) -> Any:
     return trainer.fit(table(30), table(12, seed=1), epochs=epochs, batch_size=6)
 
 
+@pytest.mark.slow
 def test_the_scale_follows_the_validation_loss_without_a_compile():
     result = fit(reduce_on_plateau(WILD, RULE))
     losses = result.history["val_loss"]

@@ -61,6 +61,7 @@ def test_a_certain_pixel_costs_nothing_and_pixels_add_up():
     np.testing.assert_allclose(got, [2 * np.log(2)], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_bound_and_its_gradient_are_those_of_torch():
     torch = pytest.importorskip("torch", reason="needs the extra [parity]")
     ours, batch = task(beta=2.0), make_batch()
@@ -96,6 +97,7 @@ def test_the_bound_and_its_gradient_are_those_of_torch():
         np.testing.assert_allclose(grad, value.grad.numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_observed_is_what_is_encoded_and_what_should_come_out():
     """With grey that is always above one half, the fixed binarisation is white."""
     batch = make_batch()
@@ -117,6 +119,7 @@ def test_what_is_observed_is_what_is_encoded_and_what_should_come_out():
     np.testing.assert_allclose(draws.mean(axis=0), [0, 0.3, 1], atol=0.03)
 
 
+@pytest.mark.slow
 def test_spoilt_inputs_are_those_of_the_evaluation():
     """A code that is the input itself, without deviation, tells what the network was shown."""
 
@@ -167,6 +170,7 @@ def learnt() -> Any:
     return Trainer(for_digits(train)).fit(train, test, epochs=8, batch_size=32)
 
 
+@pytest.mark.slow
 def test_the_bound_rises_as_it_learns_digits(learnt):
     elbo = np.array(learnt.history["val_elbo"])
     assert (np.diff(elbo) > 0).all()

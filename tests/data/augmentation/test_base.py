@@ -74,6 +74,7 @@ def test_composed_functions_go_one_after_the_other_with_keys_of_their_own():
     np.testing.assert_array_equal(augmented(aug.compose(), images), images)
 
 
+@pytest.mark.slow
 def test_one_of_takes_each_function_as_often():
     adds = [aug.on_images(lambda key, x, n=n: x + n) for n in range(3)]
     turn = jax.jit(jax.vmap(aug.one_of(*adds), in_axes=(0, None)))

@@ -107,6 +107,7 @@ def test_grayscale_takes_the_colour_of_some_images(dtype):
     assert 70 < changed.sum() < 170
 
 
+@pytest.mark.slow
 def test_noise_is_normal_and_independent():
     images = np.full((20, 16, 16, 1), 100.0, np.float32)
     function = aug.gaussian_noise(5.0)

@@ -152,6 +152,7 @@ def test_an_affine_augmentation_draws_each_amount_within_its_bounds():
     assert np.abs(drawn - np.eye(5)).max() < 0.2
 
 
+@pytest.mark.slow
 def test_rotate_and_translate_do_one_thing_each():
     images = ramps(50, 31, 41)
     turned, moved = augmented_together((aug.rotate(30.0), images), (aug.translate(0.2), images))
@@ -164,6 +165,7 @@ def test_rotate_and_translate_do_one_thing_each():
     assert np.abs(offsets).max() > 3
 
 
+@pytest.mark.slow
 def test_a_resized_crop_is_a_rectangle_within_the_image():
     height, width = 40, 60
     images = ramps(500, height, width)

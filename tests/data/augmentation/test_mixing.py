@@ -24,6 +24,7 @@ def mixed(name: str, batch: dict[str, jax.Array], seed: int = 0) -> dict[str, np
     return {key: np.asarray(value) for key, value in out.items()}
 
 
+@pytest.mark.slow
 def test_partners_are_a_random_circle_of_the_unmasked_rows():
     mask = np.array([True, False, True, True, True, False, True])
     drawn = np.asarray(CIRCLES(jax.random.split(jax.random.key(0), 2000), mask))
@@ -79,6 +80,7 @@ def test_shares_are_beta_whatever_alpha_is():
     assert drawn.mean() == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_cutmix_pastes_a_rectangle_and_counts_its_area(dtype):
     n, height, width = 200, 9, 12
@@ -94,6 +96,7 @@ def test_cutmix_pastes_a_rectangle_and_counts_its_area(dtype):
         assert mask.sum() == rows * columns
 
 
+@pytest.mark.slow
 def test_the_sides_of_cutmix_are_the_root_of_the_area():
     # Large and uncut by the border is what has the middle of the image; 1 - lam is uniform.
     n, size = 3000, 100

@@ -40,6 +40,7 @@ def test_cutout_hides_a_square_around_any_pixel(size):
     np.testing.assert_allclose(hidden.mean(axis=0), expected, atol=0.07)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_what_is_hidden_has_the_mean_of_the_image_or_a_value(dtype):
     images = random_images(30, 6, 8, 3, dtype=dtype)
@@ -53,6 +54,7 @@ def test_what_is_hidden_has_the_mean_of_the_image_or_a_value(dtype):
     assert (sevens[changed & (sevens != images).any(axis=-1)] == 7).all()
 
 
+@pytest.mark.slow
 def test_erasing_hides_rectangles_of_random_area_and_shape():
     height, width = 50, 80
     images = np.ones((600, height, width, 1), np.float32)
@@ -70,6 +72,7 @@ def test_erasing_hides_rectangles_of_random_area_and_shape():
     assert_uniform(left / (width - w), 0, 1)
 
 
+@pytest.mark.slow
 def test_a_rectangle_that_is_too_long_is_cut_down_to_the_image():
     images = np.ones((200, 10, 40, 1), np.float32)
     hidden = (augmented(aug.erase(1.0, (0.3, 0.3), (0.05, 20.0), 0.0), images) == 0)[..., 0]

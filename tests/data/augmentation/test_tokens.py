@@ -70,6 +70,7 @@ def test_each_key_hides_others():
     assert both == pytest.approx(0.15**2, rel=0.15)
 
 
+@pytest.mark.slow
 def test_masks_for_evaluation_are_drawn_once():
     data, again = masked_once(TOKENS, HIDE, 3), masked_once(TOKENS, HIDE, 3)
     np.testing.assert_array_equal(data.inputs, again.inputs)

@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import pytest
 import numpy as np
+import pytest
 
 from jaxnet import optimizers
 from jaxnet.training import accumulate, local_sgd, log_norms, mixed_precision, penalize, with_ema

@@ -492,6 +492,7 @@ def test_a_single_output_is_the_probability_of_class_1():
     assert _logits(1).predict_class(logits).tolist() == [0, 0, 0, 1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaled", [False, True])
 def test_numbers_have_no_class(tmp_path, scaled):
     """A regression answered [1, 1]."""

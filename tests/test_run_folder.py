@@ -149,6 +149,7 @@ def test_folds_that_are_done_bind_too(tmp_path):
             begin(replace(config, **change), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_folder_in_use_is_refused(tmp_path):
     begin(CONFIG, tmp_path)
     script = (
@@ -217,6 +218,7 @@ def test_folds_over_other_data_are_refused(tmp_path, capsys):
     assert "holds a run over other data:\n  the training data: its column 'colour' differs" in said
 
 
+@pytest.mark.slow
 def test_each_fold_weighs_classes_by_its_own_rows(tmp_path, monkeypatch):
     """Against scikit-learn's weights; folds that agree share a task."""
     from sklearn.utils.class_weight import compute_class_weight

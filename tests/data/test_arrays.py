@@ -151,6 +151,7 @@ def test_digits_that_float32_cuts_off_are_no_loss(values):
     assert Arrays(values[:, None], values).labels.dtype == np.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -51,6 +51,7 @@ def test_an_empty_text_is_refused():
         fit_texts(TEXTS)(["film", ""])
 
 
+@pytest.mark.slow
 def test_sentences_of_documentation():
     texts = load_docstrings(("numpy", "scipy"), each=40)
     assert np.bincount(texts.labels).tolist() == [40, 40]

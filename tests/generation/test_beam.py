@@ -60,6 +60,7 @@ def test_one_beam_is_the_greedy_choice():
     np.testing.assert_array_equal(beam.tokens, generate(Chain(), table, prompts, 6).tokens)
 
 
+@pytest.mark.slow
 def test_two_beams_see_what_greed_misses():
     # First 0.6 then 0.5 at best, or first 0.4 then 1.
     shares = np.full((4, 4), 1e-9)

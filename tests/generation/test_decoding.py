@@ -63,6 +63,7 @@ def test_a_model_that_gives_nan_is_refused_and_a_row_that_has_ended_is_not_asked
     assert generate(Chain(), ended, [[3], [2]], 5, end=4).lengths.tolist() == [1, 2]
 
 
+@pytest.mark.slow
 def test_it_is_over_when_all_rows_have_ended():
     taken = []
 
@@ -112,6 +113,7 @@ def test_an_equal_model_is_the_same_program():
     assert decoding._program.cache_info().misses == before
 
 
+@pytest.mark.slow
 def test_equal_filters_are_one_program():
     model = Chain()
     generate(model, NEXT, [[1]], 2, filters=(temperature(0.5),))

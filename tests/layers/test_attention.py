@@ -109,6 +109,7 @@ def test_equals_torch(kind):
         close(d_context, tc.grad.numpy())
 
 
+@pytest.mark.slow
 def test_a_later_token_never_changes_an_earlier_output():
     layer, x = MultiHeadAttention(WIDTH, HEADS, causal=True, rotary_base=1e4), draw(1, TIME, WIDTH)
     variables = drawn(layer, x)

@@ -140,6 +140,7 @@ def test_layer_equals_flax(settings, dtype):
     np.testing.assert_allclose(*wide, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_layer_starts_as_flax_does():
     x = normal(1, 6, 6, 2)
     start = jax.jit(lambda key: [m(3, (2, 2)).init(key, x) for m in (Conv, nn.Conv)])

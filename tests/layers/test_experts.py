@@ -74,6 +74,7 @@ def test_experts_start_apart_each_as_it_would_alone():
     np.testing.assert_allclose(kernel.std(axis=(1, 2)), (2 / 96) ** 0.5, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_an_example_does_not_depend_on_others():
     layer = ExpertFeedForward(partial(GatedFeedForward, 8), 4, capacity_factor=0.5)
     x = draw(4, 8, FEATURES)
@@ -85,6 +86,7 @@ def test_an_example_does_not_depend_on_others():
         np.testing.assert_allclose(whole[row], alone, atol=1e-6 * np.abs(whole).max())
 
 
+@pytest.mark.slow
 def test_tokens_without_a_slot_pass_by_and_later_ones_never_push_earlier_ones_out():
     logits = jnp.zeros((1, 6, 3)).at[..., 1].set(2.0)
     place = jax.jit(route, static_argnums=(1, 2))
@@ -113,6 +115,7 @@ def test_the_balance_is_least_where_shares_are_equal():
     assert balance(jnp.concatenate([even, one])) == pytest.approx([1, 4])
 
 
+@pytest.mark.slow
 def test_its_gradient_evens_the_shares_out():
     x = draw(1, 32, FEATURES) + 1
     layer = ExpertFeedForward(partial(FeedForward, 4), 4, balance=1.0)
@@ -130,6 +133,7 @@ def test_its_gradient_evens_the_shares_out():
     assert float(balance(trained)) < 1.1 < float(balance(params))
 
 
+@pytest.mark.slow
 def test_tokens_may_stand_alone():
     layer = ExpertFeedForward(partial(FeedForward, 4), 4)
     x = draw(5, FEATURES)

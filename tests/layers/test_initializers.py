@@ -89,6 +89,7 @@ def test_orthogonal_columns_or_rows_are_orthonormal():
     np.testing.assert_allclose(wide @ wide.T, np.eye(20), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_orthogonal_matrices_favour_no_direction():
     """An entry of a Haar-distributed n x n matrix has mean 0 and variance 1/n (Saxe 2014)."""
 

@@ -48,6 +48,7 @@ def both_ways(ours, xla, x):
     return jax.jit(lambda x: [with_gradient(pool, x) for pool in (ours, xla)])(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "window", "dtype"),
     [*((*sides, "float32") for sides in SHAPES), *((*sides, "bfloat16") for sides in SHAPES[1:3])],

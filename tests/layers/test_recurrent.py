@@ -227,6 +227,7 @@ def test_without_bias_and_first_state_they_are_zero(name):
     close(jax.jit(FUNCTIONS[name][0])(**weights)[0], want, 1e-6)
 
 
+@pytest.mark.slow
 def test_every_activation_has_its_own_derivative():
     given = arguments("simple_rnn", time=2)
 

@@ -141,6 +141,7 @@ def test_equals_torch(kind, layers, both, padded):
         close(a, b.grad.numpy())
 
 
+@pytest.mark.slow
 @each_state
 def test_the_last_outputs_are_the_ends_of_the_sequence(cls):
     x, mask = inputs(BATCH, TIME, CHANNELS), np.arange(TIME) < np.array([[6], [2], [4]])
@@ -160,6 +161,7 @@ def test_the_last_outputs_are_the_ends_of_the_sequence(cls):
     np.testing.assert_array_equal(last[:, FEATURES:], outputs[:, 0, FEATURES:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "merge", "return_sequences"),
     [
@@ -255,6 +257,7 @@ def test_dropout_acts_between_layers_and_in_training_only():
     np.testing.assert_array_equal(alone, alone_tested)
 
 
+@pytest.mark.slow
 @each_state
 def test_a_state_goes_from_call_to_call(cls):
     x = inputs(BATCH, TIME, CHANNELS)

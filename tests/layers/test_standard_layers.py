@@ -176,6 +176,7 @@ MODEL = Sequential(
 )
 
 
+@pytest.mark.slow
 def test_sequential_tells_each_layer_whether_it_is_training():
     x = jnp.asarray(RNG.normal(size=(8, 4, 4, 1)).astype(np.float32))
     variables = drawn(MODEL, x)

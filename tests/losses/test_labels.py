@@ -266,6 +266,7 @@ class Reads:
         return {"inputs": INPUTS[rows], "labels": np.where(rows == 5, 2, 1).astype(np.int32)}
 
 
+@pytest.mark.slow
 def test_a_label_that_is_read_as_it_goes_ends_the_run_by_name(caplog):
     task = guard_nonfinite(Supervised(nn.Dense(1), BINARY, SGD), "stop")
     result = Trainer(task).fit(Reads(), epochs=2, batch_size=6)

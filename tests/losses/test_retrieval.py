@@ -13,6 +13,7 @@ USERS = RNG.standard_normal((6, 3)).astype(np.float32)
 ITEMS = RNG.standard_normal((6, 3)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_with_all_items_in_the_batch_it_is_the_full_softmax():
     labels = np.array([3, 0, 5, 1, 4, 2])
     by_number = np.empty_like(ITEMS)

@@ -17,6 +17,7 @@ YES = (LOGITS[:, 0] + RNG.normal(size=N) > 0.7).astype(int)
 WEIGHTS = RNG.uniform(0.1, 1, N).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_curves_are_those_of_scikit_learn():
     scores = np.asarray(jax.nn.softmax(LOGITS.astype(np.float64), axis=1))
     names = ["a", "b", "c"]

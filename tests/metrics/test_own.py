@@ -70,6 +70,7 @@ OWN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "compiled"), [*((name, True) for name in OWN), ("each", False), ("three", False)]
 )
@@ -81,6 +82,7 @@ def test_the_weighted_mean_over_the_examples(name, compiled):
     assert metrics.merge(*halves).compute() == pytest.approx(SHARE, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
@@ -144,6 +146,7 @@ def test_a_run_reports_them_over_batches_of_which_the_last_is_padded(wrap):
     assert result.history["val_f1"][0] == pytest.approx(f1, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_losses_and_optimizers_by_name():
     inputs, labels = table(30)
     task = Supervised(nn.Dense(3), "cross_entropy", "adam", ["accuracy"])

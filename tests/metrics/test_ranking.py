@@ -135,6 +135,7 @@ def test_one_class_alone_has_no_roc_area(label: int):
     np.testing.assert_equal(metrics.average_precision_of(LOGITS[:, 0], labels), expected)
 
 
+@pytest.mark.slow
 def test_nothing_counted_is_nan():
     for key, score in measure(LOGITS, LABELS, 0 * ONES).items():
         assert np.isnan(score.compute()).all(), key
@@ -209,6 +210,7 @@ def test_what_may_be_off_by_more_than_a_hundredth_is_said(caplog):
     assert "roc_auc may be off by 0.5: scores are so close to each other" in caplog.text
 
 
+@pytest.mark.slow
 def test_log_odds_are_precise_where_probabilities_are_all_one():
     logits = np.array([[30.0, 1.0, -2.0], [0.0, 0.0, 0.0], [-50.0, 40.0, 10.0]], np.float32)
     wide = logits.astype(np.float64)

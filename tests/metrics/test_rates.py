@@ -84,6 +84,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_division", [0.0, 1.0, np.nan])
 @pytest.mark.parametrize("case", CASES)
 def test_rates_of_classes_equal_scikit_learn(case: str, zero_division: float):

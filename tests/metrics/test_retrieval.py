@@ -70,6 +70,7 @@ def test_what_comes_twice_counts_once():
             assert 0 <= row.compute() <= 1
 
 
+@pytest.mark.slow
 def test_no_item_is_no_hit():
     nothing = jnp.full((1, 3), -1)
     assert recall_at(3)(nothing, jnp.array([[4, -1]]), jnp.ones(1)).compute() == 0

@@ -106,6 +106,7 @@ def test_rosenblatts_rule_equals_scikit_learn():
     np.testing.assert_allclose(got["bias"], reference.intercept_, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", ["XOR", "XNOR"])
 @pytest.mark.parametrize("hidden", ["sigmoid", "tanh"])
 def test_two_layers_by_gradient_descent(gate: str, hidden: str):

@@ -40,6 +40,7 @@ def test_option_b_projects_only_where_the_shape_changes():
     assert halved["params"]["Conv_2"]["kernel"].shape == (1, 1, 6, 6)
 
 
+@pytest.mark.slow
 def test_the_layers_are_as_many_as_the_depth_says():
     for depth in (20, 44):
         images = jnp.zeros((1, 32, 32, 3))

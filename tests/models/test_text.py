@@ -56,6 +56,7 @@ def test_pooling_sees_real_steps_alone(pool):
     assert np.isfinite(gradient).all() and not gradient[1, 2:].any()
 
 
+@pytest.mark.slow
 def test_a_mask_may_be_given():
     _, variables, apply = made(cell="rnn", pool="max")
     mask = TOKENS != 0

@@ -66,6 +66,7 @@ def test_the_smallest_image_is_what_the_error_says(model, smallest, monkeypatch)
         shapes(model, 2, smallest, smallest - 1, 1)
 
 
+@pytest.mark.slow
 def test_vit_refuses_what_patches_do_not_divide():
     assert shapes(ViT(4, 5), 2, 8, 12, 1)[0].shape == (2, 5)
     with pytest.raises(InputError, match="patches of 4x4 don't divide images of 8x10"):
@@ -74,6 +75,7 @@ def test_vit_refuses_what_patches_do_not_divide():
         shapes(ViT(), 2, 8, 8, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [ResNet(18, 4), ResNet(50, 4), CIFARResNet(20, 4)])
 def test_residual_networks_take_images_of_any_size(model):
     for size in ((1, 1), (7, 30)):

@@ -84,6 +84,7 @@ def test_data_parallel_adds_up_each_gradient_once_and_does_nothing_else(name):
     assert wanted <= total(found, "all-reduce") <= wanted + METRICS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_fully_sharded_gathers_each_parameter_that_lies_in_pieces(name):
     found, params = exchanged(name, fsdp=8)
@@ -96,6 +97,7 @@ def test_fully_sharded_gathers_each_parameter_that_lies_in_pieces(name):
     assert wanted <= added <= wanted + METRICS
 
 
+@pytest.mark.slow
 def test_tensor_parallel_adds_up_the_outputs_of_the_second_layer_and_gathers_nothing():
     found, _ = exchanged("mlp", tensor=8)
     assert [(c.kind, c.size, c.count) for c in found] == [("all-reduce", 4 * ROWS * HIDDEN, 1)]
@@ -122,6 +124,7 @@ def test_data_and_tensor_parallel_add_up_gradients_among_those_that_hold_the_sam
     assert held <= by_group[0, 2, 4, 6].size <= held + METRICS
 
 
+@pytest.mark.slow
 def test_fully_sharded_and_tensor_parallel_gather_what_a_device_needs_of_each_kernel():
     found, params = exchanged("mlp", fsdp=4, tensor=2)
     kernel = params["Dense_0"]["kernel"]

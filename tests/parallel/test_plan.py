@@ -176,6 +176,7 @@ def test_the_time_of_a_step(gpt):
     assert time.network == pytest.approx(gradients / (4 * 50e9) + others / 450e9)
 
 
+@pytest.mark.slow
 def test_bf16_halves_what_is_computed_and_not_what_is_kept_of_parameters():
     tokens = jax.ShapeDtypeStruct((8, TIME), jnp.int32)
     model = GPT2(WORDS, TIME, WIDTH, 1, num_heads=4, dropout=0.0)

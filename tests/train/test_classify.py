@@ -305,6 +305,7 @@ def test_folds_of_images(tmp_path):
     assert summary["compiles"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -59,6 +59,7 @@ def test_the_loss_adds_them_in_training_and_metrics_read_the_main_outputs():
     assert float(trained["right"].compute()) == float(evaluated["right"].compute())
 
 
+@pytest.mark.slow
 def test_the_heads_share_of_the_gradient_is_the_weight():
     def gradients(weight):
         plain = Supervised(TwoHeads(), losses.cross_entropy, optax.sgd(1.0))

@@ -105,6 +105,7 @@ def model() -> Any:
     return Trainer(classifier()).fit((INPUTS, LABELS), epochs=1).model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OTHERS)
 def test_data_of_another_shape_or_type_for_a_trained_network(model, kind):
     inputs, got = OTHERS[kind]

@@ -187,6 +187,7 @@ def cut_at_the_best():
     return trainer, train, valid, whole, trainer.fit(train, valid, epochs=2, batch_size=8, seed=2)
 
 
+@pytest.mark.slow
 def test_the_best_state_is_restored_at_the_end_of_the_epochs(cut_at_the_best):
     _, _, valid, whole, cut = cut_at_the_best
     losses = whole.history["val_loss"]

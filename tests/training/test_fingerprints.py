@@ -121,6 +121,7 @@ TASKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_another_task_is_told_by_what_differs(name, begun):
     make, said = TASKS[name]

@@ -35,6 +35,7 @@ from tests.training.helpers import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "frozen"),
     [

@@ -89,6 +89,7 @@ class Attention(nn.Module):
         return attention(inputs[:, None])[:, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "layer"),
     [

@@ -64,6 +64,7 @@ def norms(task: Any, batch: Any) -> dict[str, float]:
     return norms_of([task], batch)[0]
 
 
+@pytest.mark.slow
 def test_norms_equal_numpys():
     task, batch = classifier(), make_batch(8, masked=3)
     params, (grads,) = first_gradients([task], batch)
@@ -232,6 +233,7 @@ class Deep(nn.Module):
         return Dense(3)(inputs)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_sigmoids_vanishes_towards_the_input():
     got = norms(log_norms(classifier(Deep(), optax.sgd(0.1))), make_batch(16))
     lengths = [got[f"grad_norm/Dense_{index}"] for index in range(7)]

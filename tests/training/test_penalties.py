@@ -40,6 +40,7 @@ from tests.training.helpers import (
 )
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_formula_on_kernels_only():
     factors = [(0.3, 0.0), (0.0, 0.2), (0.3, 0.2)]
     tasks = [classifier(), *(penalize(classifier(), l1=l1, l2=l2) for l1, l2 in factors)]
@@ -169,6 +170,7 @@ def test_logistic_regression_reaches_scikit_learns_solution():
     np.testing.assert_allclose(bias - bias.mean(), reference.intercept_, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_pytorchs_weight_decay_is_half_of_it():
     torch = pytest.importorskip("torch", reason="needs the extra [parity]")
     decay, rate = 0.3, 0.1
@@ -205,6 +207,7 @@ def test_an_accumulated_batch_has_the_penalty_once():
         assert_close(part_sums, sums, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_leaves_the_penalty_in_float32(precision):
     tasks = [

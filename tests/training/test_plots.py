@@ -153,6 +153,7 @@ def test_predictions_say_how_good_they_are_and_of_what(drawn, tmp_path):
     assert second.endswith("90 examples")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layers", "heads", "n", "m"), [(1, 1, 3, 4), (2, 3, 30, 20), (1, 2, 9, 60)]
 )

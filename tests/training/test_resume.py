@@ -350,6 +350,7 @@ def test_a_best_one_that_is_damaged_is_an_error_that_names_it(overfitted, tmp_pa
         case.fit(trainer)
 
 
+@pytest.mark.slow
 def test_more_patience_goes_on_to_the_same_bits(overfitted, tmp_path, caplog):
     """As if it had been so patient from the beginning."""
     case, _, interrupts, impatient = overfitted
@@ -407,6 +408,7 @@ def test_of_a_best_step_that_was_not_kept_the_next_best_stands_in(tmp_path, capl
     assert f"By loss the best step so far was 8 ({first:g}), which wasn't kept" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_monitor_that_was_not_measured_counts_from_here_on(tmp_path, caplog):
     def fit(epochs: int, valid: Any, monitor: str) -> Any:
         checkpoints = Checkpoints(tmp_path, min_seconds=0)
@@ -447,6 +449,7 @@ def test_two_runs_in_one_folder_are_refused_and_the_first_one_lives(tmp_path):
     assert saved_steps(tmp_path) == [2, 4]
 
 
+@pytest.mark.slow
 def test_more_epochs_later_are_the_same_as_at_once(tmp_path):
     case = REGULARISED
     trainer = case.trainer(tmp_path / "run", Interrupts())

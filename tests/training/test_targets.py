@@ -79,6 +79,7 @@ def test_predictions_metrics_and_the_bundle_are_in_the_targets_units(tmp_path):
     np.testing.assert_array_equal(Bundle.load(tmp_path).predict(INPUTS), predicted)
 
 
+@pytest.mark.slow
 def test_half_precision_doesnt_round_the_predictions():
     train = Arrays(INPUTS, TARGET)
     task = mixed_precision(scaled_target(plain(), fit_target(train)), "bf16")
@@ -88,6 +89,7 @@ def test_half_precision_doesnt_round_the_predictions():
     assert len(np.unique(outputs)) > 30  # in bf16, numbers about 1000 are 4 apart
 
 
+@pytest.mark.slow
 def test_each_of_several_targets_has_its_scale():
     labels = np.stack([TARGET, TARGET * 1e-6], axis=1)
     train = Arrays(INPUTS, labels)

@@ -55,6 +55,7 @@ def test_a_step_is_gradient_descent_on_the_weighted_mean_of_the_unmasked_rows(we
     np.testing.assert_allclose(loss, softmax_step(params, batch, 0.5)[1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_padding_holds_changes_nothing():
     task, batch = classifier(), make_batch(8, masked=3)
     state = task.init(jax.random.key(0), batch)
@@ -88,6 +89,7 @@ def test_dropout_and_running_statistics_are_of_training_only():
     np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_is_drawn_anew_each_step_and_again_the_same_at_the_same_step():
     task, batch = classifier(Noisy()), make_batch(8)
     state = task.init(jax.random.key(0), batch)

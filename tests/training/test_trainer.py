@@ -206,6 +206,7 @@ def test_what_the_result_says_of_speed_is_possible(trained):
     assert result.data_wait_share >= 0
 
 
+@pytest.mark.slow
 def test_numbers_of_numpy_do_for_seed_and_batch_size(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     trainer = Trainer(classifier(), checkpoints=checkpoints)
@@ -215,6 +216,7 @@ def test_numbers_of_numpy_do_for_seed_and_batch_size(tmp_path):
     assert bits(first.state) == bits(plain.state)
 
 
+@pytest.mark.slow
 def test_callbacks_that_started_are_told_of_the_end_whatever_fails():
     told = []
 
@@ -249,6 +251,7 @@ def test_the_state_can_be_used_after_other_runs_of_the_trainer(trained):
     assert jnp.isfinite(result.model.predict(data.inputs)).all()
 
 
+@pytest.mark.slow
 def test_the_monitored_metric_chooses_the_best_step():
     inputs, labels = table(40)
     rule = EarlyStopping("val/accuracy")

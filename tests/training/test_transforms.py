@@ -106,6 +106,7 @@ class Dropped(nn.Module):
         return Dense(1, use_bias=False)(dropped)
 
 
+@pytest.mark.slow
 def test_accumulated_parts_draw_dropout_of_their_own():
     ones = {"inputs": np.ones((2, 64), np.float32), "labels": np.zeros(2, np.float32)}
     ones["mask"] = np.ones(2, bool)

@@ -49,6 +49,7 @@ def updates(*tasks: Any) -> Any:
 # --- clip_values --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_element_is_cut_off():
     plain, cut = updates(PLAIN, clip_values(PLAIN, 0.05))
     assert max(np.abs(u).max() for u in jax.tree.leaves(plain)) > 0.1
@@ -64,6 +65,7 @@ def test_an_impossible_limit_is_refused(limit):
 # --- scale_by_path ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_updates_are_scaled_by_the_first_pattern_that_matches():
     rates = {"Dense_0/bias": 3.0, "Dense_0/**": 0.1}
     plain, scaled = updates(PLAIN, scale_by_path(PLAIN, rates))
@@ -213,6 +215,7 @@ def test_the_scale_follows_the_validation_loss_without_a_compile():
     assert result.model.trainer.programs.compiles.repeated() == []
 
 
+@pytest.mark.slow
 def test_the_scale_multiplies_the_learning_rate():
     """Against the same steps by hand, the rate halved after the first epoch."""
     rule = ReduceOnPlateau("loss", factor=0.5, patience=1, min_delta=1e6)

@@ -181,6 +181,7 @@ def test_the_bound_rises_as_it_learns_digits(learnt):
     assert (np.array(learnt.history["val_kl"]) > 0.5).all()
 
 
+@pytest.mark.slow
 def test_it_predicts_encodes_and_draws(learnt):
     train, test = digits()
     ours = learnt.model.trainer.task

@@ -59,6 +59,7 @@ def test_what_is_drawn_depends_on_the_key_and_on_nothing_else():
             assert (images != images[:1]).any(), name
 
 
+@pytest.mark.slow
 def test_composed_functions_go_one_after_the_other_with_keys_of_their_own():
     def adds(key, images):
         return images + jax.random.uniform(key, (len(images), 1, 1, 1))

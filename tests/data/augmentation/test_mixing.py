@@ -47,6 +47,7 @@ def test_who_is_alone_keeps_to_itself(count):
     np.testing.assert_array_equal(drawn, np.tile(np.arange(7), (2000, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_mixup_is_the_weighted_mean_of_inputs_and_the_pair_of_labels(dtype):
     images = random_images(40, 3, 4, 2, dtype=dtype)
@@ -58,12 +59,14 @@ def test_mixup_is_the_weighted_mean_of_inputs_and_the_pair_of_labels(dtype):
     np.testing.assert_allclose(out["inputs"], expected, rtol=1e-5, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_mixup_takes_rows_of_a_table_too():
     table = np.eye(8, dtype=np.float32)
     out = mixed("mixup", batch_of(table))
     np.testing.assert_allclose(out["inputs"][np.arange(8), out["labels"]], out["lam"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_share_of_mixup_is_beta():
     out = mixed("mixup", batch_of(np.zeros((4000, 1), np.float32)))
     assert kstest(out["lam"], beta(0.4, 0.4).cdf).pvalue > 0.01
@@ -116,6 +119,7 @@ def test_the_sides_of_cutmix_are_the_root_of_the_area():
     assert inner.mean() == pytest.approx(np.square(1 - np.sqrt(areas)).mean(), abs=0.04)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MIXING)
 def test_rows_that_merely_pad_mix_with_nothing(name):
     images = random_images(12, 6, 6, 1)
@@ -131,6 +135,7 @@ def test_rows_that_merely_pad_mix_with_nothing(name):
         np.testing.assert_array_equal(out["labels_b"][~mask], np.flatnonzero(~mask))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MIXING)
 def test_each_label_counts_by_the_weight_of_its_own_example(name):
     weights = np.tile(np.array([0.0, 1.0, 2.0, 5.0, 0.0, 0.5], np.float32), 2)

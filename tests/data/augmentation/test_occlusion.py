@@ -21,6 +21,7 @@ def rectangles(hidden: np.ndarray) -> np.ndarray:
     return np.array(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [3, 4])
 def test_cutout_hides_a_square_around_any_pixel(size):
     height, width = 6, 8

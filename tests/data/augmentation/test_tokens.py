@@ -30,6 +30,7 @@ def hidden(hide=HIDE, seed: int = 0):
     return np.asarray(out["inputs"]), np.asarray(out["labels"])
 
 
+@pytest.mark.slow
 def test_special_tokens_are_never_chosen_and_others_stay():
     inputs, labels = hidden()
     chosen = labels != -1
@@ -56,6 +57,7 @@ def test_fifteen_percent_of_which_80_10_10():
     assert ((observed - expected) ** 2 / expected).sum() < 16.3  # beyond this once in a thousand
 
 
+@pytest.mark.slow
 def test_random_tokens_are_all_ordinary_ones_alike():
     inputs, labels = hidden(mask_tokens(MASK, V, SPECIAL, share=1.0, masked=0.0, random=1.0))
     counts = np.bincount(inputs[labels != -1], minlength=V)

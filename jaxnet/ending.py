@@ -131,9 +131,11 @@ class Handlers:
 
     def _end(self, name: str, patient: Callable[[], bool] = lambda: True) -> NoReturn:
         text = f"ended by {name} while {self.doing}"
-        if self.tell is not None:
-            self.tell(text)
-        leave(f"{text}: {AGAIN}", patient)
+        try:
+            if self.tell is not None:
+                self.tell(text)
+        finally:
+            leave(f"{text}: {AGAIN}", patient)
 
     def _patient(self) -> bool:
         """Whether no second signal has come."""
@@ -305,25 +307,36 @@ def leave(text: str, patient: Callable[[], bool] = lambda: True) -> NoReturn:
                 break
             _guard.release()
             time.sleep(0.002)
-    # A progress bar has hidden the cursor.
-    shown = "\x1b[?25h\n" if os.isatty(2) else ""
-    os.write(2, f"{shown}{text}\n".encode())
-    _end_children()
-    leave_process(CODE)
+    try:
+        _end_children()
+    finally:
+        leave_process(CODE, text)
 
 
-def leave_process(code: int) -> NoReturn:
-    """End at once, without the steps of an ordered exit, in which JAX waits for lost peers."""
-    # The main thread may hold the lock of what is flushed, for ever.
-    flushing = threading.Thread(target=_flush, daemon=True)
-    with suppress(RuntimeError):  # Python is ending by itself
-        flushing.start()
-        flushing.join(1.0)
-    os._exit(code)
+def leave_process(code: int, text: str = "") -> NoReturn:
+    """End at once, without the steps of an ordered exit, in which JAX waits for lost peers.
+
+    Args:
+        code: the exit code.
+        text: what to say, if there is still somebody to read it.
+    """
+    # The main thread may hold the lock of what is flushed, or nobody empty a pipe, for ever.
+    saying = threading.Thread(target=_say_last, args=(text,), daemon=True)
+    try:
+        saying.start()
+        saying.join(1.0)
+    finally:  # also where Python is ending by itself, and starts no thread any more
+        os._exit(code)
 
 
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
+def _say_last(text: str) -> None:
+    # With Ctrl-C the program that reads a pipe ends too, often earlier.
+    with suppress(OSError, ValueError):
+        if text:
+            # A progress bar has hidden the cursor.
+            shown = "\x1b[?25h\n" if os.isatty(2) else ""
+            os.write(2, f"{shown}{text}\n".encode())
+    for stream in (sys.stderr, sys.stdout):
         with suppress(OSError, ValueError):
             stream.flush()
 

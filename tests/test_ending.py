@@ -108,6 +108,30 @@ def test_a_file_is_written_to_its_end(tmp_path):
     assert (tmp_path / "file").read_text() == "all of it"
 
 
+@pytest.mark.parametrize("end", ["ending.leave('x')", "watchdog.end_process('x', 75)"])
+def test_it_ends_where_nobody_reads_what_it_says(end):
+    """With Ctrl-C the program that a pipe leads to ends too, often earlier."""
+    body = (
+        "from jaxnet.parallel import watchdog\n"
+        "def end():\n"
+        "    sys.stdin.readline()\n"
+        f"    {end}\n"
+        "threading.Thread(target=end).start()\n"
+        "ready()\n"
+        "threading.Event().wait(60)\n"
+    )
+    process = command(body, stdin=subprocess.PIPE)
+    assert process.stdin and process.stdout and process.stderr
+    process.stdout.close()
+    process.stderr.close()
+    process.stdin.close()
+    try:
+        assert process.wait(30) == 75
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_second_signal_waits_for_nothing(tmp_path):
     process = command(WRITING.format(file=str(tmp_path / "file"), seconds=60))
     process.send_signal(signal.SIGTERM)

@@ -14,9 +14,7 @@ that lives and doesn't get on holds up all others, and process 0 ends the job.
 from __future__ import annotations
 
 import math
-import os
 import selectors
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -246,6 +244,4 @@ class Watch:
 
 def end_process(text: str, code: int) -> NoReturn:
     """End at once, with a message: what the main thread waits for may never come."""
-    sys.stderr.flush()
-    os.write(2, f"error: {text}\n".encode())
-    leave_process(code)
+    leave_process(code, f"error: {text}")

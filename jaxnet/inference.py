@@ -166,6 +166,9 @@ class _Outputs:
 
     def add(self, outputs: PyTree, count: int) -> None:
         """Fetch the outputs of a batch and keep the first `count` rows."""
+        if count == self._examples:  # all of them: the way of one example, with nothing to spare
+            self.arrays = jax.tree.map(lambda part: np.array(np.asarray(part)[:count]), outputs)
+            return
         fetched = jax.tree.map(np.asarray, outputs)
         if self.arrays is None:
             self.arrays = jax.tree.map(

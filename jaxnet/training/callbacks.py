@@ -76,7 +76,7 @@ class Callback:
         """Steps up to `step` are done; `loss` is the epoch's mean so far, if there is one."""
 
     def on_epoch(self, row: Row, state: Any) -> str | None:
-        """An epoch and its evaluation are done. `state` is lent: copy what you keep."""
+        """An epoch and its evaluation are done, and saved after this. `state` is lent: copy it."""
 
     def on_stop(self, reason: str) -> None:
         """Training is over: `FitResult.stop_reason`, or `"error"` if it failed."""

@@ -130,7 +130,7 @@ def run(
         RuntimeError: a contender failed; the message ends with what it printed.
     """
     skipped = {
-        contender.name: f"needs {missing}: pip install 'jaxnet[bench]'"
+        contender.name: f"needs {missing}: pip install -e '.[bench]'"
         for contender in contenders
         if (missing := contender.missing())
     }

@@ -26,7 +26,7 @@ def needs_pandas() -> Any:
     try:
         import pandas
     except ImportError as error:
-        raise UsageError("tables need pandas: pip install 'jaxnet[tables]'") from error
+        raise UsageError("tables need pandas: pip install pandas") from error
     return pandas
 
 

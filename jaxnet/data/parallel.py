@@ -168,7 +168,7 @@ def _locale(language: str) -> Any:
     try:
         from babel import Locale, UnknownLocaleError
     except ImportError as error:
-        raise InputError("this data needs the package babel: pip install 'jaxnet[text]'") from error
+        raise InputError("this data needs the package babel: pip install babel") from error
     try:
         return Locale.parse(language)
     except (UnknownLocaleError, ValueError) as error:

@@ -62,7 +62,7 @@ def read_file(path: Path, reading: Reading) -> pd.DataFrame:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     except ImportError as error:
-        raise InputError(f"{path}: Parquet needs pyarrow: pip install 'jaxnet[tables]'") from error
+        raise InputError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from error
     except (ValueError, csv.Error) as error:  # pandas' and pyarrow's own are ValueErrors
         kind = "Parquet" if parquet else "CSV"
         raise InputError(f"{path}: this can't be read as {kind}: {error}") from error

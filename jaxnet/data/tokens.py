@@ -334,7 +334,7 @@ def _library() -> Any:
     try:
         import tokenizers
     except ImportError as error:
-        raise InputError("texts need the package tokenizers: pip install 'jaxnet[text]'") from error
+        raise InputError("texts need the package tokenizers: pip install tokenizers") from error
     return tokenizers
 
 

@@ -42,7 +42,10 @@ def versions(found: of.Versions) -> Finding:
     absent = [name for name, version in found.libraries.items() if version is None]
     if absent:
         return Finding(
-            "versions", "problem", f"{', '.join(absent)} not installed", "pip install jaxnet"
+            "versions",
+            "problem",
+            f"{', '.join(absent)} not installed",
+            f"pip install {' '.join(absent)}",
         )
     jax, jaxlib = str(found.libraries["jax"]), str(found.libraries["jaxlib"])
     listed = {"python": found.python, **found.libraries, **found.plugins}
@@ -159,7 +162,7 @@ def gpu(hardware: of.Hardware, installed: of.Versions, jax: of.Jax) -> Finding:
             "GPU",
             "problem",
             f"{what}, but JAX is installed without CUDA and trains on the processor",
-            f"pip install 'jaxnet[{extra}]'",
+            f"pip install 'jax[{extra}]=={installed.libraries['jax']}'",
         )
     variables = [f"{name}={value}" for name, value in hardware.variables.items()]
     if not seen:
@@ -186,7 +189,8 @@ def tpu(hardware: of.Hardware, installed: of.Versions) -> Finding:
     """Whether JAX can use the TPUs that are there."""
     if hardware.tpus and "libtpu" not in installed.plugins:
         what = f"{_count(hardware.tpus, 'TPU chip')}, but no libtpu: JAX doesn't use them"
-        return Finding("TPU", "problem", what, "pip install 'jaxnet[tpu]'")
+        advice = f"pip install 'jax[tpu]=={installed.libraries['jax']}'"
+        return Finding("TPU", "problem", what, advice)
     return Finding("TPU", "ok", _count(hardware.tpus, "chip") if hardware.tpus else "none is here")
 
 

@@ -25,7 +25,7 @@ RACE = Race(
         entry("torch", 9.0, 9.0, 9.0, name="torch slow"),
         entry("raw_jax", 0.9, 1.8, 0.9),
     ),
-    {"keras": "needs keras: pip install 'jaxnet[bench]'"},
+    {"keras": "needs keras: pip install -e '.[bench]'"},
 )
 
 

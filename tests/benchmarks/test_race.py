@@ -104,7 +104,7 @@ def test_a_contender_that_fails_ends_the_race_with_its_words(toy):
 def test_a_contender_whose_library_is_absent_is_skipped_with_the_extra(toy):
     result = run(toy("A"), replace(toy("B"), requires=("no_such_library",)))
     assert [entry.contender.name for entry in result.entries] == ["A"]
-    assert result.skipped == {"B": "needs no_such_library: pip install 'jaxnet[bench]'"}
+    assert result.skipped == {"B": "needs no_such_library: pip install -e '.[bench]'"}
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def test_versions_that_go_together():
 @pytest.mark.parametrize(
     "libraries, plugins, level, words, advice",
     [
-        ({"optax": None}, {}, "problem", "optax not installed", "pip install jaxnet"),
+        ({"optax": None}, {}, "problem", "optax not installed", "pip install optax"),
         ({"jax": "0.9.1", "jaxlib": "0.9.1"}, {}, "problem", "too old", "jax==0.10.1"),
         (
             {"jax": "0.10.2", "jaxlib": "0.10.2"},
@@ -116,9 +116,9 @@ def test_a_gpu_without_the_gpu_build_of_jax():
     found = checks.gpu(TWO_GPUS, PLAIN, CPU)
     assert found.level == "problem"
     assert "2 GPUs (NVIDIA H100" in found.what and "without CUDA" in found.what
-    assert found.advice == "pip install 'jaxnet[cuda12]'"
+    assert found.advice == f"pip install 'jax[cuda12]=={LIBRARIES['jax']}'"
     newer = Hardware((H100,), "580.82.07")
-    assert checks.gpu(newer, PLAIN, CPU).advice == "pip install 'jaxnet[cuda13]'"
+    assert checks.gpu(newer, PLAIN, CPU).advice == f"pip install 'jax[cuda13]=={LIBRARIES['jax']}'"
 
 
 def test_a_gpu_that_jax_leaves_alone():
@@ -139,7 +139,9 @@ def test_gpus_that_are_used():
 
 def test_tpus():
     found = checks.tpu(Hardware(tpus=4), PLAIN)
-    assert found.level == "problem" and found.advice == "pip install 'jaxnet[tpu]'"
+    assert (
+        found.level == "problem" and found.advice == f"pip install 'jax[tpu]=={LIBRARIES['jax']}'"
+    )
     assert checks.tpu(Hardware(tpus=4), Versions("3.11", LIBRARIES, {"libtpu": "1"})).level == "ok"
     assert checks.tpu(Hardware(), PLAIN).level == "ok"
 

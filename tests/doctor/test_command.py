@@ -63,7 +63,7 @@ def test_a_sound_machine(run):
 def test_a_problem_is_an_exit_code_with_the_command_that_helps(run):
     code, out = run(machine(hardware=Hardware((Gpu("NVIDIA H100"),), "550.1")))
     assert code == cli.FAILED
-    assert "pip install 'jaxnet[cuda12]'" in out and "1 problem" in out
+    assert "pip install 'jax[cuda12]==" in out and "1 problem" in out
 
 
 def test_a_warning_is_none(run):

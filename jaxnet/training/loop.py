@@ -227,7 +227,7 @@ class Loop:
             reason = self.finished(progress)
         self._save(state, progress)
         if self.store:
-            with activity.own.within("saving", activity.SAVING):
+            with activity.own.within(f"saving into {self.store.folder}", activity.SAVING):
                 self.store.finish()
         return state, progress, reason
 
@@ -392,7 +392,7 @@ class Loop:
             return
         best, pending = progress.stopping.best_step, self._unsaved_best
         plain = self.programs.forms.to_plain
-        with activity.own.within("saving", activity.SAVING):
+        with activity.own.within(f"saving into {self.store.folder}", activity.SAVING):
             if pending is not None and self.best and pending.step < progress.step:
                 self.store.save(best, plain(self.best.state()), pending.to_json(), best)
             self.store.save(progress.step, plain(state), self._timed(progress).to_json(), best)

@@ -261,7 +261,7 @@ def test_a_folder_that_becomes_read_only_ends_the_job(tmp_path):
             subprocess.run(["umount", "-l", folder], check=True)
     assert {code for code, _ in ends.values()} <= {1, LOST_PEER}
     said = "".join(errors for _, errors in ends.values())
-    assert "Read-only file system" in said or ": saving, after step" in said
+    assert "Read-only file system" in said or ": saving into " in said
     assert seconds < 2 * PATIENCE + 20  # a busy machine
 
 

@@ -145,9 +145,9 @@ def _full(job: Job) -> list[int]:
 
 def _read_only(job: Job) -> list[int]:
     disk = job.folder / "checkpoints"
-    # It isn't as long as a file is being written.
-    while subprocess.run(["mount", "-o", "remount,ro", disk], capture_output=True).returncode:
-        time.sleep(0.005)
+    # The same files by another mount: that of files which are being written stays as it is.
+    subprocess.run(["mount", "--bind", disk, disk], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", disk], check=True)
     return list(range(job.processes))
 
 
@@ -254,9 +254,15 @@ def _disk(work: Path) -> Iterator[Callable[[Path], None]]:
             disk.mkdir()
             words = ["mount", "-t", "tmpfs", "-o", "size=8m", "jaxnet-faults", disk]
             subprocess.run(words, check=True, capture_output=True)
-            ends.callback(subprocess.run, ["umount", "--lazy", disk], check=True)
+            ends.callback(_unmount, disk)
 
         yield mount
+
+
+def _unmount(disk: Path) -> None:
+    """Take away all mounts that lie over each other."""
+    while subprocess.run(["umount", "--lazy", disk], capture_output=True).returncode == 0:
+        pass
 
 
 def cut_cable(options: Options, work: Path) -> End:

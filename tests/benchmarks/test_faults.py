@@ -98,6 +98,8 @@ def test_a_row_has_medians_and_ranges():
 def test_one_round(tmp_path, monkeypatch, capsys):
     fault = "kill -9 of process 0"
     monkeypatch.setattr(faults, "FAULTS", {fault: FAULTS[fault]})
+    for others in ("STARTS", "DISKS"):
+        monkeypatch.setattr(faults, others, {})
     monkeypatch.setattr(faults, "lacking", lambda: "not now")
     faults.main(Options(rounds=1, bound=10.0, out=tmp_path))
     written = {
@@ -106,6 +108,8 @@ def test_one_round(tmp_path, monkeypatch, capsys):
     row = written[fault]
     assert row["ends"][0]["codes"] == [76]
     assert row["restarts"][0]["lost"] > 0
+    (asked,) = written["SIGTERM of a worker"]["ends"]
+    assert (asked["codes"], asked["lost"]) == ([75, 75], 0)
     assert written[LAUNCHER]["ends"][0]["codes"] == [76, 76]
     assert written["cut cable between hosts"]["left_out"] == "not now"
     assert (tmp_path / "faults.png").exists()

@@ -6,6 +6,7 @@ It stands here and not in tests/, so that the doctests of jaxnet/ and models/ ru
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import tempfile
@@ -62,6 +63,13 @@ def _programs_end_with_their_module() -> Iterator[None]:
     """Compiled programs are let go: those of a whole session take up gigabytes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def _loggers_are_silent_again() -> None:
+    """A command in this process (`jaxnet.cli.run`) makes some talk, and later tests count lines."""
+    for name in ("layout", "chosen", "resume"):
+        logging.getLogger(f"jaxnet.{name}").setLevel(logging.NOTSET)
 
 
 PASSED = os.environ.get("JAXNET_PASSED")

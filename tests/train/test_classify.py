@@ -56,7 +56,7 @@ def test_the_run_folder_is_complete(run):
     assert summary["test_accuracy"] > 0.9
     assert summary["parameters"] == 64 * 64 + 64 + 64 * 10 + 10
     assert summary["stop_reason"] == "epochs"
-    assert summary["compiles"] == 5  # initialisation, training, evaluation, two sizes of predictions
+    assert summary["compiles"] == 5  # initialisation, training, evaluation, two of predictions
     assert summary["test_roc_auc"] > 0.98
     assert abs(summary["test_f1"] - summary["test_accuracy"]) < 0.05
     assert 0 <= summary["data_wait_share"] < 1
@@ -96,7 +96,7 @@ def test_augmentation_by_name_leaves_a_picture_of_what_the_network_sees(tmp_path
     assert capsys.readouterr().err == ""
     assert (tmp_path / "augmented.png").read_bytes().startswith(b"\x89PNG")
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["compiles"] == 5  # initialisation, training, evaluation, two sizes of predictions
+    assert summary["compiles"] == 5  # initialisation, training, evaluation, two of predictions
     assert summary["test_accuracy"] > 0.5
 
 
@@ -118,7 +118,7 @@ def test_a_deep_network_with_the_recipe_of_its_paper(tmp_path):
     options += ["--epochs", "4", "--batch-size", "8", "--run-dir", tmp_path / "run"]
     assert classify_here(*options) == cli.DONE
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["compiles"] == 5  # initialisation, training, evaluation, two sizes of predictions
+    assert summary["compiles"] == 4  # initialisation, training, evaluation, prediction
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert rows[-1]["loss"] < rows[0]["loss"]

@@ -235,9 +235,9 @@ def test_a_file_that_isnt_there(tmp_path):
         read_table(tmp_path, "kind")
 
 
-def test_without_pandas_the_message_names_the_extra(monkeypatch):
+def test_without_pandas_the_message_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(UsageError, match=r"pip install 'jaxnet\[tables\]'"):
+    with pytest.raises(UsageError, match="tables need pandas: pip install pandas"):
         read_table("table.csv", "y")
 
 

@@ -183,7 +183,7 @@ def test_what_is_done_with_makes_room():
 
 
 def test_of_what_is_shared_out_all_devices_count():
-    mesh = jax.sharding.AbstractMesh((4,), ("data",))
+    mesh = jax.sharding.AbstractMesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     over = jax.sharding.PartitionSpec("data")
     chain = jax.shard_map(lambda x: jnp.sin(jnp.sin(x)), mesh=mesh, in_specs=over, out_specs=over)
     assert peak(chain, (1000,)) == 2 * 4000

@@ -126,7 +126,7 @@ def _outcomes(eqn: JaxprEqn, given: list[str]) -> list[str]:
 
 def _scanned(eqn: JaxprEqn, given: list[str]) -> list[str]:
     """The digests of a loop's results: each depends on that part of the carry that reaches it."""
-    body, consts, carried = (eqn.params[name] for name in ("jaxpr", "num_consts", "num_carry"))
+    body, (consts, carried) = eqn.params["jaxpr"], _constants_and_carry(eqn.params)
     begins = given[consts : consts + carried]
     carry = [f"carry {place}" for place in range(carried)]
     items = [f"item of {whole}" for whole in given[consts + carried :]]
@@ -149,6 +149,15 @@ def _scanned(eqn: JaxprEqn, given: list[str]) -> list[str]:
         return _mixed(course, once[place], start, *loop)
 
     return [outcome(place) for place in range(len(once))]
+
+
+def _constants_and_carry(scan: Mapping[str, Any]) -> tuple[int, int]:
+    """How many of a loop's arguments are constants, and how many the carry, which follows."""
+    if "num_consts" in scan:
+        return scan["num_consts"], scan["num_carry"]
+    # From JAX 0.12 on the arguments are trees: constants, the carry, and what is gone through.
+    constants, carry, _ = scan["ft_in"].unpack()
+    return len(constants), len(carry)
 
 
 def _dependencies(closed: Any) -> list[int]:

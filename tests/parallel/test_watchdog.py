@@ -29,6 +29,8 @@ from jaxnet.parallel.watchdog import Watch
 import os, signal
 if "ASKED" in os.environ:
     signal.raise_signal(signal.SIGINT)
+    while not ending.requested():  # a thread hears of it, on a busy machine later
+        time.sleep(0.001)
 identity = Identity(os.environ.get("JOB", ""), (os.environ.get("COMMAND", "train"),), {"jax": "1"})
 process, processes, port, start, timeout = (float(word) for word in sys.argv[1:])
 me = Peer(int(process), f"host{int(process)}", os.getpid())

@@ -1,9 +1,10 @@
 """The training that `benchmarks.faults` disturbs: small, slowed down, and saved often.
 
-    python -m benchmarks.fault_job FOLDER SAVE_STEPS STEP_SECONDS
+    python -m benchmarks.fault_job FOLDER SAVE_STEPS STEP_SECONDS [STEPS]
 
 Each process writes its number into `FOLDER/pid-K`. Process 0 adds a line to `FOLDER/steps` after
-each step: seconds of the machine's monotonic clock, its process number, the step. It never ends.
+each step: seconds of the machine's monotonic clock, its process number, the step. Without a number
+of steps it never ends.
 
 It can be told what to do wrong, once: process K looks for the file `FOLDER/source-K` whenever it
 reads an example, and process 0 for `FOLDER/callback-0` after a step. There stands `hang` or `fail`.
@@ -11,6 +12,11 @@ A number in `FOLDER/seed-K` is another seed for process K.
 """
 
 from __future__ import annotations
+
+from jaxnet import ending
+
+if __name__ == "__main__":  # before the other imports
+    ending.start()
 
 import os
 import sys
@@ -37,7 +43,7 @@ def obey(order: Path) -> None:
     time.sleep(FOREVER)
 
 
-def train(folder: Path, save_steps: int, step_seconds: float) -> int:
+def train(folder: Path, save_steps: int, step_seconds: float, steps: int = FOREVER) -> int:
     """Train a perceptron on all devices of all processes, until something ends it."""
     import jax
     import numpy as np
@@ -78,9 +84,11 @@ def train(folder: Path, save_steps: int, step_seconds: float) -> int:
         steps_per_dispatch=1,
         layout=Layout(data=-1),
     )
-    result = trainer.fit(Records(Examples()), steps=FOREVER, batch_size=12, seed=seed)
+    result = trainer.fit(Records(Examples()), steps=steps, batch_size=12, seed=seed)
     return cli.PREEMPTED if result.stop_reason == "preempted" else cli.DONE
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(lambda: train(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))))
+    first, *rest = sys.argv[1:]
+    numbers = int(rest[0]), float(rest[1]), *map(int, rest[2:])
+    sys.exit(cli.run(lambda: train(Path(first), *numbers)))

@@ -1,6 +1,7 @@
 """Faults: how soon a job of several processes ends, what it loses, and when it goes on.
 
     python -m benchmarks.faults [--rounds 3] [--processes 2] [--bound 5]
+    python -m benchmarks.faults --restarts 50 [--processes 3] [--bound 30] [--busy 2]
 
 A small training on the CPU, slowed down, is disturbed soon after a save. Started by hand, it is
 measured how long it takes until the last of its processes has ended, with which exit code, and how
@@ -11,6 +12,10 @@ A process that is stopped, or cut off, is noticed by its silence, and one that h
 for which there is a bound. Linux only. The cable is cut between two network namespaces, and disks
 that are full or read-only are mounted in memory, both of which need root; elsewhere these are left
 out.
+
+With `--restarts` it is stopped by SIGTERM at so many random moments under load instead, and started
+again each time (`benchmarks.restarts`): the command fails where it once ends in any other way than
+in order, or comes to other results.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ import dataclasses
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +38,9 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.disturbed import Job, Step, by_hand, launched, on_hosts
+from benchmarks.restarts import stops_and_restarts
 from benchmarks.two_hosts import lacking, two_hosts
+from jaxnet.files import json_text
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,12 @@ class Options:
     """a save every so many steps"""
     step_seconds: float = 0.05
     """how long a step is held up, in seconds"""
+    restarts: int = 0
+    """stop and start again so often, instead of the faults"""
+    busy: int = 2
+    """processes that keep the machine busy meanwhile (only with restarts)"""
+    seed: int = 0
+    """of the moments (only with restarts)"""
     out: Path = report.RESULTS
     """where to write faults.json and faults.png"""
 
@@ -336,8 +350,33 @@ def _bars(rows: list[Row]) -> dict[str, dict[str, report.Bar]]:
     return panels
 
 
-def main(options: Options) -> None:
-    """Measure, print a table, write JSON and a picture."""
+def restart(options: Options) -> int:
+    """Stop and start again so many times, and write JSON; the exit code."""
+    with tempfile.TemporaryDirectory(prefix="faults-") as work:
+        tally = stops_and_restarts(
+            options.restarts,
+            options.processes,
+            options.bound,
+            options.seed,
+            options.busy,
+            Path(work),
+        )
+    chosen = {name: getattr(options, name) for name in ("processes", "bound", "busy", "seed")}
+    result = {**report.header("restarts", "starts"), "options": chosen, **tally.to_json()}
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / "restarts.json"
+    file.write_text(json_text(result, indent=1) + "\n")
+    print(
+        f"{tally.stops} stops, {len(tally.failures)} of them not in order; {tally.complete} "
+        f"trainings complete, {tally.different} with other results; wrote {file}"
+    )
+    return int(bool(tally.failures or tally.different or tally.stops < options.restarts))
+
+
+def main(options: Options) -> int:
+    """Measure, print a table, write JSON and a picture; the exit code."""
+    if options.restarts:
+        return restart(options)
     rows = measure(options)
     head = report.header("faults", "seconds from the fault")
     columns = ("fault", "ended after", "exit codes", "steps lost", "next step after")
@@ -350,9 +389,10 @@ def main(options: Options) -> None:
     faults = [dataclasses.asdict(row) for row in rows]
     result: dict[str, Any] = {**head, "options": chosen, "faults": faults}
     report.write(result, _bars(rows), options.out)
+    return 0
 
 
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(Options, description=__doc__))
+    sys.exit(main(tyro.cli(Options, description=__doc__)))

@@ -143,3 +143,4 @@ def leave(watch: Watch, code: int, *, well: bool) -> None:
     import jax
 
     jax.distributed.shutdown()
+    watch.close()

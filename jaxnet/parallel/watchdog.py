@@ -64,6 +64,8 @@ class Watch:
     _failing: threading.Event = field(default_factory=threading.Event, init=False)
     _all_done: threading.Event = field(default_factory=threading.Event, init=False)
     _over: threading.Event = field(default_factory=threading.Event, init=False)
+    # Process 0 decides how the job ends, once: all are done, one is lost, or one was asked to end.
+    _deciding: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def start(self) -> Watch:
         """Begin to watch."""
@@ -106,16 +108,25 @@ class Watch:
             line.send(asked=f"{self.me} was {text}")
 
     def finish(self) -> None:
-        """Wait until all are done, so that nobody's end is taken for a death."""
+        """Wait until all are done, so that nobody's end is taken for a death.
+
+        Whether a signal that comes meanwhile is in time to end all, process 0 decides. When this
+        returns, it isn't, and signals change nothing until `close`.
+        """
         if self.peers:
+            ending.note_signals(self._ask_late)
             if self.me.process == 0:
                 self._count(0)
             else:
                 self._zero.send(done=True)
             self._all_done.wait()
         self._over.set()
+
+    def close(self) -> None:
+        """After `finish`, when the others know that all are done."""
         for line in self.peers.values():
             line.socket.close()
+        ending.note_signals(None)
 
     @property
     def _zero(self) -> Line:
@@ -196,11 +207,30 @@ class Watch:
 
     def _count(self, process: int) -> None:
         """Process 0: note that a process is done, and tell all when the last one is."""
-        self._done.add(process)
-        if len(self._done) == self.processes:
-            for line in self.peers.values():
-                line.send(all_done=True)
+        with self._deciding:
+            self._done.add(process)
+            if len(self._done) < self.processes or self._over.is_set():
+                return
+            # Before any of the others hears of it and closes its connection.
             self._all_done.set()
+        for line in self.peers.values():
+            line.send(all_done=True)
+
+    def _ask_late(self, name: str) -> None:
+        """This process is done, and is asked to end."""
+        text = f"{self.me} was ended by {name} while waiting for the others"
+        if self.me.process == 0:
+            self._follow(text)
+        else:
+            self._zero.send(asked=text)
+
+    def _decided(self) -> bool:
+        """Whether the job ends for another reason already; if not, the caller's reason counts."""
+        with self._deciding:
+            if self._all_done.is_set() or self._over.is_set():
+                return True
+            self._over.set()
+            return False
 
     def _fail_with(self, peer: Peer, text: str) -> None:
         """A peer has failed; this process too, unless the same is about to end it anyway."""
@@ -214,32 +244,36 @@ class Watch:
 
     def _follow(self, text: str) -> None:
         """A peer was asked to end: so do all."""
+        if self._decided():
+            return
         if self.me.process == 0:
             for line in self.peers.values():
                 line.send(asked=text)
-        if not self._over.is_set():
-            self._over.set()
-            ending.leave(f"{self.me} ends: {text}. {ending.AGAIN.capitalize()}")
+        ending.leave(f"{self.me} ends: {text}. {ending.AGAIN.capitalize()}")
 
     def _lose(self, peer: Peer, why: str) -> None:
         self._tell(f"{peer} {why}")
 
     def _tell(self, text: str) -> None:
         """Process 0 tells the others who is lost; all end."""
+        if self._decided():
+            return
         if self.me.process == 0:
             for line in self.peers.values():
                 line.send(lost=text)
-        self._end(text)
+        self._say_and_end(text)
 
     def _end(self, text: str) -> None:
-        if not self._over.is_set():
-            self._over.set()
-            said, *threads = text.split("\n")
-            advice = (
-                "Nothing is lost but the steps since the last checkpoint: run the same command "
-                "again to go on from there."
-            )
-            self.end("\n".join([f"{self.me} ends: {said}. {advice}", *threads]))
+        if not self._decided():
+            self._say_and_end(text)
+
+    def _say_and_end(self, text: str) -> None:
+        said, *threads = text.split("\n")
+        advice = (
+            "Nothing is lost but the steps since the last checkpoint: run the same command again "
+            "to go on from there."
+        )
+        self.end("\n".join([f"{self.me} ends: {said}. {advice}", *threads]))
 
 
 def end_process(text: str, code: int) -> NoReturn:

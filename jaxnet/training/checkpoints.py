@@ -232,8 +232,7 @@ class CheckpointStore:
     def _manager(self) -> Any:
         import orbax.checkpoint as ocp
 
-        # Orbax reports each save and its environment at length; errors reach us as exceptions.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        _hush()
         _ignore_echoes()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None,
@@ -334,15 +333,29 @@ def _unwritable(folder: Path, make: bool = False) -> str | None:
 def read_arrays(folder: Path, step: int) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint by path, for looking at it without the model.
 
+    On whatever devices it was saved, they are read onto one of this process.
+
     Args:
         folder: a run's `checkpoints` folder.
         step: which of them.
     """
     import orbax.checkpoint as ocp
 
+    _hush()
+    saved = expanded(folder).absolute() / str(step) / "state"
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore(expanded(folder).absolute() / str(step) / "state")
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+            checkpointer.metadata(saved).item_metadata,
+        )
+        tree = checkpointer.restore(saved, target)
     return {path: np.asarray(leaf) for path, leaf in trees.named(tree).items()}
+
+
+def _hush() -> None:
+    """Orbax reports each save and its environment at length; errors reach us as exceptions."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 @cache

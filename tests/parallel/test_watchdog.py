@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from jaxnet.parallel.watchdog import LOST_PEER
+from jaxnet.parallel.roll_call import Peer
+from jaxnet.parallel.watchdog import LOST_PEER, Watch
 
 # What a process does: it joins the others, says so, and follows the words on its standard input.
 PROCESS = """
@@ -53,6 +54,7 @@ for line in sys.stdin:
     if line == "finish\\n":
         watch.finish()
         print("finished", flush=True)
+        time.sleep(float(os.environ.get("LINGER", 0)))
         break
     if line == "fail\\n":
         watch.explain()
@@ -74,11 +76,20 @@ def free_port() -> int:
 class Job:
     """Some of the processes of a job."""
 
-    def __init__(self, processes: int, *started: int, start: float = 20.0, timeout: float = 20.0):
+    def __init__(
+        self,
+        processes: int,
+        *started: int,
+        start: float = 20.0,
+        timeout: float = 20.0,
+        **variables: str,
+    ):
         self.port = free_port()
         self.processes = processes
         self.limits = (str(start), str(timeout))
-        self.running = {number: self.start(number) for number in started or range(processes)}
+        self.running = {
+            number: self.start(number, **variables) for number in started or range(processes)
+        }
 
     def start(
         self, number: int, processes: int | None = None, **variables: str
@@ -131,6 +142,58 @@ def test_all_finish_together():
         assert job[0].poll() is None  # it waits for process 2
         job.say(2, "finish")
         assert [job.ends(number) for number in range(3)] == [(0, "")] * 3
+
+
+def test_one_that_ends_as_soon_as_it_hears_that_all_are_done_is_not_lost():
+    """Process 0 sees its connection closed while it is still telling the others."""
+    said: dict[int, list[str]] = {1: [], 2: []}
+
+    class Quick:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def send(self, **message: Any) -> None:
+            said[self.number] += message
+            if self.number == 1 and "all_done" in message:
+                watch._hear(one)
+
+        def receive(self) -> None:
+            return None
+
+    zero, one, two = (Peer(number, "host", number) for number in range(3))
+    ends: list[str] = []
+    lines: Any = {one: Quick(1), two: Quick(2)}
+    watch = Watch(zero, 3, 20.0, lines, end=ends.append)
+    watch._count(1)
+    watch._count(2)
+    watch.finish()
+    assert said == {1: ["all_done"], 2: ["all_done"]}
+    assert not ends
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_signal_to_one_that_waits_for_others_to_finish_ends_all(asked):
+    with Job(3).met() as job:
+        for number in {asked, 1}:
+            job.say(number, "finish")
+        time.sleep(0.3)
+        job[asked].send_signal(signal.SIGTERM)
+        ends = [job.ends(number) for number in range(3)]
+    assert [code for code, _ in ends] == [75] * 3
+    name = f"process {asked} on host host{asked} (pid {job[asked].pid})"
+    assert f"{name} was ended by SIGTERM while waiting for the others. Run" in ends[2][1]
+
+
+def test_a_signal_to_one_after_all_have_finished_changes_nothing():
+    with Job(2, LINGER="0.3") as job:
+        job.met()
+        for number in range(2):
+            job.say(number, "finish")
+        for number in range(2):
+            out = job[number].stdout
+            assert out is not None and out.readline() == "finished\n"
+            job[number].send_signal(signal.SIGTERM)
+        assert [job.ends(number) for number in range(2)] == [(0, "")] * 2
 
 
 @pytest.mark.parametrize("dead", [0, 1])

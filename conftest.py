@@ -67,7 +67,7 @@ def _programs_end_with_their_module() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _loggers_are_silent_again() -> None:
-    """A command in this process (`jaxnet.cli.run`) makes some talk, and later tests count lines."""
+    """A command in this process (`app.cli.run`) makes some talk, and later tests count lines."""
     for name in ("layout", "chosen", "resume"):
         logging.getLogger(f"jaxnet.{name}").setLevel(logging.NOTSET)
 

@@ -23,7 +23,7 @@ import sys
 import time
 from pathlib import Path
 
-from jaxnet import cli
+from jaxnet.app import cli
 
 FOREVER = 10**8
 

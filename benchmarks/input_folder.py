@@ -92,7 +92,7 @@ def plain_decode(file: str, size: tuple[int, int]) -> np.ndarray:
 
 def decoder(name: str) -> Callable[[str, tuple[int, int]], np.ndarray]:
     """`plain` or `decode`."""
-    from jaxnet.data.decoding import decode
+    from jaxnet.data.images.decoding import decode
 
     return plain_decode if name == "plain" else decode
 
@@ -102,7 +102,7 @@ def jaxnet_epoch(folder: Path, kind: Kind, workers: int) -> Callable[[int], int]
     import jax
 
     from jaxnet.data import image_folders
-    from jaxnet.data.pipeline import SourcePipeline
+    from jaxnet.data.pipeline.epochs import SourcePipeline
 
     images = image_folders(folder, (kind.size, kind.size))["train"]
     made = SourcePipeline(images, kind.batch_size, threads=workers)

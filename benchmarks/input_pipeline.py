@@ -64,8 +64,8 @@ def random_images(n: int) -> np.ndarray:
 def host(images: np.ndarray) -> Epoch:
     import jax
 
-    from jaxnet.data.cropping import CropFlip
-    from jaxnet.data.pipeline import pipeline
+    from jaxnet.data.pipeline.epochs import pipeline
+    from jaxnet.data.pipeline.host_augmentation import CropFlip
 
     data, varied = (images, np.arange(len(images))), CropFlip(PADDING)
     made = pipeline(data, BATCH, shuffle=True, placement="host", capacity=512, augment=varied)
@@ -82,7 +82,7 @@ def in_step(images: np.ndarray) -> Epoch:
     import jax.numpy as jnp
 
     from jaxnet.data.augmentation import compose, crop, flip_left_right
-    from jaxnet.data.pipeline import pipeline
+    from jaxnet.data.pipeline.epochs import pipeline
 
     data = images, np.arange(len(images))
     made = pipeline(data, BATCH, shuffle=True, placement="device", capacity=512)

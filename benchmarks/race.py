@@ -37,7 +37,7 @@ class Contender:
     """What to run, in which environment, and the modules that it cannot do without.
 
     With more than one of `processes` it runs as a job of so many, which find each other by the
-    variables of `jaxnet.parallel.launch`.
+    variables of `jaxnet.cluster.join`.
     """
 
     name: str

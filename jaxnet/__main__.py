@@ -19,7 +19,7 @@ import importlib
 import sys
 from collections.abc import Mapping
 
-from jaxnet import cli
+from jaxnet.app import cli
 
 # Each module has `command(arguments, program) -> exit code`; the chosen one alone is imported.
 COMMANDS: Mapping[str, str] = {"doctor": "jaxnet.doctor.command", "plan": "jaxnet.plan.command"}

@@ -34,8 +34,8 @@ from jaxnet.losses.labels import learnt_by
 from jaxnet.training.evaluation import BatchSize, Evaluator
 from jaxnet.training.network import Network, Precision, as_network, compute_in
 from jaxnet.training.programs import Programs
-from jaxnet.training.targets import Unscaled
 from jaxnet.training.task import Batch, GradientTask, identity
+from jaxnet.training.techniques.scaled_target import Unscaled
 from jaxnet.training.trainer import Trained
 
 PyTree = Any

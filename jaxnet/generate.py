@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from jaxnet import cli
-from jaxnet.command_line import from_command_line
+from jaxnet.app import cli
+from jaxnet.app.command_line import from_command_line
 from jaxnet.errors import InputError, UsageError
 from jaxnet.numerics import matmul_precision
 from jaxnet.options import Count, NotNegative, OnlyWith, Range, check_choices, check_ranges

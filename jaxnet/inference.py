@@ -15,13 +15,13 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from jaxnet.cluster import activity
 from jaxnet.data.arrays import Arrays
-from jaxnet.data.feeds import Places
 from jaxnet.data.numeric import as_array, narrowed
-from jaxnet.data.pipeline import SourcePipeline
+from jaxnet.data.pipeline.device_batches import Places
+from jaxnet.data.pipeline.epochs import SourcePipeline
 from jaxnet.data.sources import InputsOnly, Source
 from jaxnet.errors import InputError
-from jaxnet.parallel import activity
 
 PyTree = Any
 

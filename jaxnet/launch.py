@@ -7,7 +7,7 @@ SIGTERM makes all save the same step and end with exit code 75. Only the first p
 the others say is kept in files, which are named when something goes wrong.
 
 On several hosts, take the launcher that is there: srun, mpirun, torchrun and Kubernetes are
-recognised by the command itself (`jaxnet.parallel.launch`).
+recognised by the command itself (`jaxnet.cluster.join`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxnet.command_line import from_command_line
+from jaxnet.app.command_line import from_command_line
 from jaxnet.errors import UsageError
 
 
@@ -58,7 +58,7 @@ class Options:
 
 
 def _command(arguments: Sequence[str]) -> int:
-    from jaxnet.parallel import agent
+    from jaxnet.cluster import supervisor
 
     at = arguments.index("--") if "--" in arguments else len(arguments)
     own, command = arguments[:at], arguments[at + 1 :]
@@ -67,12 +67,12 @@ def _command(arguments: Sequence[str]) -> int:
         raise UsageError("say which command to run, after --: -- python -m train.classify")
     if shutil.which(command[0]) is None:
         raise UsageError(f"there is no command {command[0]!r}")
-    return agent.run(agent.Job(command=tuple(command), **vars(options)))
+    return supervisor.run(supervisor.Job(command=tuple(command), **vars(options)))
 
 
 def main() -> int:
     """The command."""
-    from jaxnet import cli
+    from jaxnet.app import cli
 
     return cli.run_alone(lambda: _command(sys.argv[1:]))
 

@@ -141,8 +141,13 @@ def _portable_name(kind: type) -> str:
     return name
 
 
+# Where classes were that a bundle may name, and where they are.
+_MOVED = {"jaxnet.training.targets": "jaxnet.training.techniques.scaled_target"}
+
+
 def _found(path: str) -> type[nn.Module]:
     name, _, qualname = path.partition(":")
+    name = _MOVED.get(name, name)
     # The zoo is `jaxnet.models` where jaxnet is installed, and `models` in a checkout.
     names = [name, name.removeprefix("jaxnet.")] if name.startswith("jaxnet.models.") else [name]
     for candidate in names:

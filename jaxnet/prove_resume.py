@@ -30,8 +30,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jaxnet import cli
-from jaxnet.command_line import from_command_line
+from jaxnet.app import cli
+from jaxnet.app.command_line import from_command_line
 from jaxnet.errors import InputError, UsageError
 from jaxnet.numerics import deterministic_environment
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet.data.interactions import Lists
+from jaxnet.data.interactions.interactions import Lists
 from jaxnet.errors import InputError
 from jaxnet.layers.search import nearest
 from jaxnet.metrics import Mean, merge

@@ -19,8 +19,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxnet import cli
-from jaxnet.command_line import from_command_line
+from jaxnet.app import cli
+from jaxnet.app.command_line import from_command_line
 from jaxnet.errors import InputError, UsageError
 from jaxnet.files import read_text
 from jaxnet.numerics import matmul_precision

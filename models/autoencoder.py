@@ -187,8 +187,8 @@ class VAE(nn.Module):
     """A variational autoencoder: the code of an image is a normal distribution.
 
     Images `(batch, ...)` from 0 to 1 to images of the same shape (Kingma and Welling 2014,
-    "Auto-encoding variational Bayes", section 3). `jaxnet.training.variational.Variational` trains
-    it. 784-500-20 and back, close to the paper's appendix C.1, has 815,824 parameters.
+    "Auto-encoding variational Bayes", section 3). `jaxnet.training.Variational` trains it.
+    784-500-20 and back, close to the paper's appendix C.1, has 815,824 parameters.
 
     Args:
         encoder: images to `(batch, 2 latent)`: means, and then the logarithms of variances.

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import pytest
 
-from jaxnet.command_line import from_command_line
+from jaxnet.app.command_line import from_command_line
 from jaxnet.errors import UsageError
 from jaxnet.options import CHOSEN, Count, OnlyWith, check_ranges
 from jaxnet.training import EarlyStopping

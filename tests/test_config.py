@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxnet.config import from_mapping, from_toml, to_toml
+from jaxnet.app.config import from_mapping, from_toml, to_toml
 from jaxnet.errors import UsageError
 
 

@@ -112,7 +112,7 @@ def test_a_file_is_written_to_its_end(tmp_path):
 def test_it_ends_where_nobody_reads_what_it_says(end):
     """With Ctrl-C the program that a pipe leads to ends too, often earlier."""
     body = (
-        "from jaxnet.parallel import watchdog\n"
+        "from jaxnet.cluster import watchdog\n"
         "def end():\n"
         "    sys.stdin.readline()\n"
         f"    {end}\n"

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxnet import Bundle, cli, data, translate
-from jaxnet.command_line import from_command_line
-from jaxnet.config import from_toml
+from jaxnet import Bundle, data, translate
+from jaxnet.app import cli
+from jaxnet.app.command_line import from_command_line
+from jaxnet.app.config import from_toml
 from jaxnet.data import (
     load_movielens,
     read_interactions,
@@ -23,7 +24,7 @@ from jaxnet.data import (
     read_lines,
     read_parallel,
 )
-from jaxnet.data.prose import read_prose
+from jaxnet.data.text.corpora import read_prose
 from jaxnet.errors import InputError
 from jaxnet.files import appending, expanded, json_text, read_text, sweep, write_atomically
 from jaxnet.training import Checkpoints, RunWriter

@@ -15,43 +15,61 @@ ROOT = Path(jaxnet.__file__).parent
 FLOORS = [
     {"ending", "errors", "switch", "units", "versions"},
     {"digests", "files", "locks", "names", "options", "trees", "numerics"},
-    {"cache", "config"},
-    {"command_line"},
+    {"cache"},
     {"schedules"},
     {"losses", "layers", "optimizers", "summary"},
-    {"metrics", "data", "compute"},
+    {"metrics", "compute"},
+    {"data", "report", "cluster"},
     {"parallel"},
     {"inference"},
     {"training", "module_json"},
-    {"bundle", "recipe", "generation", "retrieval"},
-    {"cli", "run_folder"},
-    {"prove_resume", "cross_validation", "generate", "translate", "doctor", "plan", "launch"},
+    {"bundle", "generation", "retrieval"},
+    {"app"},
+    {"plan"},
+    {"doctor", "prove_resume", "generate", "translate", "launch"},
     {"__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
-def imported(path: Path) -> set[str]:
-    """The modules that a file imports when it is imported itself."""
-    names = set()
-    for node in ast.parse(path.read_text()).body:
+REPOSITORY = ROOT.parent
+# Every module of the repository, by name.
+MODULES = {
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): path
+    for folder in ("jaxnet", "models", "train", "benchmarks")
+    for path in (REPOSITORY / folder).rglob("*.py")
+}
+
+
+def imported(name: str) -> set[str]:
+    """The modules of the repository that one imports: at any time, and for its types too."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {one if one in MODULES else str(node.module) for one in whole}
+    return (found & MODULES.keys()) - {name}
 
 
 def test_nothing_imports_from_its_own_floor_or_above():
-    for path in ROOT.rglob("*.py"):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        if parts == ("__init__",) or parts[0] == "models":
+    for name in MODULES:
+        top, *rest = name.split(".")
+        if top != "jaxnet" or not rest or rest[0] == "models":
             continue
-        for name in imported(path):
-            top, *rest = name.split(".")
-            assert top not in ("models", "train", "benchmarks"), f"{path} imports {name}"
-            if top == "jaxnet" and rest and rest[0] != parts[0]:
-                assert FLOOR[rest[0]] < FLOOR[parts[0]], f"{path} imports {name}"
+        for other in imported(name):
+            assert other.partition(".")[0] == "jaxnet", f"{name} imports {other}"
+            room = other.split(".")[1:2]
+            if room and room != rest[:1]:
+                assert FLOOR[room[0]] < FLOOR[rest[0]], f"{name} imports {other}"
+
+
+def test_there_are_no_circles():
+    left = {name: imported(name) for name in MODULES}
+    while done := {name for name, others in left.items() if not others & left.keys()}:
+        left = {name: others for name, others in left.items() if name not in done}
+    assert not left, f"circles of imports within {sorted(left)}"
 
 
 def test_one_file_knows_orbax_and_one_place_jits():
@@ -71,7 +89,7 @@ def test_import_touches_no_device():
     code = (
         "import jax, flax, jaxnet\n"
         "from jaxnet import Bundle, Supervised, Trainer, data, losses, metrics, optimizers\n"
-        "import jaxnet.run_folder, jaxnet.recipe, models\n"
+        "import jaxnet.app.run_folder, jaxnet.app.recipe, models\n"
         "jax.config.update('jax_platforms', 'none such')  # fails once a device has been touched\n"
         "try:\n"
         "    jax.devices()\n"

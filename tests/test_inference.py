@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxnet.data import Arrays, Records
-from jaxnet.data.feeds import ONE_DEVICE
+from jaxnet.data.pipeline.device_batches import ONE_DEVICE
 from jaxnet.errors import InputError
 from jaxnet.inference import LADDER, Predictor, batch_sizes
 

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 
 from jaxnet import Bundle, numerics
+from jaxnet.app.recipe import Numerics
 from jaxnet.errors import InputError, UsageError
 from jaxnet.numerics import DETERMINISTIC_FLAG, effective, in_force, matmul_precision
-from jaxnet.recipe import Numerics
 
 # In a process of its own: what commands import and set before JAX starts.
 COMMANDS = """
 import importlib, json, os, sys
-from jaxnet.command_line import from_command_line
-from jaxnet.recipe import started
+from jaxnet.app.command_line import from_command_line
+from jaxnet.app.recipe import started
 
 for name in {names}:
     module = importlib.import_module("train." + name)

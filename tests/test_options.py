@@ -12,9 +12,10 @@ from typing import Annotated, Any
 
 import pytest
 
-from jaxnet import config, generate, optimizers, recipe
+from jaxnet import generate, optimizers
 from jaxnet import options as options_module
-from jaxnet.data.image_sets import IMAGE_SETS
+from jaxnet.app import config, recipe
+from jaxnet.data.images.by_name import IMAGE_SETS
 from jaxnet.errors import UsageError
 from jaxnet.options import (
     CHOSEN,
@@ -303,7 +304,7 @@ RUNS = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "words"), RUNS)
 def test_every_option_of_a_run_is_read_by_it(name, words, files, monkeypatch, tmp_path):
-    from jaxnet.command_line import from_command_line
+    from jaxnet.app.command_line import from_command_line
     from jaxnet.training import Trainer
 
     def stop(*arguments: Any, **options: Any) -> None:

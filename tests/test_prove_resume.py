@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from jaxnet import cli, prove_resume
+from jaxnet import prove_resume
+from jaxnet.app import cli
 from jaxnet.errors import InputError
 from jaxnet.prove_resume import Proof
 from jaxnet.training import checkpoints

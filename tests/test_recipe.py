@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnet.app.recipe import Augment, Optimizer
 from jaxnet.data.augmentation import compose
 from jaxnet.errors import UsageError
-from jaxnet.recipe import Augment, Optimizer
 
 # A value of each field that shows.
 CHOSEN = {

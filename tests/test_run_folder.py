@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxnet import cli, locks, run_folder
-from jaxnet.command_line import from_command_line
-from jaxnet.config import from_toml
+from jaxnet import locks
+from jaxnet.app import cli, run_folder
+from jaxnet.app.command_line import from_command_line
+from jaxnet.app.config import from_toml
+from jaxnet.app.recipe import Optimizer, ProseRun, Tabular
 from jaxnet.data import Arrays
 from jaxnet.errors import InputError, UsageError
-from jaxnet.recipe import Optimizer, ProseRun, Tabular
 from jaxnet.training.early_stopping import EarlyStopping
 from train import classify
 
@@ -154,7 +155,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
     begin(CONFIG, tmp_path)
     script = (
         "import sys; from pathlib import Path; from jaxnet import run_folder; "
-        "from jaxnet.recipe import Tabular; "
+        "from jaxnet.app.recipe import Tabular; "
         "run_folder.prepare(Path(sys.argv[1]), Tabular(), resume=False)"
     )
     done = subprocess.run(
@@ -223,7 +224,7 @@ def test_each_fold_weighs_classes_by_its_own_rows(tmp_path, monkeypatch):
     """Against scikit-learn's weights; folds that agree share a task."""
     from sklearn.utils.class_weight import compute_class_weight
 
-    from jaxnet import cross_validation
+    from jaxnet.app import cross_validation
 
     caught = []
     monkeypatch.setattr(cross_validation, "run", lambda *arguments: caught.append(arguments) or 0)

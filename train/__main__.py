@@ -6,7 +6,7 @@ import ast
 import sys
 from pathlib import Path
 
-from jaxnet import cli
+from jaxnet.app import cli
 
 
 def entrypoints() -> dict[str, str]:

@@ -22,18 +22,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from jaxnet import cli, run_folder
-from jaxnet.command_line import from_command_line
+from jaxnet.app import cli, run_folder
+from jaxnet.app.command_line import from_command_line
+from jaxnet.app.recipe import Augment, ImageRun, LearningRate, started
 from jaxnet.names import lookup
 from jaxnet.options import Count, NotNegative, OnlyWith, Without, settled
-from jaxnet.recipe import Augment, ImageRun, LearningRate, started
 
 if TYPE_CHECKING:
     import flax.linen as nn
     import numpy as np
 
     from jaxnet.data import Arrays, ImageFolder
-    from jaxnet.training.reconstruction import Reconstruction
+    from jaxnet.training.tasks.reconstruction import Reconstruction
     from jaxnet.training.trainer import FitResult
 
 PROGRAM = "python -m train.autoencode"
@@ -128,7 +128,7 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     import numpy as np
 
     from jaxnet.data import sample
-    from jaxnet.training.pictures import ImageSamples
+    from jaxnet.training.image_samples import ImageSamples
     from jaxnet.training.programs import compiled
 
     parts = config.read()
@@ -154,8 +154,8 @@ def _task(config: Config, build: Callable[..., Any], train: Arrays | ImageFolder
     from jaxnet import losses, metrics
     from jaxnet.data import fit_range, sample
     from jaxnet.losses.density import bernoulli
-    from jaxnet.training import variational
-    from jaxnet.training.reconstruction import GaussianNoise, Reconstruction, nothing
+    from jaxnet.training.tasks import variational
+    from jaxnet.training.tasks.reconstruction import GaussianNoise, Reconstruction, nothing
     from models import VAE, Autoencoder
 
     # A variational one's code has a mean and a variance for each dimension.
@@ -214,10 +214,10 @@ def _draw(
     import jax
     import numpy as np
 
-    from jaxnet.parallel import processes
-    from jaxnet.training.pictures import plot_labelled_points, save_grid
+    from jaxnet.cluster import processes
+    from jaxnet.report.pictures import plot_labelled_points, save_grid
     from jaxnet.training.programs import compiled
-    from jaxnet.training.variational import Variational
+    from jaxnet.training.tasks.variational import Variational
 
     # Of several processes each may have a part of the state, and the first one draws.
     whole = processes.on_host(result.state) if processes.several() else result.state
@@ -257,7 +257,7 @@ def _plane(codes: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
     """Codes (n, latent) in the plane, (n, 2), and what its axes are."""
     import numpy as np
 
-    from jaxnet.training.plots import principal_plane
+    from jaxnet.report.plots import principal_plane
 
     if codes.shape[1] == 1:
         return np.concatenate([codes, np.zeros_like(codes)], axis=1), ("the code", "")

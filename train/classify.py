@@ -21,12 +21,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from jaxnet import cli, run_folder
-from jaxnet.command_line import from_command_line
-from jaxnet.errors import UsageError
-from jaxnet.names import lookup
-from jaxnet.options import OnlyWith, OtherThan, settled
-from jaxnet.recipe import (
+from jaxnet.app import cli, run_folder
+from jaxnet.app.command_line import from_command_line
+from jaxnet.app.recipe import (
     IMAGE_FILES,
     IMAGES,
     Augment,
@@ -36,6 +33,9 @@ from jaxnet.recipe import (
     lookup_data,
     started,
 )
+from jaxnet.errors import UsageError
+from jaxnet.names import lookup
+from jaxnet.options import OnlyWith, OtherThan, settled
 from train.networks import MODELS, Network
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Data:
 
 
 def _images(config: Config) -> Data:
-    from jaxnet.data.image_sets import read_images
+    from jaxnet.data.images.by_name import read_images
 
     return Data(*read_images(config.data, config.data_dir, config.image_size, config.seed))
 
@@ -143,7 +143,7 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     folder = run_folder.located(config, name)
     config = replace(config, run_dir=folder)
 
-    from jaxnet import cross_validation
+    from jaxnet.app import cross_validation
     from jaxnet.data import check_classes, fit_standard, sample
     from jaxnet.training.task import identity
 

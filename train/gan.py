@@ -22,13 +22,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from jaxnet import cli, run_folder
-from jaxnet.command_line import from_command_line
+from jaxnet.app import cli, run_folder
+from jaxnet.app.command_line import from_command_line
+from jaxnet.app.recipe import ImageRun, LearningRate, Optimizer, started
 from jaxnet.errors import UsageError
 from jaxnet.files import expanded
 from jaxnet.names import lookup
 from jaxnet.options import Count, NotNegative, OnlyWith, Positive, Share, settled
-from jaxnet.recipe import ImageRun, LearningRate, Optimizer, started
 from jaxnet.training.early_stopping import LAST_STEP, EarlyStopping
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from jaxnet import Bundle
     from jaxnet.data import Arrays, ImageFolder
-    from jaxnet.data.image_sets import ImageParts
+    from jaxnet.data.images.by_name import ImageParts
     from jaxnet.training import Adversarial
     from jaxnet.training.trainer import FitResult
 
@@ -178,7 +178,7 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     import numpy as np
 
     from jaxnet.data import fit_symmetric, sample
-    from jaxnet.training.pictures import ImageSamples
+    from jaxnet.training.image_samples import ImageSamples
     from jaxnet.training.programs import compiled
 
     parts = config.read()
@@ -246,7 +246,7 @@ def _draw(folder: Path, config: Config, result: FitResult, parts: ImageParts, sc
     import numpy as np
 
     from jaxnet.data import sample
-    from jaxnet.training.pictures import plot_together, save_grid
+    from jaxnet.report.pictures import plot_together, save_grid
 
     noise = _noise(config, SIDE * SIDE)
     title = run_folder.title(folder)
@@ -284,7 +284,7 @@ def _judge(config: Config, folder: Path, parts: ImageParts) -> Bundle | None:
 
 def _train_judge(config: Config, home: Path, examples: int) -> int:
     """Train the classifier, unless that is done. The exit code."""
-    from jaxnet.parallel import processes
+    from jaxnet.cluster import processes
     from train import classify
 
     if processes.from_first((home / "bundle" / "bundle.json").exists):

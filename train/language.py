@@ -20,11 +20,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from jaxnet import cli, run_folder
-from jaxnet.command_line import from_command_line
+from jaxnet.app import cli, run_folder
+from jaxnet.app.command_line import from_command_line
+from jaxnet.app.recipe import ProseRun, Techniques, started
 from jaxnet.names import lookup
 from jaxnet.options import Count, OnlyWith, Range, Share, settled
-from jaxnet.recipe import ProseRun, Techniques, started
 
 if TYPE_CHECKING:
     import flax.linen as nn

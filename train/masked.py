@@ -25,11 +25,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxnet import cli, run_folder
-from jaxnet.command_line import from_command_line
+from jaxnet.app import cli, run_folder
+from jaxnet.app.command_line import from_command_line
+from jaxnet.app.recipe import LearningRate, Optimizer, ProseRun, Techniques, started
 from jaxnet.names import lookup
 from jaxnet.options import Count, Probability, Share, settled
-from jaxnet.recipe import LearningRate, Optimizer, ProseRun, Techniques, started
 from jaxnet.training.early_stopping import EarlyStopping
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
 def _read(config: Config) -> Data:
     from jaxnet.data import Arrays, fit_tokenizer, token_pieces
     from jaxnet.data.augmentation import mask_tokens, masked_once
-    from jaxnet.data.tokens import END, MASK, PAD, START, UNKNOWN
+    from jaxnet.data.text.tokenizer import END, MASK, PAD, START, UNKNOWN
 
     parts = config.read(*HELD_OUT)
     tokenizer = fit_tokenizer(parts[0], "bpe", config.tokens.vocab_size, mask=True)
@@ -191,10 +191,10 @@ def _show(folder: Path, data: Data, model: Trained) -> None:
     """Write and print some held-out pieces, filled in, and draw what the heads attend to."""
     import numpy as np
 
+    from jaxnet.cluster import processes
     from jaxnet.files import write_atomically
-    from jaxnet.parallel import processes
+    from jaxnet.report.plots import plot_attention
     from jaxnet.training.attention_maps import self_attention_maps
-    from jaxnet.training.plots import plot_attention
 
     rows = np.linspace(0, len(data.test) - 1, min(SHOWN, len(data.test))).astype(int)
     guesses = model.predict(data.test.inputs[rows]).argmax(axis=-1)

@@ -6,31 +6,84 @@ takes an item, with random items for those that were not taken.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from jaxnet import run_folder
+from jaxnet.app import run_folder
+from jaxnet.app.recipe import Run
 from jaxnet.errors import UsageError
+from jaxnet.options import Count, OnlyWith, Share
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from jaxnet.data import Arrays
+    from jaxnet.data import Arrays, Interactions, KnownTowers, Lists
     from jaxnet.training import FitResult
     from jaxnet.training.task import GradientTask
-    from train.recommend import Config, Data
 
     Stage = tuple[GradientTask, Arrays, Arrays, Arrays, dict[str, float]]
 
 
-def fit_ranking(folder: Path, config: Config, data: Data) -> FitResult | None:
+@dataclass(frozen=True)
+class Ranking:
+    """The network that ranks the candidates."""
+
+    by: Literal["auto", "rating", "click"] = "auto"
+    """predict the rating, or whether a user takes an item at all; by default ratings where there
+    are any"""
+    candidates: Count = 50
+    """how many of the towers' best items are ranked"""
+    embedding: Count = 16
+    """the width of each embedding"""
+    hidden: tuple[Count, ...] = (64, 32)
+    """the width of each hidden layer"""
+    dropout: Share = 0.0
+    """the share of hidden units left out in training"""
+    epochs: Count = 3
+    """how often to go through the training data, at most"""
+    negatives: Annotated[Count, OnlyWith(by=("auto", "click"))] = 4
+    """click: random items for each one that was taken"""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What to learn from, to watch, and to test with."""
+
+    train: Interactions
+    valid: Interactions
+    test: Interactions
+    numbered: bool
+    """whether users are known by their numbers"""
+    known: KnownTowers | None = None
+    """the model that the data was drawn from"""
+
+    @property
+    def had(self) -> Lists:
+        """What each user has before the test."""
+        from jaxnet.data.interactions.interactions import as_lists
+
+        return as_lists(self.train, self.valid)
+
+    @property
+    def mappings(self) -> dict[str, Any]:
+        """What the numbers of users and items stand for."""
+        from jaxnet.digests import array_digest, texts_digest
+
+        sides = {"users": self.train.known_users, "items": self.train.known_items}
+        return {
+            name: [texts_digest(side.ids), array_digest(side.features)]
+            for name, side in sides.items()
+        }
+
+
+def fit_ranking(folder: Path, config: Run, network: Ranking, data: Data) -> FitResult | None:
     """Train the ranking as configured, and write its run folder; None where the run was ended.
 
     Raises:
         UsageError: ratings are asked for, and there are none.
     """
-    by, network = config.ranking.by, config.ranking
+    by = network.by
     if by == "auto":
         by = "click" if data.train.ratings is None else "rating"
     if by == "rating" and data.train.ratings is None:
@@ -46,7 +99,7 @@ def fit_ranking(folder: Path, config: Config, data: Data) -> FitResult | None:
         dropout=network.dropout,
     )
     make = _rating_stage if by == "rating" else _click_stage
-    task, fit, valid, test, figures = make(config, data, model)
+    task, fit, valid, test, figures = make(config, network, data, model)
     result = run_folder.fit(folder, config, task, fit, valid, mappings=data.mappings)
     if result is None:
         return None
@@ -54,7 +107,7 @@ def fit_ranking(folder: Path, config: Config, data: Data) -> FitResult | None:
     return result
 
 
-def _rating_stage(config: Config, data: Data, model: Any) -> Stage:
+def _rating_stage(config: Run, network: Ranking, data: Data, model: Any) -> Stage:
     import numpy as np
 
     from jaxnet import losses, metrics
@@ -82,10 +135,10 @@ def _rating_stage(config: Config, data: Data, model: Any) -> Stage:
     return scaled_target(task, fit_target(fit)), fit, valid, test, figures
 
 
-def _click_stage(config: Config, data: Data, model: Any) -> Stage:
+def _click_stage(config: Run, network: Ranking, data: Data, model: Any) -> Stage:
     from jaxnet import losses, metrics
     from jaxnet.data import with_negatives
-    from jaxnet.data.interactions import as_lists
+    from jaxnet.data.interactions.interactions import as_lists
     from jaxnet.training import Supervised
 
     parts = (data.train, data.valid, data.test)
@@ -94,7 +147,7 @@ def _click_stage(config: Config, data: Data, model: Any) -> Stage:
         with_negatives(
             part,
             as_lists(*parts[: place + 1]),
-            config.ranking.negatives,
+            network.negatives,
             data.numbered,
             config.seed + place,
         )

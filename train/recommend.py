@@ -6,9 +6,9 @@
     python -m train.recommend --help                           all options
 
 The first command needs no download: its data is no real data, but drawn from a two-tower model
-that is known, so that its own recall says what can be reached (`jaxnet.data.drawn`). MovieLens has
-to be fetched by each user (grouplens.org/datasets/movielens); ml-100k, ml-1m, ml-latest and what
-looks like them are read.
+that is known, so that its own recall says what can be reached
+(`jaxnet.data.interactions.synthetic`). MovieLens has to be fetched by each user
+(grouplens.org/datasets/movielens); ml-100k, ml-1m, ml-latest and what looks like them are read.
 
 Candidates are what a user will probably take next. The second network predicts ratings where there
 are any, which is another question (a film that is liked by those who see it may be seen by few), so
@@ -34,21 +34,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from jaxnet import cli, run_folder
-from jaxnet.command_line import from_command_line
+from jaxnet.app import cli, run_folder
+from jaxnet.app.command_line import from_command_line
+from jaxnet.app.recipe import LearningRate, Run, lookup_data, started
 from jaxnet.errors import UsageError
 from jaxnet.names import lookup
 from jaxnet.options import Count, OnlyWith, Range, Share, settled
-from jaxnet.recipe import LearningRate, Run, lookup_data, started
 from jaxnet.training.early_stopping import EarlyStopping
-from train.ranking import fit_ranking
+from train.ranking import Data, Ranking, fit_ranking
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from jaxnet.data import Interactions, KnownTowers, Lists
+    from jaxnet.data import Interactions, KnownTowers
     from jaxnet.training import Retrieval, Trained
 
 
@@ -72,27 +72,6 @@ class Towers:
     """the width of the vectors whose dot product is the score"""
     dropout: Share = 0.0
     """the share of hidden units left out in training"""
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """The network that ranks the candidates."""
-
-    by: Literal["auto", "rating", "click"] = "auto"
-    """predict the rating, or whether a user takes an item at all; by default ratings where there
-    are any"""
-    candidates: Count = 50
-    """how many of the towers' best items are ranked"""
-    embedding: Count = 16
-    """the width of each embedding"""
-    hidden: tuple[Count, ...] = (64, 32)
-    """the width of each hidden layer"""
-    dropout: Share = 0.0
-    """the share of hidden units left out in training"""
-    epochs: Count = 3
-    """how often to go through the training data, at most"""
-    negatives: Annotated[Count, OnlyWith(by=("auto", "click"))] = 4
-    """click: random items for each one that was taken"""
 
 
 @dataclass(frozen=True)
@@ -149,37 +128,6 @@ class Config(Run):
     columns: Annotated[Columns, OnlyWith(data="csv")] = Columns()
     split: Split = Split()
     early_stopping: EarlyStopping = EarlyStopping(monitor="val_loss", patience=3)
-
-
-@dataclass(frozen=True)
-class Data:
-    """What to learn from, to watch, and to test with."""
-
-    train: Interactions
-    valid: Interactions
-    test: Interactions
-    numbered: bool
-    """whether users are known by their numbers"""
-    known: KnownTowers | None = None
-    """the model that the data was drawn from"""
-
-    @property
-    def had(self) -> Lists:
-        """What each user has before the test."""
-        from jaxnet.data.interactions import as_lists
-
-        return as_lists(self.train, self.valid)
-
-    @property
-    def mappings(self) -> dict[str, Any]:
-        """What the numbers of users and items stand for."""
-        from jaxnet.digests import array_digest, texts_digest
-
-        sides = {"users": self.train.known_users, "items": self.train.known_items}
-        return {
-            name: [texts_digest(side.ids), array_digest(side.features)]
-            for name, side in sides.items()
-        }
 
 
 def _known(config: Config) -> tuple[Interactions, KnownTowers | None]:
@@ -241,7 +189,7 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
         return cli.PREEMPTED
     found = _find(config, data, towers.model)
     run_folder.finish(folder / "candidates", towers, _measure(config, data, found.lists[TOWERS]))
-    ranking = fit_ranking(folder / "ranking", config, data)
+    ranking = fit_ranking(folder / "ranking", config, config.ranking, data)
     if ranking is None:
         return cli.PREEMPTED
     figures = _finish(folder, config, data, found, ranking.model)
@@ -386,7 +334,7 @@ def _draw(folder: Path, data: Data, found: Found) -> None:
     import numpy as np
 
     from jaxnet import retrieval
-    from jaxnet.training.plots import plot_lines, plot_plane
+    from jaxnet.report.plots import plot_lines, plot_plane
 
     relevant, items = data.test.of_users(), data.train.known_items
     ks = [k for k in KS if k <= next(iter(found.lists.values())).shape[1]]

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from jaxnet import cli, run_folder
-from jaxnet.command_line import from_command_line
+from jaxnet.app import cli, run_folder
+from jaxnet.app.command_line import from_command_line
+from jaxnet.app.recipe import Tabular, lookup_data, started
 from jaxnet.names import lookup
 from jaxnet.options import Count, OnlyWith, Share, settled
-from jaxnet.recipe import Tabular, lookup_data, started
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,9 +83,9 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     folder = run_folder.located(config, name)
     config = replace(config, run_dir=folder)
 
-    from jaxnet import cross_validation
+    from jaxnet.app import cross_validation
     from jaxnet.data import Table, fit_standard, fit_table, fit_target, split
-    from jaxnet.training.plots import plot_predicted
+    from jaxnet.report.plots import plot_predicted
     from jaxnet.training.task import identity
 
     whole = read(config)

@@ -26,13 +26,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from jaxnet import cli, run_folder
-from jaxnet.command_line import from_command_line
+from jaxnet.app import cli, run_folder
+from jaxnet.app.command_line import from_command_line
+from jaxnet.app.recipe import CrossValidated, LearningRate, lookup_data, started
 from jaxnet.errors import InputError, UsageError
 from jaxnet.files import write_atomically
 from jaxnet.names import lookup
 from jaxnet.options import Count, OnlyWith, Share, settled
-from jaxnet.recipe import CrossValidated, LearningRate, lookup_data, started
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -208,7 +208,7 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
     folder = run_folder.located(config, name)
     config = replace(config, run_dir=folder)
 
-    from jaxnet import cross_validation
+    from jaxnet.app import cross_validation
     from jaxnet.data import split
 
     texts = read(config)

@@ -25,12 +25,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from jaxnet import cli, run_folder
-from jaxnet.command_line import from_command_line
+from jaxnet.app import cli, run_folder
+from jaxnet.app.command_line import from_command_line
+from jaxnet.app.recipe import LearningRate, Optimizer, Run, Techniques, lookup_data, started
 from jaxnet.errors import UsageError
 from jaxnet.names import lookup
 from jaxnet.options import Count, OnlyWith, Share, settled
-from jaxnet.recipe import LearningRate, Optimizer, Run, Techniques, lookup_data, started
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -154,7 +154,7 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
 
     from jaxnet import losses, metrics
     from jaxnet.data import TextEncoder, fit_tokenizer
-    from jaxnet.data.tokens import START
+    from jaxnet.data.text.tokenizer import START
     from jaxnet.generation import Translations
     from jaxnet.generation.translation import NEW_TOKENS
     from jaxnet.training import TeacherForcing
@@ -249,7 +249,7 @@ def _report(
     from jaxnet import metrics
     from jaxnet.files import write_atomically
     from jaxnet.generation import translate, translation_attention
-    from jaxnet.training.plots import plot_attention
+    from jaxnet.report.plots import plot_attention
 
     network, _, variables = trained.trainer.task.inference(trained.state)  # pyright: ignore[reportAttributeAccessIssue]
     model = network.module

@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from jaxnet import cli
-from jaxnet.command_line import from_command_line
+from jaxnet.app import cli
+from jaxnet.app.command_line import from_command_line
+from jaxnet.app.recipe import AtTheTop, Numerics, started
 from jaxnet.options import Count, Positive, Range, check_ranges
-from jaxnet.recipe import AtTheTop, Numerics, started
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -122,7 +122,7 @@ def draw(runs: list[Run], path: Path) -> None:
     """Layers along x, norms up in powers of ten, a line an initialiser, a column an activation."""
     from matplotlib.figure import Figure
 
-    from jaxnet.training.plots import save
+    from jaxnet.report.plots import save
 
     activations = list(dict.fromkeys(one.activation for one in runs))
     figure = Figure(figsize=(5.5 * len(activations), 7), layout="constrained")

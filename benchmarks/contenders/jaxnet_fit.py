@@ -17,6 +17,7 @@ import jax
 
 from benchmarks.workloads import CLASSES, Contestant, Data, Workload
 from jaxnet import losses, metrics, optimizers
+from jaxnet.cluster import join
 from jaxnet.data import Arrays, Scale
 from jaxnet.layers import (
     FeedForward,
@@ -26,7 +27,7 @@ from jaxnet.layers import (
     Stack,
     TransformerBlock,
 )
-from jaxnet.parallel import Layout, launch
+from jaxnet.parallel import Layout
 from jaxnet.training import Checkpoints, FitResult, Supervised, Trainer
 from jaxnet.training.task import identity
 from models.cnn import CNN
@@ -71,7 +72,7 @@ class TextClassifier(nn.Module):
 
 
 def setup(workload: Workload, data: Data, options: Mapping[str, str]) -> Contestant:
-    launch.initialize()
+    join.initialize()
     layout = _layout(options)
     batch_size = int(options.get("batch_size", workload.batch_size))
     examples = data.shaped(workload, scale=False)

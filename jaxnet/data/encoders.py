@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jaxnet.data.table_encoder import TableEncoder
-from jaxnet.data.text_encoder import TextEncoder
+from jaxnet.data.tables.encoder import TableEncoder
+from jaxnet.data.text.encoder import TextEncoder
 from jaxnet.errors import InputError
 
 Encoder = TableEncoder | TextEncoder

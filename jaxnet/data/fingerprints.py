@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxnet.data.arrays import Arrays
-from jaxnet.data.pipeline import ArrayPipeline, Pipeline, SourcePipeline, checked
+from jaxnet.data.pipeline.epochs import ArrayPipeline, Pipeline, SourcePipeline, checked
 from jaxnet.data.sources import Source
 from jaxnet.digests import array_digest, json_digest
 

@@ -1,8 +1,8 @@
 """Examples that are read when they are wanted, by several threads: data larger than the memory.
 
 A source is two functions, and what takes a dataset in memory takes a source as well: `split`,
-`Trainer.fit`, `evaluate`. `jaxnet.data.images.ImageFolder` and `jaxnet.data.records.Records` are
-sources; one of your own needs no base class.
+`Trainer.fit`, `evaluate`. `jaxnet.data.ImageFolder` and `jaxnet.data.Records` are sources; one of
+your own needs no base class.
 """
 
 from __future__ import annotations

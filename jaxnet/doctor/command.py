@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxnet import cli
-from jaxnet.command_line import from_command_line
+from jaxnet.app import cli
+from jaxnet.app.command_line import from_command_line
 from jaxnet.doctor.checks import all_checks
 from jaxnet.doctor.facts import Facts
 from jaxnet.doctor.findings import Finding

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+from jaxnet.cluster.detect import detect
 from jaxnet.doctor import system
 from jaxnet.doctor.answers import Arithmetic as Arithmetic
 from jaxnet.doctor.answers import Device as Device
@@ -23,7 +24,6 @@ from jaxnet.doctor.answers import Jax as Jax
 from jaxnet.doctor.answers import Wrong as Wrong
 from jaxnet.doctor.answers import ask
 from jaxnet.errors import InputError
-from jaxnet.parallel.cluster import detect
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # What brings JAX to hardware other than the processor.
@@ -201,7 +201,7 @@ class Launch:
 
     @classmethod
     def gather(cls, environ: Mapping[str, str]) -> Launch:
-        """What `jaxnet.parallel.launch` makes of the environment."""
+        """What `jaxnet.cluster.join` makes of the environment."""
         variables = _chosen(environ, CLUSTER_VARIABLES)
         try:
             found = detect(environ)

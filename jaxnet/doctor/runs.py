@@ -12,10 +12,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxnet.config import from_toml
+from jaxnet.app.config import from_toml
+from jaxnet.app.recipe import Augment, Run
 from jaxnet.doctor.findings import Finding
 from jaxnet.errors import InputError, UsageError
-from jaxnet.recipe import Augment, Run
 
 if TYPE_CHECKING:
     from jaxnet.doctor.step import Stage
@@ -90,7 +90,7 @@ def program_that_trained(run: Path) -> str:
     Raises:
         UsageError: it names none.
     """
-    from jaxnet.run_folder import RECORD
+    from jaxnet.app.run_folder import RECORD
 
     if not (run / "config.toml").is_file():
         raise UsageError(f"{run} holds no run: expected a folder with config.toml")
@@ -145,8 +145,8 @@ def _prepared(run: Path, given: Fitted) -> tuple[Any, Any, Any, int]:
     """The task, a state of the run, one of its batches, and the step of that state."""
     import jax
 
-    from jaxnet import run_folder
-    from jaxnet.data.pipeline import pipeline
+    from jaxnet.app import run_folder
+    from jaxnet.data.pipeline.epochs import pipeline
     from jaxnet.training.checkpoints import CheckpointStore
     from jaxnet.training.programs import Programs
 

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import numerics, trees
-from jaxnet.training.guard import WholeStep
 from jaxnet.training.network import Precision
 from jaxnet.training.programs import compiled
 from jaxnet.training.state import TrainState, stream
 from jaxnet.training.task import Batch, GradientTask, Task
+from jaxnet.training.techniques.guard import WholeStep
 
 PyTree = Any
 T = TypeVar("T")

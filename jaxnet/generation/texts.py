@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from jaxnet.data.tokens import Tokenizer
+from jaxnet.data.text.tokenizer import Tokenizer
 from jaxnet.errors import InputError
 from jaxnet.files import write_atomically
 from jaxnet.generation.decoding import generate

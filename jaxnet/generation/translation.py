@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.data.tokens import END, START, Tokenizer
+from jaxnet.data.text.tokenizer import END, START, Tokenizer
 from jaxnet.generation.beam import beam_search
 from jaxnet.generation.decoding import ModuleStep
 from jaxnet.generation.texts import EpochTexts

@@ -54,5 +54,5 @@ GAMES: Mapping[str, Game] = {
 | `least_squares` | `(D - 1)^2` | Mao et al. 2017, equation 9, a = 0, b = c = 1 |
 
 The critic of `wasserstein` has to be kept smooth:
-`jaxnet.training.adversarial.gradient_penalty`.
+`jaxnet.training.tasks.adversarial.gradient_penalty`.
 """

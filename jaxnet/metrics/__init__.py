@@ -41,9 +41,6 @@ The signatures name axes as those of `jaxnet.losses` do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
-
 from jaxnet.metrics.agreement import Confusion as Confusion
 from jaxnet.metrics.agreement import balanced_accuracy as balanced_accuracy
 from jaxnet.metrics.agreement import cohen_kappa as cohen_kappa
@@ -54,6 +51,7 @@ from jaxnet.metrics.answers import exact_match as exact_match
 from jaxnet.metrics.answers import masked as masked
 from jaxnet.metrics.answers import multilabel_accuracy as multilabel_accuracy
 from jaxnet.metrics.answers import top_k_accuracy as top_k_accuracy
+from jaxnet.metrics.by_name import METRICS as METRICS
 from jaxnet.metrics.curves import average_precision_of as average_precision_of
 from jaxnet.metrics.curves import best_threshold as best_threshold
 from jaxnet.metrics.curves import mean_area as mean_area
@@ -88,32 +86,3 @@ from jaxnet.metrics.sums import Score as Score
 from jaxnet.metrics.sums import Sums as Sums
 from jaxnet.metrics.sums import merge as merge
 from jaxnet.metrics.sums import weighted_mean as weighted_mean
-
-METRICS: Mapping[str, Metric] = {
-    "accuracy": accuracy,
-    "top_5_accuracy": top_k_accuracy(5),
-    "multilabel_accuracy": multilabel_accuracy,
-    "exact_match": exact_match,
-    "precision": precision,
-    "recall": recall,
-    "sensitivity": recall,
-    "specificity": specificity,
-    "negative_predictive_value": negative_predictive_value,
-    "f1": f1,
-    "f1_micro": partial(f1, average="micro"),
-    "f1_weighted": partial(f1, average="weighted"),
-    "multilabel_f1": partial(f1, threshold=0.5),
-    "balanced_accuracy": balanced_accuracy,
-    "matthews_correlation": matthews_correlation,
-    "cohen_kappa": cohen_kappa,
-    "quadratic_kappa": partial(cohen_kappa, weighting="quadratic"),
-    "roc_auc": roc_auc,
-    "average_precision": average_precision,
-    "mean_squared_error": mean_squared_error,
-    "mean_absolute_error": mean_absolute_error,
-    "root_mean_squared_error": root_mean_squared_error,
-    "r2": r2,
-    "explained_variance": explained_variance,
-    "perplexity": perplexity,
-}
-"""The metrics by name, for `jaxnet.names.lookup`."""

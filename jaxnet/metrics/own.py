@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -27,11 +27,8 @@ import numpy as np
 from jaxnet.errors import UsageError
 from jaxnet.metrics.direction import Direction
 from jaxnet.metrics.sums import Mean, Score, Sums
-from jaxnet.names import lookup
 
 Own = Callable[..., Any]
-Named = Mapping[str, Own | str] | Sequence[Own | str]
-"""Metrics by the names that they are reported by; of a list each has its own."""
 T = TypeVar("T", bound=Own)
 
 # A third argument of these names takes the weights even where it may be left out.
@@ -93,25 +90,21 @@ def smaller_is_better(metric: T) -> T:
     return _declared(metric, "min")
 
 
-def adapted(name: str, metric: Own | str) -> Own:
+def adapted(name: str, metric: Own) -> Own:
     """The metric `name` in the library's form, `(outputs, labels, weights) -> sums`.
 
     Args:
         name: what it is reported as.
-        metric: a function as the module says, or the name of one of `jaxnet.metrics.METRICS`.
+        metric: a function as the module says.
 
     Raises:
-        UsageError: there is no such metric, or the function can't be one.
+        UsageError: the function can't be one.
 
     Example:
         >>> error = adapted("off", lambda outputs, labels: jnp.abs(outputs - labels).mean())
         >>> error(jnp.array([1.0, 3.0, 9.0]), jnp.zeros(3), jnp.array([1.0, 1.0, 0.0])).compute()
         2.0
     """
-    if isinstance(metric, str):
-        from jaxnet.metrics import METRICS
-
-        return lookup(metric, METRICS, "metric")
     if isinstance(metric, Adapted):
         return metric
     if not callable(metric):
@@ -120,36 +113,6 @@ def adapted(name: str, metric: Own | str) -> Own:
             f"got {metric!r}"
         )
     return Adapted(metric, name)
-
-
-def by_name(metrics: Named) -> dict[str, Own]:
-    """Metrics in the library's form, by the names that they are reported by.
-
-    Args:
-        metrics: name -> metric; or a list, in which each is called by its own name.
-
-    Raises:
-        UsageError: a function in a list has no name of its own, two have the same, or as `adapted`.
-
-    Example:
-        >>> from jaxnet.metrics import f1
-        >>> list(by_name(["accuracy", f1])), list(by_name({"right": "accuracy"}))
-        (['accuracy', 'f1'], ['right'])
-    """
-    if isinstance(metrics, str):
-        metrics = [metrics]
-    if isinstance(metrics, Mapping):
-        return {name: adapted(name, metric) for name, metric in metrics.items()}
-    named: dict[str, Own] = {}
-    for metric in metrics:
-        name = metric if isinstance(metric, str) else getattr(metric, "__name__", "<lambda>")
-        if name in named or not name.isidentifier():
-            raise UsageError(
-                f"metrics: expected a name of its own for each, got {name!r}: {metric!r}. Give "
-                "them as {'name': metric}"
-            )
-        named[name] = adapted(name, metric)
-    return named
 
 
 def _declared(metric: Own, better: Direction) -> Any:

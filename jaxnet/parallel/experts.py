@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnet.errors import UsageError
 from jaxnet.layers import ExpertFeedForward
-from jaxnet.parallel.manual import AnyMesh, batch_axes, free_axes, typed_like, widened
+from jaxnet.parallel.shard_map_utils import AnyMesh, batch_axes, free_axes, typed_like, widened
 
 PyTree = Any
 

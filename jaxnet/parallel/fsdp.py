@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxnet.parallel.axes import names
-from jaxnet.parallel.placing import OnMesh
+from jaxnet.parallel.mesh_layout import OnMesh
 
 PyTree = Any
 

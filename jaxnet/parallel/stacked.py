@@ -19,9 +19,9 @@ from jaxnet import trees
 from jaxnet.errors import UsageError
 from jaxnet.layers import Stack
 from jaxnet.layers.experts import LOSSES
-from jaxnet.parallel.manual import AnyMesh, free_axes
-from jaxnet.parallel.pipeline import gpipe, micro_batches_of
+from jaxnet.parallel.pipeline_stages import gpipe, micro_batches_of
 from jaxnet.parallel.rules import OPTIONAL, Rule
+from jaxnet.parallel.shard_map_utils import AnyMesh, free_axes
 
 PyTree = Any
 

@@ -18,7 +18,7 @@ from jaxnet.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from jaxnet.parallel import Layout
-    from jaxnet.parallel.collectives import Collective
+    from jaxnet.plan.collectives import Collective
 
 # Beyond this the compiler for CPUs refuses: it was measured with jax 0.10.2.
 MOST_DEVICES = 2048
@@ -67,7 +67,7 @@ def compile_apart(job: Mapping[str, Any]) -> Program:
 
 def of_json(values: dict[str, Any]) -> Program:
     """The program that `asdict` made a mapping of."""
-    from jaxnet.parallel.collectives import Collective
+    from jaxnet.plan.collectives import Collective
 
     sent = [{**one, "group": tuple(one["group"])} for one in values["collectives"]]
     return Program(**{**values, "collectives": tuple(Collective(**one) for one in sent)})
@@ -86,7 +86,7 @@ def compile_step(task: Any, batch: Mapping[str, Any], layout: Layout) -> Program
     """
     import jax
 
-    from jaxnet.parallel import collectives
+    from jaxnet.plan import collectives
     from jaxnet.training.programs import Programs
 
     programs = Programs(task, layout=layout)
@@ -115,13 +115,13 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", job["devices"])
     # The program is looked at and thrown away.
     jax.config.update("jax_enable_compilation_cache", False)
-    from jaxnet.config import from_mapping
-    from jaxnet.plan import command
-    from jaxnet.recipe import Layout
+    from jaxnet.app.config import from_mapping
+    from jaxnet.app.recipe import Layout
+    from jaxnet.plan import request
 
-    config = from_mapping(command.Config, job["config"], "the job")
-    model = command.network_of(config)
-    task, batch = command.step_of(config, model)
+    config = from_mapping(request.Config, job["config"], "the job")
+    model = request.network_of(config)
+    task, batch = request.step_of(config, model)
     layout = from_mapping(Layout, job["layout"], "the job").build(model)
     try:
         said = asdict(compile_step(task, batch, layout))

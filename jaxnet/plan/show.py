@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from jaxnet.parallel.collectives import Collective, axes_of, moved
-from jaxnet.parallel.roofline import Machine
+from jaxnet.plan.collectives import Collective, axes_of, moved
+from jaxnet.plan.roofline import Machine
 from jaxnet.units import amount, duration
 
 if TYPE_CHECKING:
-    from jaxnet.plan.command import Case, Config
+    from jaxnet.plan.cost import Plan
+    from jaxnet.plan.program import Program
+    from jaxnet.plan.request import Config
 
 # A file or a pipe has no width of its own, and a table cut to 80 columns loses its numbers.
 LEAST_WIDTH = 165
+
+
+@dataclass(frozen=True)
+class Case:
+    """What came of a layout.
+
+    Attributes:
+        sizes: the number of devices along each axis.
+        plan: what it takes; None where the layout doesn't fit.
+        program: what the compiler makes of it; None where that wasn't asked for, or can't be.
+        note: why there is no plan, or no program.
+    """
+
+    sizes: dict[str, int]
+    plan: Plan | None = None
+    program: Program | None = None
+    note: str = ""
 
 
 def title(config: Config, model: Any) -> str:

@@ -11,8 +11,8 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxnet.cluster import processes
 from jaxnet.errors import UsageError
-from jaxnet.parallel import processes
 from jaxnet.training.fingerprints import Fingerprints, other_data, other_task
 
 JSON = Any

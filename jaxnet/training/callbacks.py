@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jaxnet.cluster import activity, processes
 from jaxnet.errors import UsageError
 from jaxnet.files import appending, expanded, json_text, write_atomically
-from jaxnet.parallel import activity, processes
 from jaxnet.training.history import History, Row
 
 

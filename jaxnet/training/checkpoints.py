@@ -24,9 +24,9 @@ import jax
 import numpy as np
 
 from jaxnet import locks, trees
+from jaxnet.cluster import processes
 from jaxnet.errors import CheckpointError, UsageError
 from jaxnet.files import expanded
-from jaxnet.parallel import processes
 from jaxnet.training.inventory import Unreadable, check_inventory, write_inventory
 
 PyTree = Any

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from jaxnet.cluster import activity
 from jaxnet.data.arrays import Arrays
-from jaxnet.data.pipeline import (
+from jaxnet.data.pipeline.epochs import (
     RESIDENT_BYTES,
     ArrayPipeline,
     Pipeline,
@@ -21,7 +22,6 @@ from jaxnet.data.pipeline import (
 from jaxnet.data.sources import Source
 from jaxnet.errors import InputError
 from jaxnet.inference import Predictor, check_example
-from jaxnet.parallel import activity
 from jaxnet.training.history import add_steps, as_metrics, computed
 from jaxnet.training.network import takes_all
 from jaxnet.training.programs import Programs, Use

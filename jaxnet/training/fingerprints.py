@@ -24,8 +24,8 @@ import optax
 import jaxnet
 from jaxnet.data.encoders import Encoder, encoder_to_json
 from jaxnet.data.fingerprints import data_fingerprints
-from jaxnet.data.table_encoder import TableEncoder
-from jaxnet.data.text_encoder import TextEncoder
+from jaxnet.data.tables.encoder import TableEncoder
+from jaxnet.data.text.encoder import TextEncoder
 from jaxnet.digests import json_digest
 from jaxnet.training import traces
 from jaxnet.training.task import UPDATE

@@ -60,8 +60,8 @@ class History:
             writer.writerows(self.rows)
 
     def plot(self, path: Path, best_step: int | None = None, title: str = "") -> None:
-        """Draw the learning curves into a picture; see `jaxnet.training.plots`."""
-        from jaxnet.training.plots import plot_curves
+        """Draw the learning curves into a picture; see `jaxnet.report.plots`."""
+        from jaxnet.report.plots import plot_curves
 
         plot_curves(self, path, best_step, title)
 

@@ -23,15 +23,15 @@ import jax
 import numpy as np
 
 from jaxnet import ending
-from jaxnet.data.pipeline import Pipeline, Stretch
+from jaxnet.cluster import activity, processes
+from jaxnet.data.pipeline.epochs import Pipeline, Stretch
 from jaxnet.metrics.direction import Direction
-from jaxnet.parallel import activity, processes
 from jaxnet.training.callbacks import Plan, Watchers
 from jaxnet.training.checkpoints import CheckpointStore
+from jaxnet.training.dispatch_size import Pace, pace
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.history import JudgedRow, add_steps, as_metrics, computed, scalars
 from jaxnet.training.kept import Kept
-from jaxnet.training.pace import Pace, pace
 from jaxnet.training.preemption import Preemption
 from jaxnet.training.programs import Log, Programs, halt_names, halt_reason, without_halts
 from jaxnet.training.progress import Progress

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 from jaxnet import ending
-from jaxnet.parallel import notice, processes
+from jaxnet.cluster import preemption_notice, processes
 
 # Processes count together how often they asked, over all runs, so that they agree on a boundary.
 _boundaries = itertools.count(1)
@@ -69,7 +69,7 @@ class Preemption:
         """A command heard a signal; at a second one it ends."""
         ending.note_signals(None)
         if processes.several():
-            notice.give()
+            preemption_notice.give()
         else:
             self.requested = name
 

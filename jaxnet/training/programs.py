@@ -12,7 +12,7 @@ program runs one step at a time.
 On many devices (`jaxnet.parallel.Layout`) they are programs of all devices together: the state
 lies as the layout says, from its initialisation on, and comes out of every program as it went in;
 metrics and outputs come out whole. The mesh is the ambient one wherever a task's functions run.
-The axes that the compiler can't use by itself act on the task; see `jaxnet.training.on_layout`.
+The axes that the compiler can't use by itself act on the task; see `jaxnet.training.parallelize`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ import numpy as np
 from jaxnet import trees
 from jaxnet.cache import enable_compilation_cache
 from jaxnet.compute import peak_bytes
-from jaxnet.data.feeds import ONE_DEVICE, Places
+from jaxnet.data.pipeline.device_batches import ONE_DEVICE, Places
 from jaxnet.errors import UsageError
 from jaxnet.parallel.layout import Layout
-from jaxnet.parallel.placing import OnMesh
-from jaxnet.training.compiles import Compiles
-from jaxnet.training.forms import Forms
-from jaxnet.training.on_layout import check_plain, check_used, complete, on_layout
+from jaxnet.parallel.mesh_layout import OnMesh
+from jaxnet.training.parallelize import check_plain, check_used, complete, on_layout
+from jaxnet.training.recompilations import Compiles
+from jaxnet.training.stacked_state import Forms
 from jaxnet.training.task import HALT, Metrics, Task
 from jaxnet.training.traces import Traced
 

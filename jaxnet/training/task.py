@@ -125,7 +125,7 @@ Objective = Callable[[PyTree, dict[str, PyTree], Batch, jax.Array], tuple[jax.Ar
 class GradientTask:
     """A task that learns by gradient descent: its step is two functions in a row.
 
-    Techniques (`jaxnet.training.transforms`) step in at the level where they belong: the batch, the
+    Techniques (`jaxnet.training.techniques`) step in at the level where they belong: the batch, the
     objective, the gradients, or the update.
     """
 

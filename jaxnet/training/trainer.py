@@ -15,13 +15,13 @@ import jax
 import numpy as np
 
 from jaxnet import numerics, versions
+from jaxnet.cluster import activity, processes
 from jaxnet.data.arrays import Arrays
-from jaxnet.data.pipeline import ArrayPipeline, Pipeline, Placement, pipeline
+from jaxnet.data.pipeline.epochs import ArrayPipeline, Pipeline, Placement, pipeline
 from jaxnet.errors import NonFiniteError, UsageError
 from jaxnet.files import expanded, write_atomically
 from jaxnet.inference import Predictor
 from jaxnet.metrics.direction import declared
-from jaxnet.parallel import activity, processes
 from jaxnet.parallel.layout import Layout
 from jaxnet.training import fingerprints
 from jaxnet.training.agreement import check_alike
@@ -30,14 +30,14 @@ from jaxnet.training.checkpoints import Checkpoints, CheckpointStore
 from jaxnet.training.display import displays
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.evaluation import BatchSize, Data, Evaluator
-from jaxnet.training.guard import NONFINITE
 from jaxnet.training.history import History, JudgedRow, computed, scalars
 from jaxnet.training.loop import Clock, Halt, Loop
-from jaxnet.training.norms import layer_order
 from jaxnet.training.programs import Programs, StepsPerDispatch, without_halts
 from jaxnet.training.progress import Progress
 from jaxnet.training.resume import Wanted, resumed, say_done
 from jaxnet.training.task import Task
+from jaxnet.training.techniques.guard import NONFINITE
+from jaxnet.training.techniques.norms import layer_order
 
 PyTree = Any
 
@@ -134,7 +134,7 @@ class Trainer:
             these would take more memory than training does; see `BatchSize`.
         steps_per_dispatch: how many steps one call of the compiled program takes, at most; the
             result is the same for all values.
-        placement: whether arrays live on the device; see `jaxnet.data.pipeline`.
+        placement: whether arrays live on the device; see `jaxnet.data.pipeline.epochs`.
         layout: on which devices to train, and what lies how there: `Layout(data=-1)` shares out
             the examples of each batch among all. What is learnt doesn't depend on it.
 

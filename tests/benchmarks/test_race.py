@@ -13,7 +13,7 @@ from benchmarks import race
 from benchmarks.peers import contenders
 from benchmarks.race import ROOT, Contender
 from benchmarks.workloads import WORKLOADS, Workload
-from jaxnet.parallel.cluster import detect
+from jaxnet.cluster.detect import detect
 
 TOY = """
     import threading, time

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jaxnet.data import image_sets
 from jaxnet.data.at_hand import at_hand, data_home, home_of
+from jaxnet.data.images import by_name
 from jaxnet.errors import InputError, UsageError
 from train import classify, recommend, text
 
@@ -42,9 +42,9 @@ def test_a_set_of_images_is_known_by_its_name(held, known, monkeypatch, tmp_path
     def refuse(name):
         raise AssertionError(f"{name} would be downloaded")
 
-    monkeypatch.setattr(image_sets, "download_original", refuse)
+    monkeypatch.setattr(by_name, "download_original", refuse)
     with pytest.raises(InputError, match=known.split("_")[0]):  # the folder holds no files
-        image_sets.read_images(known)
+        by_name.read_images(known)
 
 
 def test_tables_and_texts_are_found_and_asked_for_where_they_are_not(monkeypatch, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from jaxnet.data import load_cifar10, load_cifar100
-from jaxnet.data.cifar import CIFAR10, CIFAR100_COARSE, CIFAR100_FINE
+from jaxnet.data.images.cifar import CIFAR10, CIFAR100_COARSE, CIFAR100_FINE
 from jaxnet.errors import InputError, UsageError
 
 BATCHES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]

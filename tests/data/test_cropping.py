@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxnet.data import Arrays
-from jaxnet.data.cropping import CropFlip
 from jaxnet.data.order import batches, epoch_draws, epoch_order
-from jaxnet.data.pipeline import pipeline
+from jaxnet.data.pipeline.epochs import pipeline
+from jaxnet.data.pipeline.host_augmentation import CropFlip
 from jaxnet.errors import InputError, UsageError
 from jaxnet.training import Trainer
 from tests.training.helpers import ConvNet, bits, classifier

@@ -15,7 +15,7 @@ from functools import partial
 import pytest
 
 from jaxnet.data import download, download_original
-from jaxnet.data.originals import ORIGINALS
+from jaxnet.data.images.downloads import ORIGINALS
 from jaxnet.errors import InputError, UsageError
 
 CONTENT = bytes(range(256)) * 4000
@@ -207,7 +207,7 @@ def test_the_originals_of_a_dataset_come_into_a_folder(site, tmp_path, monkeypat
     base = site.url.removesuffix("/cats.bin")
     files = {"a.bin": MD5, "b.bin": MD5}
     monkeypatch.setattr(
-        "jaxnet.data.originals.ORIGINALS",
+        "jaxnet.data.images.downloads.ORIGINALS",
         {"cats": type(ORIGINALS["mnist"])(bases=(base,), files=files)},
     )
     folder = download_original("cats")

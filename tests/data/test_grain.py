@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnet.data import Records, load
-from jaxnet.data.pipeline import SourcePipeline
+from jaxnet.data.pipeline.epochs import SourcePipeline
 from tests.data.test_sources import assert_same, batches_of
 
 grain = pytest.importorskip("grain", reason="needs the extra [grain]")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxnet.data.image_sets import IMAGE_SETS, read_images
+from jaxnet.data.images.by_name import IMAGE_SETS, read_images
 from jaxnet.errors import UsageError
 from train.classify import IMAGES
 

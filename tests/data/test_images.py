@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxnet.data import Arrays, ImageFolder, decoding, image_folders, load, sample, split
-from jaxnet.data.decoding import decode
-from jaxnet.data.images import training_parts
+from jaxnet.data import Arrays, ImageFolder, image_folders, load, sample, split
+from jaxnet.data.images import decoding
+from jaxnet.data.images.decoding import decode
+from jaxnet.data.images.folders import training_parts
 from jaxnet.errors import InputError, UsageError
 
 
@@ -127,7 +128,7 @@ def test_what_cannot_be_a_dataset_is_refused(tmp_path):
 
 def test_split_and_take_read_nothing(tmp_path, monkeypatch):
     folder = image_folders(flowers(tmp_path, each=10), size=(4, 4))["train"]
-    monkeypatch.setattr("jaxnet.data.images.decode", None)
+    monkeypatch.setattr("jaxnet.data.images.folders.decode", None)
     train, valid, test = split(folder, seed=1)
     assert [len(part) for part in (train, valid, test)] == [21, 6, 3]
     assert np.bincount(train.labels).tolist() == [7, 7, 7]

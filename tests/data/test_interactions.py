@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxnet.data import Interactions, leave_last_out, read_interactions, with_negatives
-from jaxnet.data.interactions import named
+from jaxnet.data.interactions.interactions import named
 from jaxnet.errors import InputError, UsageError
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxnet.data.memory import ALIGNMENT, Memory
+from jaxnet.data.pipeline.memory import ALIGNMENT, Memory
 
 
 def test_memory_is_used_again_but_not_while_it_is_held():

@@ -17,8 +17,10 @@ import pytest
 from PIL import Image
 
 from jaxnet import losses
-from jaxnet.data import Arrays, Records, decoding, image_folders, images, load, split, stacks
-from jaxnet.data.pipeline import ArrayPipeline, Pipeline, SourcePipeline, pipeline
+from jaxnet.data import Arrays, Records, image_folders, load, split
+from jaxnet.data.images import decoding, folders
+from jaxnet.data.pipeline import stacks
+from jaxnet.data.pipeline.epochs import ArrayPipeline, Pipeline, SourcePipeline, pipeline
 from jaxnet.errors import InputError
 from jaxnet.training import Supervised, Trainer
 from tests.networks import Dense
@@ -352,7 +354,7 @@ def test_an_image_folder_gives_the_batches_of_its_arrays(tmp_path: Path, monkeyp
         decoded.append(name)
         return decoding.decode(*args, name=name)
 
-    monkeypatch.setattr(images, "decode", decode)
+    monkeypatch.setattr(folders, "decode", decode)
     for epoch in (0, 1):
         decoded.clear()
         assert_same(batches_of(made, epoch), batches_of(by_arrays, epoch))

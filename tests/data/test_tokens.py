@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxnet.data import Tokenizer, fit_tokenizer, token_windows
-from jaxnet.data.tokens import END, MASK, PAD, START, UNKNOWN
+from jaxnet.data.text.tokenizer import END, MASK, PAD, START, UNKNOWN
 from jaxnet.errors import InputError, UsageError
 
 TEXT = "Now is the winter of our discontent\nMade glorious summer by this sun of York;\n\n  naïve é"

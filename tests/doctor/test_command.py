@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from jaxnet import __main__ as jaxnet_main
-from jaxnet import cli
+from jaxnet.app import cli
 from jaxnet.doctor import command
 from jaxnet.doctor.facts import (
     Arithmetic,

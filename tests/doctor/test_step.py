@@ -13,7 +13,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnet import cli, losses
+from jaxnet import losses
+from jaxnet.app import cli
 from jaxnet.doctor import command, runs, step
 from jaxnet.doctor.step import compare
 from jaxnet.errors import InputError, UsageError

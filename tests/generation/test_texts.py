@@ -22,9 +22,9 @@ from jaxnet.generation import (
     with_room,
 )
 from jaxnet.training import Supervised, with_ema
-from jaxnet.training.averaging import local_sgd
 from jaxnet.training.callbacks import Plan
 from jaxnet.training.history import History
+from jaxnet.training.techniques.local_sgd import local_sgd
 from models import GPT2, RecurrentLM
 from tests.networks import Dense
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxnet.data import fit_tokenizer
-from jaxnet.data.tokens import END, START
+from jaxnet.data.text.tokenizer import END, START
 from jaxnet.generation import (
     Generated,
     ModuleStep,
@@ -16,7 +16,7 @@ from jaxnet.generation import (
     translation_attention,
 )
 from jaxnet.generation import translation as its_module
-from jaxnet.training.plots import plot_attention
+from jaxnet.report.plots import plot_attention
 from models import Transformer
 from tests.networks import drawn
 

@@ -15,7 +15,8 @@ from sklearn import metrics as sklearn_metrics
 from jaxnet import metrics
 from jaxnet.data import Arrays
 from jaxnet.errors import UsageError
-from jaxnet.metrics.own import adapted, by_name
+from jaxnet.metrics.by_name import by_name
+from jaxnet.metrics.own import adapted
 from jaxnet.training import Supervised, Trainer, with_auxiliary
 from tests.training.helpers import table
 

@@ -11,11 +11,11 @@ import numpy as np
 import optax
 
 from jaxnet import losses, metrics
-from jaxnet.data.feeds import Staged
+from jaxnet.data.pipeline.device_batches import Staged
 from jaxnet.parallel import Layout
 from jaxnet.training import Retrieval, Supervised
 from jaxnet.training.programs import Programs
-from jaxnet.training.transforms import Technique
+from jaxnet.training.techniques.transforms import Technique
 from models import CNN, GPT2, MLP, RecurrentLM, TwoTower
 
 ROWS = 16

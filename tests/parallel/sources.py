@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from jaxnet import cli
+from jaxnet.app import cli
 
 # More than one agreement on the pace of several processes, and a last batch with padding.
 ROWS, BATCH, EPOCHS = 70, 12, 4
@@ -40,7 +40,7 @@ def image_folder(folder: Path, rows: Rows) -> Any:
     """The rows as files."""
     import PIL.Image
 
-    from jaxnet.data.images import ImageFolder
+    from jaxnet.data.images.folders import ImageFolder
 
     folder.mkdir(parents=True, exist_ok=True)
     files = [str(folder / f"{row}.png") for row in range(len(rows))]
@@ -72,8 +72,8 @@ def train(folder: Path) -> int:
     import jax
 
     from jaxnet import optimizers
+    from jaxnet.cluster import processes
     from jaxnet.files import write_json
-    from jaxnet.parallel import processes
     from jaxnet.parallel.layout import Layout
     from jaxnet.training import Trainer
     from tests.training.helpers import MLP, classifier

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jaxnet.parallel.activity import Activity, State, shown_threads, stalled
+from jaxnet.cluster.activity import Activity, State, shown_threads, stalled
 
 PATIENCE = 30.0
 

@@ -204,8 +204,8 @@ def test_the_second_wish_kills(launch, tmp_path):
 def test_workers_end_with_a_killed_launcher(launch, tmp_path):
     body = (
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from jaxnet.parallel.roll_call import Peer\n"
-        "from jaxnet.parallel.watchdog import Watch\n"
+        "from jaxnet.cluster.rendezvous import Peer\n"
+        "from jaxnet.cluster.watchdog import Watch\n"
         "pipe = int(os.environ['JAXNET_LAUNCHER'])\n"
         "Watch(Peer(process, 'here', os.getpid()), 1, 30.0, launcher=pipe).start()\n"
         "Path(f'ready{process}').touch()\n"

@@ -10,8 +10,8 @@ import pytest
 from jaxnet.errors import UsageError
 from jaxnet.parallel import Layout
 from jaxnet.training import guard_nonfinite, local_sgd
-from jaxnet.training.averaging import REPLICAS, averaged
 from jaxnet.training.programs import Programs
+from jaxnet.training.techniques.local_sgd import REPLICAS, averaged
 from tests.parallel.equality import assert_leaves, collectives
 from tests.training.helpers import classifier, make_batch
 

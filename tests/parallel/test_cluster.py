@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from jaxnet.cluster.detect import Cluster, detect, first_node
 from jaxnet.errors import UsageError
-from jaxnet.parallel.cluster import Cluster, detect, first_node
 
 EXPLICIT = {
     "JAX_COORDINATOR_ADDRESS": "node1:1234",
@@ -304,8 +304,8 @@ def test_what_cannot_be(environ, message):
 def test_a_process_that_is_alone_imports_no_jax():
     code = (
         "import sys\n"
-        "from jaxnet.parallel import launch\n"
-        "assert launch.initialize({}) is None\n"
+        "from jaxnet.cluster import join\n"
+        "assert join.initialize({}) is None\n"
         "print('jax' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,8 +15,8 @@ import optax
 import pytest
 
 from jaxnet.parallel import Layout
-from jaxnet.parallel.collectives import Collective, read
-from jaxnet.parallel.families import family_rules
+from jaxnet.parallel.model_rules import family_rules
+from jaxnet.plan.collectives import Collective, read
 from jaxnet.training.programs import Programs
 from tests.parallel.equality import collectives
 from tests.parallel.helpers import MODELS, ROWS, batches, supervised

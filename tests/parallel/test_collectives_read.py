@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnet.errors import InputError
-from jaxnet.parallel.collectives import Collective, axes_of, by_kind, group, moved, read
+from jaxnet.plan.collectives import Collective, axes_of, by_kind, group, moved, read
 
 LOOP = """HloModule jit_step, is_scheduled=true, num_partitions=8
 

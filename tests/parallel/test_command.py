@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from jaxnet import cli, trees
+from jaxnet import trees
+from jaxnet.app import cli
+from jaxnet.app.command_line import from_command_line
+from jaxnet.app.recipe import Layout, Run
 from jaxnet.bundle import Bundle
-from jaxnet.command_line import from_command_line
-from jaxnet.parallel.families import family_rules
-from jaxnet.recipe import Layout, Run
+from jaxnet.parallel.model_rules import family_rules
 from models import GPT2
 from models.gpt2 import SHARDING
 from train import language

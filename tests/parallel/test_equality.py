@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jaxnet.parallel import Layout
-from jaxnet.parallel.families import family_rules
+from jaxnet.parallel.model_rules import family_rules
 from tests.parallel.equality import assert_leaves
 from tests.parallel.helpers import MODELS, Recorded, batches, supervised, take_steps
 

@@ -12,8 +12,8 @@ from jaxnet import losses, trees
 from jaxnet.parallel import Layout
 from jaxnet.parallel.stacked import to_plain
 from jaxnet.training import Supervised, accumulate, mixed_precision, with_ema
-from jaxnet.training.ema import averaged
-from jaxnet.training.spread import pipelined, sequence_parallel
+from jaxnet.training.techniques.ema import averaged
+from jaxnet.training.techniques.parallelism import pipelined, sequence_parallel
 from models import BERT, GPT2, BERTTagger
 from tests.parallel.equality import steps
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxnet.parallel.watchdog import LOST_PEER
+from jaxnet.cluster.watchdog import LOST_PEER
 from tests.parallel.jobs import ROOT, environment
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jaxnet import trees
 from jaxnet.errors import InputError, UsageError
 from jaxnet.parallel import Layout
-from jaxnet.parallel.families import family_rules
+from jaxnet.parallel.model_rules import family_rules
 from jaxnet.training import freeze, with_ema
 from jaxnet.training.programs import Programs
 from models import BERT, MLP, VGG, BERTClassifier, BERTMaskedLM, Llama, Transformer, ViT

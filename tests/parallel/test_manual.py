@@ -10,7 +10,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from jaxnet.parallel import Layout
-from jaxnet.parallel.manual import batch_axes, free_axes, zeros_within
+from jaxnet.parallel.shard_map_utils import batch_axes, free_axes, zeros_within
 from tests.parallel.test_ring import draw
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from jaxnet.errors import UsageError
 from jaxnet.parallel.layout import Layout
-from jaxnet.parallel.plan import plan
-from jaxnet.parallel.roofline import MACHINES
-from jaxnet.parallel.tracing import trace
+from jaxnet.plan.cost import plan
+from jaxnet.plan.roofline import MACHINES
+from jaxnet.plan.tracing import trace
 from models import GPT2
 
 BATCH, IN, HIDDEN, OUT = 64, 32, 128, 16

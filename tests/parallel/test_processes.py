@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from jaxnet.parallel.watchdog import LOST_PEER
+from jaxnet.cluster.watchdog import LOST_PEER
 from tests.parallel.jobs import (
     ROOT,
     Job,
@@ -163,7 +163,7 @@ def test_the_first_one_writes(tmp_path):
         "-c",
         "import sys\n"
         "from pathlib import Path\n"
-        "from jaxnet import cli\n"
+        "from jaxnet.app import cli\n"
         "from jaxnet.files import write_json\n"
         "def work():\n"
         "    import jax\n"
@@ -182,7 +182,7 @@ def test_an_error_in_one_process_ends_all(tmp_path):
         sys.executable,
         "-c",
         "import sys\n"
-        "from jaxnet import cli\n"
+        "from jaxnet.app import cli\n"
         "def work():\n"
         "    import jax, time\n"
         "    if jax.process_index() == 1:\n"

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from jaxnet.errors import UsageError
-from jaxnet.parallel.collectives import Collective
-from jaxnet.parallel.roofline import MACHINES, Time, step_time
+from jaxnet.plan.collectives import Collective
+from jaxnet.plan.roofline import MACHINES, Time, step_time
 
 H100 = MACHINES["h100"]
 

@@ -16,9 +16,9 @@ from jaxnet.losses.adversarial import GAMES
 from jaxnet.losses.density import bernoulli
 from jaxnet.parallel import Layout
 from jaxnet.training import Retrieval, TeacherForcing
-from jaxnet.training.adversarial import Adversarial
-from jaxnet.training.reconstruction import GaussianNoise, Reconstruction
-from jaxnet.training.variational import Variational
+from jaxnet.training.tasks.adversarial import Adversarial
+from jaxnet.training.tasks.reconstruction import GaussianNoise, Reconstruction
+from jaxnet.training.tasks.variational import Variational
 from models import (
     VAE,
     Autoencoder,

@@ -14,8 +14,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jaxnet.data import Arrays
-from jaxnet.data.feeds import Staged, Stretch
 from jaxnet.data.order import batches, epoch_order
+from jaxnet.data.pipeline.device_batches import Staged, Stretch
 from jaxnet.errors import UsageError
 from jaxnet.parallel import Layout
 from jaxnet.training import (

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from jaxnet.parallel.roll_call import Peer
-from jaxnet.parallel.watchdog import LOST_PEER, Watch
+from jaxnet.cluster.rendezvous import Peer
+from jaxnet.cluster.watchdog import LOST_PEER, Watch
 
 # What a process does: it joins the others, says so, and follows the words on its standard input.
 PROCESS = """
@@ -23,10 +23,10 @@ import sys, time
 from jaxnet import ending
 ending.start()
 from jaxnet.errors import EndedError, PeerError, UsageError
-import jaxnet.parallel.roll_call
-from jaxnet.parallel.identity import Identity
-from jaxnet.parallel.roll_call import Peer, roll_call
-from jaxnet.parallel.watchdog import Watch
+import jaxnet.cluster.rendezvous
+from jaxnet.cluster.identity import Identity
+from jaxnet.cluster.rendezvous import Peer, roll_call
+from jaxnet.cluster.watchdog import Watch
 import os, signal
 if "ASKED" in os.environ:
     signal.raise_signal(signal.SIGINT)
@@ -35,7 +35,7 @@ if "ASKED" in os.environ:
 identity = Identity(os.environ.get("JOB", ""), (os.environ.get("COMMAND", "train"),), {"jax": "1"})
 process, processes, port, start, timeout = (float(word) for word in sys.argv[1:])
 me = Peer(int(process), f"host{int(process)}", os.getpid())
-jaxnet.parallel.roll_call.ENDING_SECONDS = float(os.environ.get("ENDING", 10))
+jaxnet.cluster.rendezvous.ENDING_SECONDS = float(os.environ.get("ENDING", 10))
 try:
     with ending.deferring():
         peers, address = roll_call(me, int(processes), ("127.0.0.1", int(port)), start, identity)
@@ -427,8 +427,8 @@ def test_the_launcher_is_gone():
     reading, writing = os.pipe()
     code = (
         "import os, sys, time\n"
-        "from jaxnet.parallel.roll_call import Peer\n"
-        "from jaxnet.parallel.watchdog import Watch\n"
+        "from jaxnet.cluster.rendezvous import Peer\n"
+        "from jaxnet.cluster.watchdog import Watch\n"
         f"Watch(Peer(0, 'here', os.getpid()), 1, 30.0, launcher={reading}).start()\n"
         "print('watching', flush=True)\n"
         "time.sleep(60)\n"
@@ -446,7 +446,7 @@ def test_the_launcher_is_gone():
 
 
 def test_a_message_is_one_line_of_json():
-    from jaxnet.parallel.roll_call import Line
+    from jaxnet.cluster.rendezvous import Line
 
     here, there = socket.socketpair()
     with here, there:

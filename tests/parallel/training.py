@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet import cli
+from jaxnet.app import cli
 
 
 class Faulty:
@@ -71,8 +71,8 @@ def train(
     import jax
 
     from jaxnet import optimizers
+    from jaxnet.cluster import processes
     from jaxnet.files import write_json
-    from jaxnet.parallel import processes
     from jaxnet.parallel.layout import Layout
     from jaxnet.training import Callback, Checkpoints, Trainer
     from tests.training.helpers import MLP, classifier, table

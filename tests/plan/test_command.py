@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from jaxnet import __main__ as jaxnet_main
-from jaxnet import cli
+from jaxnet.app import cli
 from jaxnet.plan import command
 
 GPT = "--model gpt2 --options vocab_size 64 features 32 num_layers 2 num_heads 4 dropout 0.0"

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxnet import Bundle, cli
-from jaxnet.command_line import from_command_line
+from jaxnet import Bundle
+from jaxnet.app import cli
+from jaxnet.app.command_line import from_command_line
 from jaxnet.data import fit_range, load_digits, sample
-from jaxnet.training.pictures import CAPTION, tiled
+from jaxnet.report.pictures import CAPTION, tiled
 from tests.train.test_gan import pixels
 from train.autoencode import PROGRAM, SHOWN, Config, train
 

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import Bundle, cli
-from jaxnet.command_line import from_command_line
+from jaxnet import Bundle
+from jaxnet.app import cli
+from jaxnet.app.command_line import from_command_line
 from jaxnet.data import load_digits
 from train.classify import PROGRAM, Config, train
 
@@ -369,7 +370,7 @@ def test_images_larger_than_the_memory_are_learnt_as_those_in_memory(tmp_path, m
         progress=False,
     )
     for place, most in (("memory", 2**30), ("disk", 0)):
-        monkeypatch.setattr("jaxnet.data.images.IN_MEMORY_BYTES", most)
+        monkeypatch.setattr("jaxnet.data.images.folders.IN_MEMORY_BYTES", most)
         run = dataclasses.replace(config, run_dir=tmp_path / place)
         assert train(run) == cli.DONE
     history = "history.csv"

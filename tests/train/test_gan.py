@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxnet import Bundle, cli
-from jaxnet.command_line import from_command_line
-from jaxnet.training.pictures import CAPTION
+from jaxnet import Bundle
+from jaxnet.app import cli
+from jaxnet.app.command_line import from_command_line
+from jaxnet.report.pictures import CAPTION
 from tests.parallel.jobs import Job
 from train.gan import PROGRAM, Config, train
 
@@ -89,7 +90,7 @@ import sys, time
 from pathlib import Path
 import jax
 from jaxnet import cli
-from jaxnet.recipe import Layout
+from jaxnet.app.recipe import Layout
 from train import classify, gan
 
 home = Path(sys.argv[1])

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxnet import Bundle, cli, run_folder
+from jaxnet import Bundle
 from jaxnet import generate as command
-from jaxnet.command_line import from_command_line
+from jaxnet.app import cli, run_folder
+from jaxnet.app.command_line import from_command_line
+from jaxnet.app.recipe import FREE
 from jaxnet.data import token_windows
 from jaxnet.errors import UsageError
-from jaxnet.recipe import FREE
 from train.language import MODELS, PROGRAM, Config, Network, Writing, train
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 60

@@ -11,8 +11,9 @@ import pytest
 
 pytest.importorskip("tokenizers", reason="needs the extra [text]")
 
-from jaxnet import Bundle, cli
-from jaxnet.command_line import from_command_line
+from jaxnet import Bundle
+from jaxnet.app import cli
+from jaxnet.app.command_line import from_command_line
 from jaxnet.training.attention_maps import self_attention_maps
 from models import BERTClassifier
 from train.masked import PROGRAM, Config, train

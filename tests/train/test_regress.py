@@ -12,8 +12,9 @@ from sklearn.metrics import mean_absolute_error, r2_score
 from sklearn.neural_network import MLPRegressor
 from sklearn.preprocessing import StandardScaler
 
-from jaxnet import Bundle, Trainer, cli
-from jaxnet.command_line import from_command_line
+from jaxnet import Bundle, Trainer
+from jaxnet.app import cli
+from jaxnet.app.command_line import from_command_line
 from jaxnet.data import fit_standard, k_fold, load_diabetes, split
 from train.regress import PROGRAM, Config, build_task, train
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxnet import Bundle, cli
-from jaxnet.command_line import from_command_line
+from jaxnet import Bundle
+from jaxnet.app import cli
+from jaxnet.app.command_line import from_command_line
 from train.text import PROGRAM, Config, train
 
 SMALL = ["--network.features", "8", "--tokens.length", "8"]

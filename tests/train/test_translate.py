@@ -9,10 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxnet import cli, generate
+from jaxnet import generate
 from jaxnet import translate as command
+from jaxnet.app import cli
+from jaxnet.app.command_line import from_command_line
 from jaxnet.bundle import Bundle
-from jaxnet.command_line import from_command_line
 from jaxnet.data import Tokenizer
 from jaxnet.errors import InputError, UsageError
 from train.translate import Config, train

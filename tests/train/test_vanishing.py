@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxnet import cli
-from jaxnet.command_line import from_command_line
+from jaxnet.app import cli
+from jaxnet.app.command_line import from_command_line
 from train.vanishing import PROGRAM, Config, train
 
 QUICK = ["--depth", "6", "--width", "32", "--epochs", "3"]

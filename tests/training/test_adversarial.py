@@ -14,13 +14,13 @@ import optax
 import pytest
 
 from jaxnet import Bundle
+from jaxnet.app.recipe import Augment, Optimizer, Techniques
 from jaxnet.errors import InputError, UsageError
 from jaxnet.losses.adversarial import GAMES
-from jaxnet.recipe import Augment, Optimizer, Techniques
 from jaxnet.training import Checkpoints, Trainer, accumulate, guard_nonfinite, with_ema
-from jaxnet.training.adversarial import Adversarial, gradient_penalty
 from jaxnet.training.early_stopping import LAST_STEP
 from jaxnet.training.state import stream
+from jaxnet.training.tasks.adversarial import Adversarial, gradient_penalty
 from tests.networks import Dense, applied
 from tests.training.helpers import assert_close, bits, first_steps
 

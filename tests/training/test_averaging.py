@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
+from jaxnet.app.recipe import Techniques
 from jaxnet.errors import UsageError
-from jaxnet.recipe import Techniques
 from jaxnet.training import (
     augment,
     guard_nonfinite,
@@ -17,8 +17,8 @@ from jaxnet.training import (
     reduce_on_plateau,
     with_ema,
 )
-from jaxnet.training.averaging import averaged
 from jaxnet.training.plateau import ReduceOnPlateau
+from jaxnet.training.techniques.local_sgd import averaged
 from tests.training.helpers import (
     MLP,
     assert_close,

@@ -13,7 +13,7 @@ import pytest
 
 from jaxnet.errors import UsageError
 from jaxnet.training import Trainer, accumulate, mixed_precision, with_ema
-from jaxnet.training.ema import MovingAverage, averaged
+from jaxnet.training.techniques.ema import MovingAverage, averaged
 from tests.networks import Dense
 from tests.training.helpers import (
     assert_close,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxnet import Bundle, metrics, training
-from jaxnet.command_line import from_command_line
+from jaxnet.app.command_line import from_command_line
 from jaxnet.training import Trainer, evaluation
 from jaxnet.training.evaluation import BatchSize
 from tests.networks import Dense

@@ -20,8 +20,8 @@ import pytest
 
 from jaxnet import losses, metrics, optimizers
 from jaxnet.data import Arrays, Records, fit_standard, fit_table, fit_texts, read_table
-from jaxnet.data.feeds import Staged, Stretch
 from jaxnet.data.fingerprints import data_fingerprints
+from jaxnet.data.pipeline.device_batches import Staged, Stretch
 from jaxnet.errors import UsageError
 from jaxnet.training import (
     Checkpoints,

@@ -36,11 +36,11 @@ from jaxnet.training import (
     sequence_parallel,
     with_ema,
 )
-from jaxnet.training.guard import WholeStep
 from jaxnet.training.network import as_network
-from jaxnet.training.supervised import Supervised
 from jaxnet.training.task import CHANGES, OPTIONAL
-from jaxnet.training.transforms import Technique, chain
+from jaxnet.training.tasks.supervised import Supervised
+from jaxnet.training.techniques.guard import WholeStep
+from jaxnet.training.techniques.transforms import Technique, chain
 from tests.training.helpers import MLP, classifier, make_batch, started
 
 TECHNIQUES = {

@@ -14,7 +14,7 @@ from jaxnet.errors import InputError
 from jaxnet.layers import Sequential
 from jaxnet.training import freeze
 from jaxnet.training.network import as_network, compute_in
-from jaxnet.training.targets import Unscaled
+from jaxnet.training.techniques.scaled_target import Unscaled
 from tests.training.helpers import classifier, make_batch
 
 ONES = jnp.ones((2, 64))

@@ -14,6 +14,7 @@ import pytest
 
 from jaxnet import losses, optimizers
 from jaxnet.errors import UsageError
+from jaxnet.report.plots import plot_curves, plot_norms
 from jaxnet.training import (
     History,
     RunWriter,
@@ -27,8 +28,7 @@ from jaxnet.training import (
     with_ema,
 )
 from jaxnet.training.network import as_network
-from jaxnet.training.norms import layer_order
-from jaxnet.training.plots import plot_curves, plot_norms
+from jaxnet.training.techniques.norms import layer_order
 from models import Transformer
 from tests.networks import Dense
 from tests.training.helpers import (

@@ -14,9 +14,9 @@ import optax
 import pytest
 
 from jaxnet import losses, optimizers, trees
+from jaxnet.app.recipe import Techniques
 from jaxnet.errors import InputError, UsageError
 from jaxnet.layers import GRU, LSTM, MultiHeadAttention, SeparableConv, SimpleRNN
-from jaxnet.recipe import Techniques
 from jaxnet.training import (
     Supervised,
     accumulate,

@@ -14,9 +14,9 @@ import optax
 import pytest
 
 from jaxnet.data import Arrays
-from jaxnet.data.feeds import Staged, Stretch
 from jaxnet.data.order import batches, epoch_order
-from jaxnet.data.pipeline import pipeline
+from jaxnet.data.pipeline.device_batches import Staged, Stretch
+from jaxnet.data.pipeline.epochs import pipeline
 from jaxnet.training import Trainer
 from tests.training.helpers import bits, regressor, table
 

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxnet import metrics, run_folder
-from jaxnet.training import History, pictures, plots
-from jaxnet.training.plots import plot_confusion, plot_precision_recall, plot_roc
+from jaxnet import metrics
+from jaxnet.app import run_folder
+from jaxnet.report import pictures, plots
+from jaxnet.report.plots import plot_confusion, plot_precision_recall, plot_roc
+from jaxnet.training import History
 
 ROWS = tuple(
     {"epoch": e, "step": 4 * e, "loss": 1 / e, "accuracy": 1 - 1 / e, "val_loss": 2 / e}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxnet import metrics, trees
-from jaxnet.data.pipeline import pipeline
+from jaxnet.data.pipeline.epochs import pipeline
 from jaxnet.errors import UsageError
 from jaxnet.training import Callback, Trainer
 from jaxnet.training.programs import AUTO_STEPS, Programs

@@ -16,7 +16,7 @@ from jaxnet.data import Scale
 from jaxnet.errors import InputError, UsageError
 from jaxnet.training import Trainer
 from jaxnet.training.draws import example_keys
-from jaxnet.training.reconstruction import GaussianNoise, MaskingNoise, Reconstruction
+from jaxnet.training.tasks.reconstruction import GaussianNoise, MaskingNoise, Reconstruction
 from models import Autoencoder, DenseDecoder, DenseEncoder
 from tests.networks import Dense
 

@@ -12,7 +12,7 @@ import pytest
 
 from jaxnet import Trainer, losses, retrieval
 from jaxnet.data import Arrays, draw_interactions, leave_last_out
-from jaxnet.data.interactions import as_lists
+from jaxnet.data.interactions.interactions import as_lists
 from jaxnet.errors import InputError
 from jaxnet.training import Retrieval, clip, with_ema
 from models import TwoTower

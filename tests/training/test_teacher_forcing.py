@@ -15,7 +15,7 @@ from jaxnet.data import Arrays
 from jaxnet.errors import InputError, UsageError
 from jaxnet.generation import ModuleStep, generate
 from jaxnet.training import TeacherForcing, Trainer
-from jaxnet.training.teacher_forcing import shifted
+from jaxnet.training.tasks.teacher_forcing import shifted
 from models import Transformer
 
 pytestmark = pytest.mark.usefixtures("shared_programs")

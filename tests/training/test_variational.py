@@ -16,9 +16,9 @@ from jaxnet.data import Arrays, fit_range, load_digits, split
 from jaxnet.errors import InputError, UsageError
 from jaxnet.losses.density import bernoulli, normal_divergence
 from jaxnet.training import Trainer, mixed_precision
-from jaxnet.training.reconstruction import GaussianNoise, training_keys
 from jaxnet.training.state import stream
-from jaxnet.training.variational import (
+from jaxnet.training.tasks.reconstruction import GaussianNoise, training_keys
+from jaxnet.training.tasks.variational import (
     Variational,
     fixed_binarization,
     stochastic_binarization,

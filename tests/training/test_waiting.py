@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import jax.numpy as jnp
 import pytest
 
-from jaxnet.data.pipeline import Stretch
+from jaxnet.data.pipeline.epochs import Stretch
 from jaxnet.training import loop
 from jaxnet.training.loop import Clock
 from jaxnet.training.programs import Log

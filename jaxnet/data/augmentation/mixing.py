@@ -3,7 +3,7 @@
 A mixed example has two labels: `labels`, which counts by its share `lam` (B,), and `labels_b`,
 which counts by the rest. The objective mixes the losses, `lam * loss(labels) + (1 - lam) *
 loss(labels_b)`, which is right for every loss and needs no class probabilities (see
-`jaxnet.training.supervised.targets`).
+`jaxnet.training.tasks.supervised.targets`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,4 @@
+"""The processes of one job: detection of launchers, rendezvous, watchdog, supervisor.
+
+It knows no network.
+"""

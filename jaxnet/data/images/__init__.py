@@ -1,0 +1,1 @@
+"""Images: folders, downloads, decoding, and the known sets."""

@@ -1,0 +1,1 @@
+"""User-item interactions: files, splits, MovieLens, and synthetic ones."""

@@ -1,0 +1,1 @@
+"""From a source to batches on the device: order, prefetching, padding."""

@@ -1,0 +1,1 @@
+"""Tables: files, kinds of columns, and the encoder fitted to them."""

@@ -1,0 +1,1 @@
+"""Texts: files, tokenizers, encoders, translation pairs and corpora."""

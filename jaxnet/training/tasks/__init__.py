@@ -1,0 +1,1 @@
+"""Tasks: what can be learnt, each as pure functions over one state."""

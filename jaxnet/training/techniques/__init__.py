@@ -1,0 +1,1 @@
+"""Techniques: functions from task to task, which compose as Optax's transformations do."""

@@ -1,0 +1,342 @@
+"""Techniques: functions from task to task, which compose as Optax's transformations do.
+
+    task = Supervised(model, losses.cross_entropy, optax.adam(1e-3))
+    task = guard_nonfinite(with_ema(accumulate(clip(task, 1.0), 4), 0.999), "skip")
+
+Each acts at the level where it belongs, and the modules of this folder are named by it or by what
+they do: the batch (`augment`), the network (`mixed_precision`), the objective (`remat`, and
+`penalize` in `penalties`), the gradients (`accumulate`), the update (`clip`, `freeze`, `with_ema`)
+or the whole step (`guard_nonfinite`, `local_sgd`). Those of `parallelism` act on the network too,
+and spread it over devices. A technique that a task can't take is refused, with the reason; one that
+is switched off (`accumulate(task, 1)`) gives any task back as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnet.errors import UsageError
+from jaxnet.training.network import Network, Precision, compute_in
+from jaxnet.training.nonfinite import all_finite
+from jaxnet.training.state import PyTree, TrainState, remember, select
+from jaxnet.training.task import (
+    OPTIONAL,
+    AfterEvaluation,
+    Aux,
+    Batch,
+    GradientTask,
+    Inference,
+    Metrics,
+    Objective,
+    Optimizer,
+)
+from jaxnet.training.techniques.guard import WholeStep
+
+
+@dataclass(frozen=True)
+class Technique(GradientTask):
+    """A task around another one, which hands on all that it doesn't change."""
+
+    task: GradientTask
+
+    def init(self, key: jax.Array, batch: Batch) -> TrainState:
+        """See `GradientTask`."""
+        return self.task.init(key, batch)
+
+    def prepare(self, state: TrainState, batch: Batch) -> Batch:
+        """See `GradientTask`."""
+        return self.task.prepare(state, batch)
+
+    def objective(
+        self, params: PyTree, collections: dict[str, PyTree], batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, Aux]:
+        """See `GradientTask`."""
+        return self.task.objective(params, collections, batch, key)
+
+    def gradients(
+        self, objective: Objective, state: TrainState, batch: Batch
+    ) -> tuple[PyTree, Aux]:
+        """See `GradientTask`."""
+        return self.task.gradients(objective, state, batch)
+
+    def apply_gradients(self, state: TrainState, grads: PyTree, aux: Aux) -> TrainState:
+        """See `GradientTask`."""
+        return self.task.apply_gradients(state, grads, aux)
+
+    def learning_rate(self, state: TrainState) -> jax.Array | None:
+        """See `GradientTask`."""
+        return self.task.learning_rate(state)
+
+    @property
+    def after_evaluation(self) -> AfterEvaluation | None:
+        """See `GradientTask`."""
+        return self.task.after_evaluation
+
+    def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
+        """See `GradientTask`."""
+        return self.task.eval_step(state, batch)
+
+    def predict_step(self, state: TrainState, batch: Batch) -> PyTree:
+        """See `GradientTask`."""
+        return self.task.predict_step(state, batch)
+
+    def inference(self, state: TrainState) -> Inference:
+        """See `GradientTask`."""
+        return self.task.inference(state)
+
+    def network_inputs(self, batch: Batch) -> Any:
+        """See `GradientTask`."""
+        return self.task.network_inputs(batch)
+
+    def takes(self, grads: PyTree) -> jax.Array | bool:
+        """See `GradientTask`."""
+        return self.task.takes(grads)
+
+    def step_metrics(
+        self, state: TrainState, batch: Batch, grads: PyTree, aux: Aux, taken: jax.Array
+    ) -> Metrics:
+        """See `GradientTask`."""
+        return self.task.step_metrics(state, batch, grads, aux, taken)
+
+    def map_optimizer(self, change: Callable[[Optimizer], Optimizer]) -> GradientTask:
+        """See `GradientTask`."""
+        return replace(self, task=self.task.map_optimizer(change))
+
+    def map_network(self, change: Callable[[Network], Network]) -> GradientTask:
+        """See `GradientTask`."""
+        return replace(self, task=self.task.map_network(change))
+
+    def check(self, outputs: PyTree, columns: Any, name: str) -> None:
+        """See `GradientTask`."""
+        self.task.check(outputs, columns, name)
+
+    def check_inputs(self, inputs: np.ndarray) -> None:
+        """See `GradientTask`."""
+        self.task.check_inputs(inputs)
+
+    def diagnose(self, state: TrainState, batch: Batch) -> str:
+        """See `GradientTask`."""
+        return self.task.diagnose(state, batch)
+
+    def __getattr__(self, name: str) -> Any:
+        # What a task of one's own may have besides.
+        if name in OPTIONAL:
+            return getattr(self.task, name)
+        raise AttributeError(
+            f"{type(self).__name__} has no attribute {name!r}; it is a technique, and `task` is "
+            "the task within"
+        )
+
+
+# --- the update ---------------------------------------------------------------------------------
+
+
+def clip(task: GradientTask, max_norm: float) -> GradientTask:
+    """Scale the gradient down to the global norm `max_norm` where it is longer.
+
+    Pascanu, Mikolov, Bengio (2013), "On the difficulty of training recurrent neural networks",
+    algorithm 1.
+
+    Raises:
+        UsageError: `max_norm` isn't positive, or the task doesn't learn by gradient descent.
+    """
+    require_gradients(task, "clip")
+    if not max_norm > 0:
+        raise UsageError(f"clip: expected a positive max_norm, got {max_norm}")
+    return task.map_optimizer(lambda inner: optax.chain(optax.clip_by_global_norm(max_norm), inner))
+
+
+# --- the gradients ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Accumulate(Technique):
+    parts: int
+
+    def gradients(self, objective, state, batch):
+        cut = equal_parts(batch, self.parts, "accumulate")
+
+        def part(collections, item):
+            index, micro_batch = item
+            # Each part draws its own dropout.
+            key = jax.random.fold_in(state.key, index)
+            micro_state = replace(state, collections=collections, key=key)
+            grads, aux = self.task.gradients(objective, micro_state, micro_batch)
+            grads = jax.tree.map(lambda g: g.astype(jnp.float32) * aux.weight, grads)
+            # A part that is all padding has nothing to tell running statistics either.
+            collections = select(aux.weight > 0, aux.collections, collections)
+            return collections, (grads, aux.weight, aux.metrics)
+
+        collections, (grads, weights, metrics) = _scan_sum(
+            part, state.collections, (jnp.arange(self.parts), cut)
+        )
+        # An all-masked batch has no gradient, and 0/0 would make it NaN.
+        total = jnp.where(weights > 0, weights, jnp.ones_like(weights))
+        grads = jax.tree.map(lambda g, p: (g / total).astype(p.dtype), grads, state.params)
+        return grads, Aux(weights, collections, metrics)
+
+
+def _scan_sum(body, carry, items):
+    """`lax.scan`, but with the outputs summed as they come, so that only one is held."""
+    shapes = jax.eval_shape(lambda: body(carry, jax.tree.map(lambda x: x[0], items))[1])
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    def step(carry_and_sum, item):
+        carry, total = carry_and_sum
+        carry, output = body(carry, item)
+        return (carry, jax.tree.map(jnp.add, total, output)), None
+
+    (carry, total), _ = jax.lax.scan(step, (carry, zeros), items)
+    return carry, total
+
+
+def accumulate(task: GradientTask, parts: int) -> GradientTask:
+    """Compute the gradient of each batch in `parts` equal pieces, one after the other.
+
+    The result is the gradient of the whole batch, also where the pieces have different numbers of
+    unmasked examples or different weights: each counts by its weight. Only the memory differs.
+    Batch normalisation sees the pieces, not the whole, and dropout draws anew for each.
+
+    Raises:
+        UsageError: `parts` isn't positive or doesn't divide the batch, or the task doesn't learn by
+            gradient descent.
+    """
+    if parts < 1:
+        raise UsageError(f"accumulate: expected a positive number of parts, got {parts}")
+    if parts == 1:
+        return task
+    require_gradients(task, "accumulate")
+    return _Accumulate(task, parts)
+
+
+# --- the objective ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Remat(Technique):
+    def objective(self, params, collections, batch, key):
+        return jax.checkpoint(self.task.objective)(params, collections, batch, key)
+
+
+def remat(task: GradientTask) -> GradientTask:
+    """Keep no activations for the backward pass and compute them again there.
+
+    Chen et al. (2016), "Training deep nets with sublinear memory cost".
+    """
+    require_gradients(task, "remat")
+    return _Remat(task)
+
+
+@dataclass(frozen=True)
+class _LossScaling(Technique):
+    """Multiplies the loss so that small float16 gradients don't vanish, and divides again."""
+
+    initial: float = 2.0**15
+    period: int = 2000
+
+    def init(self, key, batch):
+        scale = {"scale": jnp.float32(self.initial), "good_steps": jnp.zeros((), jnp.int32)}
+        return remember(self.task.init(key, batch), loss_scale=scale)
+
+    def gradients(self, objective, state, batch):
+        scale = state.memory["loss_scale"]["scale"]
+
+        def scaled(params, collections, batch, key):
+            loss, aux = objective(params, collections, batch, key)
+            return loss * scale, aux
+
+        grads, aux = self.task.gradients(scaled, state, batch)
+        # In half precision the values along a line are too coarse to search by.
+        aux = replace(aux, loss=None, value_at=None)
+        return jax.tree.map(lambda g: g / scale.astype(g.dtype), grads), aux
+
+    def takes(self, grads):
+        return self.task.takes(grads) & all_finite(grads)
+
+    def apply_gradients(self, state, grads, aux):
+        finite = all_finite(grads)
+        new = self.task.apply_gradients(state, grads, aux)
+        new = select(finite, new, replace(state, step=new.step))
+        scale, good = (state.memory["loss_scale"][name] for name in ("scale", "good_steps"))
+        good = jnp.where(finite, good + 1, 0)
+        grown = jnp.where(good >= self.period, scale * 2, scale)
+        scale = jnp.where(finite, grown, jnp.maximum(scale / 2, 1.0))
+        return remember(new, loss_scale={"scale": scale, "good_steps": good % self.period})
+
+
+def mixed_precision(task: GradientTask, precision: Precision) -> GradientTask:
+    """Compute the network in bfloat16 or float16; parameters, loss and update stay float32.
+
+    float16 scales the loss (Micikevicius et al. 2018, "Mixed precision training", section 3.2):
+    the scale doubles after 2,000 good steps, halves at an overflow, and such a step is skipped.
+
+    Raises:
+        UsageError: an unknown precision, or the task doesn't learn by gradient descent.
+    """
+    if precision not in get_args(Precision):
+        raise UsageError(
+            f"mixed_precision: expected one of {', '.join(get_args(Precision))}, got {precision!r}"
+        )
+    if precision == "float32":
+        return task
+    require_gradients(task, "mixed_precision")
+    task = task.map_network(lambda network: compute_in(network, precision))
+    return _LossScaling(task) if precision == "fp16" else task
+
+
+# --- shared -------------------------------------------------------------------------------------
+
+
+def equal_parts(batch: Batch, parts: int, technique: str) -> Batch:
+    """The batch (B, ...) cut into parts of neighbouring rows, (parts, B / parts, ...).
+
+    Raises:
+        UsageError: the parts aren't equal; the message begins with the technique's name.
+
+    Example:
+        >>> equal_parts({"mask": jnp.array([True, True, False, False])}, 2, "accumulate")["mask"]
+        Array([[ True,  True],
+               [False, False]], dtype=bool)
+    """
+    rows = len(batch["mask"])
+    if rows % parts:
+        raise UsageError(
+            f"{technique}: a batch of {rows} can't be cut into {parts} equal parts. "
+            f"Choose a batch size that {parts} divides."
+        )
+    return jax.tree.map(lambda x: x.reshape(parts, rows // parts, *x.shape[1:]), dict(batch))
+
+
+def chain(task: Any) -> Iterator[Any]:
+    """The task and those that it stands around, from the outermost to the innermost."""
+    while task is not None:
+        yield task
+        task = task.task if isinstance(task, Technique | WholeStep) else None
+
+
+def require_gradients(task: Any, technique: str) -> None:
+    """Refuse a task that `technique` can't take.
+
+    Raises:
+        UsageError: the task doesn't learn by gradient descent.
+    """
+    if isinstance(task, GradientTask):
+        return
+    if isinstance(task, WholeStep):
+        outer = task.technique
+        raise UsageError(
+            f"{technique} acts on gradients or their update, and {outer} on the whole step: put "
+            f"{outer} outside, {outer}({technique}(task, ...), ...)"
+        )
+    raise UsageError(
+        f"{technique} needs a task that learns by gradient descent on one objective "
+        f"(a GradientTask, such as Supervised); {type(task).__name__} has a step of its own. "
+        "Apply it inside that task's train_step."
+    )

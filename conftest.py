@@ -39,7 +39,7 @@ jaxtyping.install_import_hook(
         "jaxnet.layers.maxout",
         "jaxnet.layers.pooling",
         "jaxnet.layers.positions",
-        "jaxnet.layers.search",
+        "jaxnet.layers.nearest",
         "jaxnet.layers.separable",
         "jaxnet.layers.sequential",
         "jaxnet.layers.transformer",

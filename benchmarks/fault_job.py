@@ -55,7 +55,7 @@ def train(folder: Path, save_steps: int, step_seconds: float, steps: int = FOREV
     from models.mlp import MLP
 
     class Report(Callback):
-        def on_stretch(self, step: int, loss: float | None) -> None:
+        def on_chunk(self, step: int, loss: float | None) -> None:
             with (folder / "steps").open("a") as file:
                 file.write(f"{time.monotonic()} {os.getpid()} {step}\n")
             obey(folder / "callback-0")

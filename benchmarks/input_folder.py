@@ -109,7 +109,7 @@ def jaxnet_epoch(folder: Path, kind: Kind, workers: int) -> Callable[[int], int]
 
     def epoch(number: int) -> int:
         steps = 0
-        for feed, count in made.stretches(0, number, 0, lambda _: made.capacity):
+        for feed, count in made.chunks(0, number, 0, lambda _: made.capacity):
             jax.block_until_ready(feed)
             steps += count
         return steps * kind.batch_size

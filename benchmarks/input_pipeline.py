@@ -71,7 +71,7 @@ def host(images: np.ndarray) -> Epoch:
     made = pipeline(data, BATCH, shuffle=True, placement="host", capacity=512, augment=varied)
 
     def epoch(number: int) -> None:
-        for feed, _ in made.stretches(0, number, 0, lambda _: 512):
+        for feed, _ in made.chunks(0, number, 0, lambda _: 512):
             jax.block_until_ready(feed)
 
     return epoch
@@ -97,7 +97,7 @@ def in_step(images: np.ndarray) -> Epoch:
         return jax.lax.fori_loop(0, count, step, jnp.uint32(0))
 
     def epoch(number: int) -> None:
-        for feed, count in made.stretches(0, number, 0, lambda _: 512):
+        for feed, count in made.chunks(0, number, 0, lambda _: 512):
             total(feed, jax.random.key(number), count).block_until_ready()
 
     return epoch

@@ -29,7 +29,7 @@ from jaxnet.training import Callback
 from models import MLP
 
 class Stop(Callback):
-    def on_stretch(self, step, loss):
+    def on_chunk(self, step, loss):
         os._exit(0)
 
 train, _ = load_mnist(Path(sys.argv[1]))

@@ -18,7 +18,7 @@ import numpy as np
 from jaxnet.cluster import activity
 from jaxnet.data.arrays import Arrays
 from jaxnet.data.numeric import as_array, narrowed
-from jaxnet.data.pipeline.device_batches import Places
+from jaxnet.data.pipeline.device_batches import BatchPlacement
 from jaxnet.data.pipeline.epochs import SourcePipeline
 from jaxnet.data.sources import InputsOnly, Source
 from jaxnet.errors import InputError
@@ -33,7 +33,7 @@ class Program(Protocol):
     """A compiled network that takes a batch at a time: `jaxnet.training.Programs`."""
 
     @property
-    def places(self) -> Places:
+    def places(self) -> BatchPlacement:
         """Which rows of a batch this process has to have."""
         ...
 
@@ -122,7 +122,7 @@ class Predictor:
         host = _OnHost(self.program.places)
         data = SourcePipeline(InputsOnly(source), size, shuffle=False, places=host)
         left = len(source)
-        for feed, count in data.stretches(0, 0, 0, lambda _: data.capacity):
+        for feed, count in data.chunks(0, 0, 0, lambda _: data.capacity):
             for inputs in feed.stack["inputs"][:count]:
                 yield _Batch(inputs, size, min(size, left))
                 left -= size
@@ -187,15 +187,15 @@ class _Outputs:
 class _OnHost:
     """Leaves batches on the host; the rows are those that the devices behind it need."""
 
-    devices: Places
+    devices: BatchPlacement
 
-    def whole(self, arrays: Any) -> Any:
+    def replicate(self, arrays: Any) -> Any:
         return arrays
 
     def rows(self, batch: int) -> slice:
         return self.devices.rows(batch)
 
-    def stack(self, arrays: Any, batch: int) -> Any:
+    def shard_batch(self, arrays: Any, batch: int) -> Any:
         return arrays
 
 

@@ -218,7 +218,7 @@ def _moment(
 ) -> Callable[[_Watched, float], bool]:
     """When to kill: `(process, seconds since it began) -> whether now`.
 
-    The run is cut into as many stretches as there are processes, and each but the last is killed in
+    The run is cut into as many chunks as there are processes, and each but the last is killed in
     its own: at most the time between two saves after a step in it is saved.
     """
     steps = sorted(whole.saved)
@@ -227,8 +227,8 @@ def _moment(
         early = moments.uniform(0.0, times[0])
         return lambda run, seconds: seconds >= early
     pace = (times[-1] - times[0]) / (len(steps) - 1)
-    stretch = (len(steps) - 1) / (kills + 1)
-    target = steps[int(moments.uniform(number - 1, number) * stretch)]
+    chunk = (len(steps) - 1) / (kills + 1)
+    target = steps[int(moments.uniform(number - 1, number) * chunk)]
     delay = moments.uniform(0.0, pace)
 
     def now(run: _Watched, seconds: float) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxnet.data.interactions.interactions import Lists
 from jaxnet.errors import InputError
-from jaxnet.layers.search import nearest
+from jaxnet.layers.nearest import nearest
 from jaxnet.metrics import Mean, merge
 from jaxnet.metrics.retrieval import ndcg_at, recall_at
 from jaxnet.training.programs import compiled

@@ -18,7 +18,7 @@ from jaxnet.options import Count, OnlyWith, Share
 if TYPE_CHECKING:
     import numpy as np
 
-    from jaxnet.data import Arrays, Interactions, KnownTowers, Lists
+    from jaxnet.data import Arrays, GroundTruth, Interactions, Lists
     from jaxnet.training import FitResult
     from jaxnet.training.task import GradientTask
 
@@ -55,7 +55,7 @@ class Data:
     test: Interactions
     numbered: bool
     """whether users are known by their numbers"""
-    known: KnownTowers | None = None
+    known: GroundTruth | None = None
     """the model that the data was drawn from"""
 
     @property

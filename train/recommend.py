@@ -48,7 +48,7 @@ from train.ranking import Data, Ranking, fit_ranking
 if TYPE_CHECKING:
     import numpy as np
 
-    from jaxnet.data import Interactions, KnownTowers
+    from jaxnet.data import GroundTruth, Interactions
     from jaxnet.training import Retrieval, Trained
 
 
@@ -130,13 +130,13 @@ class Config(Run):
     early_stopping: EarlyStopping = EarlyStopping(monitor="val_loss", patience=3)
 
 
-def _known(config: Config) -> tuple[Interactions, KnownTowers | None]:
+def _known(config: Config) -> tuple[Interactions, GroundTruth | None]:
     from jaxnet.data import draw_interactions
 
     return draw_interactions(seed=config.seed)
 
 
-def _movielens(config: Config) -> tuple[Interactions, KnownTowers | None]:
+def _movielens(config: Config) -> tuple[Interactions, GroundTruth | None]:
     from jaxnet.data import load_movielens
     from jaxnet.data.at_hand import at_hand
 
@@ -146,7 +146,7 @@ def _movielens(config: Config) -> tuple[Interactions, KnownTowers | None]:
     return load_movielens(path), None
 
 
-def _csv(config: Config) -> tuple[Interactions, KnownTowers | None]:
+def _csv(config: Config) -> tuple[Interactions, GroundTruth | None]:
     from jaxnet.data import read_interactions
 
     if config.data_dir is None:
@@ -157,7 +157,7 @@ def _csv(config: Config) -> tuple[Interactions, KnownTowers | None]:
     ), None
 
 
-DATA: Mapping[str, Callable[[Config], tuple[Interactions, KnownTowers | None]]] = {
+DATA: Mapping[str, Callable[[Config], tuple[Interactions, GroundTruth | None]]] = {
     "known": _known,
     "movielens": _movielens,
     "csv": _csv,

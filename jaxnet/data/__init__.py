@@ -18,7 +18,7 @@ from jaxnet.data.interactions.interactions import Lists as Lists
 from jaxnet.data.interactions.movielens import load_movielens as load_movielens
 from jaxnet.data.interactions.splits import leave_last_out as leave_last_out
 from jaxnet.data.interactions.splits import with_negatives as with_negatives
-from jaxnet.data.interactions.synthetic import KnownTowers as KnownTowers
+from jaxnet.data.interactions.synthetic import GroundTruth as GroundTruth
 from jaxnet.data.interactions.synthetic import draw_interactions as draw_interactions
 from jaxnet.data.order import batches as batches
 from jaxnet.data.order import epoch_order as epoch_order

@@ -79,8 +79,8 @@ def _of_source(source: Source) -> dict[str, str]:
 
 def _of_pipeline(pipeline: Pipeline) -> dict[str, str]:
     def first() -> dict[str, str]:
-        stretch = next(iter(pipeline.stretches(0, 0, 0, lambda _: 1)))
-        return _of_columns(jax.device_get(stretch.feed.batch(0)))
+        chunk = next(iter(pipeline.chunks(0, 0, 0, lambda _: 1)))
+        return _of_columns(jax.device_get(chunk.feed.batch(0)))
 
     return {**_repeated(first, pipeline.name), "class names": ABSENT}
 

@@ -153,8 +153,8 @@ def _prepared(run: Path, given: Fitted) -> tuple[Any, Any, Any, int]:
     config = given.config
     programs = Programs(run_folder.task_of(config, given.task, given.augment))
     train = pipeline(given.train, config.batch_size, shuffle=True, capacity=1)
-    stretches = train.stretches(config.seed, 0, 0, lambda position: 1)
-    feed, _ = next(iter(stretches))
+    chunks = train.chunks(config.seed, 0, 0, lambda position: 1)
+    feed, _ = next(iter(chunks))
     batch = feed.batch(0)
     key = jax.random.key(config.seed)
     folder = run / given.folder / "checkpoints"

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 from jaxnet.errors import InputError, UsageError
 from jaxnet.layers.activations import Activation, linear
 from jaxnet.layers.initializers import orthogonal
-from jaxnet.layers.recurrent import check_sequence, gru, lstm, simple_rnn
+from jaxnet.layers.rnn_functional import check_sequence, gru, lstm, simple_rnn
 from jaxnet.names import lookup
 
 _Initializer = Callable[..., jax.Array]

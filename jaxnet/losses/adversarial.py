@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 ScoreLoss = Callable[[Float[Array, " batch"]], Float[Array, " batch"]]
 
 
-class Game(NamedTuple):
+class GanLoss(NamedTuple):
     """What scores cost either player, one loss an example; each lowers its own.
 
     Attributes:
@@ -33,16 +33,16 @@ class Game(NamedTuple):
     generator: ScoreLoss
 
 
-def _logistic(generator: ScoreLoss) -> Game:
+def _logistic(generator: ScoreLoss) -> GanLoss:
     """`-log D(x)` and `-log(1 - D(G(z)))` where a score is the log-odds of D."""
-    return Game(lambda s: jax.nn.softplus(-s), jax.nn.softplus, generator)
+    return GanLoss(lambda s: jax.nn.softplus(-s), jax.nn.softplus, generator)
 
 
-GAMES: Mapping[str, Game] = {
+GAMES: Mapping[str, GanLoss] = {
     "minimax": _logistic(lambda s: -jax.nn.softplus(s)),
     "non_saturating": _logistic(lambda s: jax.nn.softplus(-s)),
-    "wasserstein": Game(jnp.negative, lambda s: s, jnp.negative),
-    "least_squares": Game(lambda s: jnp.square(s - 1), jnp.square, lambda s: jnp.square(s - 1)),
+    "wasserstein": GanLoss(jnp.negative, lambda s: s, jnp.negative),
+    "least_squares": GanLoss(lambda s: jnp.square(s - 1), jnp.square, lambda s: jnp.square(s - 1)),
 }
 """The games by name.
 

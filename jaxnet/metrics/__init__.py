@@ -41,17 +41,19 @@ The signatures name axes as those of `jaxnet.losses` do.
 
 from __future__ import annotations
 
-from jaxnet.metrics.agreement import Confusion as Confusion
-from jaxnet.metrics.agreement import balanced_accuracy as balanced_accuracy
-from jaxnet.metrics.agreement import cohen_kappa as cohen_kappa
-from jaxnet.metrics.agreement import confusion_matrix as confusion_matrix
-from jaxnet.metrics.agreement import matthews_correlation as matthews_correlation
-from jaxnet.metrics.answers import accuracy as accuracy
-from jaxnet.metrics.answers import exact_match as exact_match
-from jaxnet.metrics.answers import masked as masked
-from jaxnet.metrics.answers import multilabel_accuracy as multilabel_accuracy
-from jaxnet.metrics.answers import top_k_accuracy as top_k_accuracy
+from jaxnet.metrics.accuracy import accuracy as accuracy
+from jaxnet.metrics.accuracy import exact_match as exact_match
+from jaxnet.metrics.accuracy import masked as masked
+from jaxnet.metrics.accuracy import multilabel_accuracy as multilabel_accuracy
+from jaxnet.metrics.accuracy import top_k_accuracy as top_k_accuracy
+from jaxnet.metrics.areas import average_precision as average_precision
+from jaxnet.metrics.areas import roc_auc as roc_auc
 from jaxnet.metrics.by_name import METRICS as METRICS
+from jaxnet.metrics.confusion import Confusion as Confusion
+from jaxnet.metrics.confusion import balanced_accuracy as balanced_accuracy
+from jaxnet.metrics.confusion import cohen_kappa as cohen_kappa
+from jaxnet.metrics.confusion import confusion_matrix as confusion_matrix
+from jaxnet.metrics.confusion import matthews_correlation as matthews_correlation
 from jaxnet.metrics.curves import average_precision_of as average_precision_of
 from jaxnet.metrics.curves import best_threshold as best_threshold
 from jaxnet.metrics.curves import mean_area as mean_area
@@ -64,14 +66,12 @@ from jaxnet.metrics.language import mteval_words as mteval_words
 from jaxnet.metrics.language import perplexity as perplexity
 from jaxnet.metrics.own import larger_is_better as larger_is_better
 from jaxnet.metrics.own import smaller_is_better as smaller_is_better
-from jaxnet.metrics.ranking import average_precision as average_precision
-from jaxnet.metrics.ranking import roc_auc as roc_auc
-from jaxnet.metrics.rates import f1 as f1
-from jaxnet.metrics.rates import f_beta as f_beta
-from jaxnet.metrics.rates import negative_predictive_value as negative_predictive_value
-from jaxnet.metrics.rates import precision as precision
-from jaxnet.metrics.rates import recall as recall
-from jaxnet.metrics.rates import specificity as specificity
+from jaxnet.metrics.precision_recall import f1 as f1
+from jaxnet.metrics.precision_recall import f_beta as f_beta
+from jaxnet.metrics.precision_recall import negative_predictive_value as negative_predictive_value
+from jaxnet.metrics.precision_recall import precision as precision
+from jaxnet.metrics.precision_recall import recall as recall
+from jaxnet.metrics.precision_recall import specificity as specificity
 from jaxnet.metrics.regression import explained_variance as explained_variance
 from jaxnet.metrics.regression import mean_absolute_error as mean_absolute_error
 from jaxnet.metrics.regression import mean_squared_error as mean_squared_error

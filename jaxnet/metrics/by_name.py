@@ -6,12 +6,18 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from jaxnet.errors import UsageError
-from jaxnet.metrics.agreement import balanced_accuracy, cohen_kappa, matthews_correlation
-from jaxnet.metrics.answers import accuracy, exact_match, multilabel_accuracy, top_k_accuracy
+from jaxnet.metrics.accuracy import accuracy, exact_match, multilabel_accuracy, top_k_accuracy
+from jaxnet.metrics.areas import average_precision, roc_auc
+from jaxnet.metrics.confusion import balanced_accuracy, cohen_kappa, matthews_correlation
 from jaxnet.metrics.language import perplexity
 from jaxnet.metrics.own import Own, adapted
-from jaxnet.metrics.ranking import average_precision, roc_auc
-from jaxnet.metrics.rates import f1, negative_predictive_value, precision, recall, specificity
+from jaxnet.metrics.precision_recall import (
+    f1,
+    negative_predictive_value,
+    precision,
+    recall,
+    specificity,
+)
 from jaxnet.metrics.regression import (
     explained_variance,
     mean_absolute_error,

@@ -14,9 +14,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Shaped
 
 from jaxnet.errors import InputError
-from jaxnet.metrics.answers import is_single
-from jaxnet.metrics.ranking import one_vs_rest
-from jaxnet.metrics.rates import (
+from jaxnet.metrics.accuracy import is_single
+from jaxnet.metrics.areas import one_vs_rest
+from jaxnet.metrics.precision_recall import (
     NEGATIVE_PREDICTIVE_VALUE,
     PRECISION,
     RECALL,

@@ -18,7 +18,7 @@ from jaxtyping import Float, Shaped
 
 from jaxnet import losses
 from jaxnet.errors import InputError
-from jaxnet.metrics.answers import class_labels, spread
+from jaxnet.metrics.accuracy import class_labels, spread
 from jaxnet.metrics.sums import Mean, Score
 
 Smoothing = Literal["none", "exp"]

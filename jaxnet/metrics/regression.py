@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Shaped
 
 from jaxnet import losses
-from jaxnet.metrics.answers import spread
+from jaxnet.metrics.accuracy import spread
 from jaxnet.metrics.bins import Bins
 from jaxnet.metrics.sums import Mean, Score
 

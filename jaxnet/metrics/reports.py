@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 
 from jaxnet.errors import InputError
 from jaxnet.files import write_atomically
-from jaxnet.metrics.rates import PRECISION, RECALL, Counts, Ratio, averaged, f_ratio
+from jaxnet.metrics.precision_recall import PRECISION, RECALL, Counts, Ratio, averaged, f_ratio
 
 _REPORTED: Mapping[str, Ratio] = {"precision": PRECISION, "recall": RECALL, "f1": f_ratio(1.0)}
 

@@ -10,14 +10,14 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxnet.parallel.axes import names
-from jaxnet.parallel.mesh_layout import OnMesh
+from jaxnet.parallel.mesh_layout import MeshLayout
 
 PyTree = Any
 
 _GATHERED = "gathered"
 
 
-def gathered(network: Any, on_mesh: OnMesh) -> Any:
+def gathered(network: Any, on_mesh: MeshLayout) -> Any:
     """The network that gathers its parameters over the fsdp axis before it computes with them.
 
     Without it the compiler is free to cut activations as the parameters are cut, which moves far

@@ -56,7 +56,7 @@ def own_part(sharding: NamedSharding, shape: tuple[int, ...], axis: int) -> slic
 
 
 @dataclass(frozen=True)
-class OnMesh:
+class MeshLayout:
     """A layout on its mesh.
 
     Attributes:
@@ -68,7 +68,7 @@ class OnMesh:
     mesh: Mesh
 
     @staticmethod
-    def of(layout: Layout) -> OnMesh | None:
+    def of(layout: Layout) -> MeshLayout | None:
         """The layout on the devices that there are; None for one device, which needs no mesh.
 
         Raises:
@@ -77,7 +77,7 @@ class OnMesh:
         if layout.one_device:
             return None
         mesh = layout.mesh()
-        return OnMesh(layout.filled(mesh.size), mesh)
+        return MeshLayout(layout.filled(mesh.size), mesh)
 
     @cached_property
     def everywhere(self) -> NamedSharding:
@@ -89,12 +89,12 @@ class OnMesh:
         """The number of parts into which the examples of a batch are cut."""
         return math.prod(self.mesh.shape[name] for name in BATCH_AXES)
 
-    def whole(self, arrays: PyTree) -> PyTree:
-        """All of each array on every device; see `jaxnet.data.pipeline.device_batches.Places`."""
+    def replicate(self, arrays: PyTree) -> PyTree:
+        """The arrays, replicated on every device."""
         return global_arrays(arrays, self.everywhere)
 
     def rows(self, batch: int) -> slice:
-        """The rows of a batch of so many that this process has to have; see `Places`.
+        """The rows of a batch of so many that this process has to have; see `BatchPlacement`.
 
         Raises:
             UsageError: the batch can't be shared out.
@@ -102,7 +102,7 @@ class OnMesh:
         lies = self.layout.batch(jax.ShapeDtypeStruct((batch,), np.bool_), self.mesh)
         return own_part(lies, (batch,), 0)
 
-    def stack(self, arrays: PyTree, batch: int) -> PyTree:
+    def shard_batch(self, arrays: PyTree, batch: int) -> PyTree:
         """Arrays (steps, batch, ...), whose batch axis is sharded.
 
         Raises:
@@ -140,7 +140,7 @@ class OnMesh:
         if leaves and all(_mesh(leaf) == self.mesh for leaf in leaves):
             return feed
         # A feed of somebody's own, that can't say which of its axes is which, is whole everywhere.
-        return feed.placed(self) if hasattr(feed, "placed") else self.whole(feed)
+        return feed.placed(self) if hasattr(feed, "placed") else self.replicate(feed)
 
     # Within a compiled program:
 

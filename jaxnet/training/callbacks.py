@@ -1,7 +1,7 @@
 """What watches a run: progress on the screen, files in the run folder, and your own.
 
 A callback is told what happens, and may end the run. Write one by giving a class some of the
-methods of `Callback`, which it need not inherit from; it is called at the end of stretches and
+methods of `Callback`, which it need not inherit from; it is called at the end of chunks and
 epochs, never within a compiled program.
 
     class Enough:
@@ -52,12 +52,12 @@ class Plan:
 class Callback:
     """Told of a run as it goes on. Every method may be left out, and so may this base class.
 
-    A text that `on_start`, `on_stretch` or `on_epoch` returns ends the run: it becomes
+    A text that `on_start`, `on_chunk` or `on_epoch` returns ends the run: it becomes
     `FitResult.stop_reason`, the best weights are restored and the run is saved, as whatever ends
     it. The same call goes on from there, unless a callback says so again; `on_start` may look at
     `plan.history` for that. (`"preempted"` makes a command end with exit code 75, "run me again".)
 
-    Where several processes train together, all end at the same step: after `on_stretch` at their
+    Where several processes train together, all end at the same step: after `on_chunk` at their
     next agreement on the pace, the next save or the end of the epoch, whichever comes first.
 
     Where several processes train together, process 0 alone tells its callbacks. The state that they
@@ -72,7 +72,7 @@ class Callback:
     def on_start(self, plan: Plan) -> str | None:
         """Training begins or goes on."""
 
-    def on_stretch(self, step: int, loss: float | None) -> str | None:
+    def on_chunk(self, step: int, loss: float | None) -> str | None:
         """Steps up to `step` are done; `loss` is the epoch's mean so far, if there is one."""
 
     def on_epoch(self, row: Row, state: Any) -> str | None:
@@ -82,7 +82,7 @@ class Callback:
         """Training is over: `FitResult.stop_reason`, or `"error"` if it failed."""
 
 
-METHODS = ("on_start", "on_stretch", "on_epoch", "on_stop")
+METHODS = ("on_start", "on_chunk", "on_epoch", "on_stop")
 
 
 @dataclass

@@ -65,7 +65,7 @@ class Course(Callback):
         self.plan, self.step, self._since = plan, plan.first_step, None
         self.loss, self.row = None, plan.history.rows[-1] if len(plan.history) else None
 
-    def on_stretch(self, step: int, loss: float | None) -> None:
+    def on_chunk(self, step: int, loss: float | None) -> None:
         """Steps are done."""
         self.step, self.loss = step, loss
         if self._since is None:
@@ -137,9 +137,9 @@ class ProgressLines(Course):
         self._write(f"{self.named}{whole}{on}; compiling")
         self._written_at = float("-inf")  # the first epoch is shown however short it is
 
-    def on_stretch(self, step: int, loss: float | None) -> None:
+    def on_chunk(self, step: int, loss: float | None) -> None:
         """Write a line, if the last one is long ago."""
-        super().on_stretch(step, loss)
+        super().on_chunk(step, loss)
         written = max(self._written_at, self._since[0] if self._since else 0.0)
         if time.perf_counter() - written >= WITHIN_EPOCHS:
             share = f"step {step}/{self.plan.steps}"
@@ -197,9 +197,9 @@ class ProgressBar(Course):
         else:
             self._cell = self.show(self._table(), display_id=True)
 
-    def on_stretch(self, step: int, loss: float | None) -> None:
+    def on_chunk(self, step: int, loss: float | None) -> None:
         """Move the bar."""
-        super().on_stretch(step, loss)
+        super().on_chunk(step, loss)
         self._draw()
 
     def on_epoch(self, row: Row, state: Any) -> None:

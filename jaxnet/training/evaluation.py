@@ -14,9 +14,9 @@ from jaxnet.data.arrays import Arrays
 from jaxnet.data.pipeline.epochs import (
     RESIDENT_BYTES,
     ArrayPipeline,
+    Chunk,
     Pipeline,
     SourcePipeline,
-    Stretch,
     pipeline,
 )
 from jaxnet.data.sources import Source
@@ -86,12 +86,12 @@ class BatchSize:
 
 @dataclass(frozen=True)
 class Again:
-    """The stretches of a pipeline, made anew each time they are asked for."""
+    """The chunks of a pipeline, made anew each time they are asked for."""
 
     data: Pipeline
 
-    def __iter__(self) -> Iterator[Stretch]:
-        return iter(self.data.stretches(0, 0, 0, lambda _: CAPACITY))
+    def __iter__(self) -> Iterator[Chunk]:
+        return iter(self.data.chunks(0, 0, 0, lambda _: CAPACITY))
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,8 @@ class Evaluator:
             except InputError as error:
                 raise InputError(f"{name}: {error}") from None
 
-    def hold(self, data: Data, state: PyTree) -> Iterable[Stretch]:
-        """Labelled data in stretches, as often as asked for; kept on the device if it is small."""
+    def hold(self, data: Data, state: PyTree) -> Iterable[Chunk]:
+        """Labelled data in chunks, as often as asked for; kept on the device if it is small."""
         data = pipeline(
             data,
             self._shared_out(MOST_EXAMPLES),
@@ -158,12 +158,10 @@ class Evaluator:
         small = isinstance(data, ArrayPipeline) and data.bytes <= RESIDENT_BYTES
         return list(again) if small else again
 
-    def evaluate(
-        self, state: PyTree, stretches: Iterable[Stretch], prefix: str = ""
-    ) -> dict[str, Any]:
-        """The metrics over all stretches, their names with `prefix` before them."""
+    def evaluate(self, state: PyTree, chunks: Iterable[Chunk], prefix: str = "") -> dict[str, Any]:
+        """The metrics over all chunks, their names with `prefix` before them."""
         total, sums = None, None
-        for feed, count in stretches:
+        for feed, count in chunks:
             activity.own.beat()
             sums = jax.device_get(self.programs.evaluate(state, feed, count))
             total = add_steps(total, jax.tree.map(lambda leaf: leaf[None], sums))

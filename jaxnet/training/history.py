@@ -104,7 +104,7 @@ _LARGE = 2**12
 def add_steps(total: Sums | None, steps: PyTree) -> Sums:
     """Add what each of some steps measured to running sums, in float64.
 
-    The sums are taken strictly step by step, so that they don't depend on where stretches end.
+    The sums are taken strictly step by step, so that they don't depend on where chunks end.
 
     Args:
         total: the sums so far, by the paths of the metrics' leaves; None is zero.

@@ -2,9 +2,9 @@
 
 Its order is deliberate:
 
-1. dispatch a stretch of steps, and only then fetch what the stretch before it measured, so that
+1. dispatch a chunk of steps, and only then fetch what the chunk before it measured, so that
    the device never waits for the host;
-2. save between stretches, so that a checkpoint is one moment of the run, and its best step before
+2. save between chunks, so that a checkpoint is one moment of the run, and its best step before
    it, so that each checkpoint is enough to go on from;
 3. at the end of an epoch evaluate, let the task and early stopping judge, save, and tell the
    callbacks last, so that what they report is on its way to the disk.
@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxnet import ending
 from jaxnet.cluster import activity, processes
-from jaxnet.data.pipeline.epochs import Pipeline, Stretch
+from jaxnet.data.pipeline.epochs import Chunk, Pipeline
 from jaxnet.metrics.direction import Direction
 from jaxnet.training.callbacks import Plan, Watchers
 from jaxnet.training.checkpoints import CheckpointStore
@@ -61,7 +61,7 @@ class Clock:
 
     Attributes:
         begun: when it began, in seconds of `time.perf_counter`.
-        compiling: seconds until the first stretch was done, which compiles; None before.
+        compiling: seconds until the first chunk was done, which compiles; None before.
         training: seconds of taking steps after that.
         waiting: seconds of these in which the device had nothing to do because data was missing.
         steps: the steps taken in them.
@@ -104,16 +104,14 @@ class Clock:
         else:
             activity.own.begin("taking steps", waits=True)
 
-    def timed(
-        self, stretches: Iterator[Stretch], busy: Callable[[], Log | None]
-    ) -> Iterator[Stretch]:
-        """The stretches; counted as waiting is the time that the device stands idle for one.
+    def timed(self, chunks: Iterator[Chunk], busy: Callable[[], Log | None]) -> Iterator[Chunk]:
+        """The chunks; counted as waiting is the time that the device stands idle for one.
 
         A thread watches when the device is done: what comes before that kept nobody waiting,
         however long it took.
 
         Args:
-            stretches: what to take steps from.
+            chunks: what to take steps from.
             busy: what the device is at work on, as far as that isn't known to be done.
         """
         with ThreadPoolExecutor(1, "jaxnet-clock") as watch:
@@ -122,16 +120,16 @@ class Clock:
                 work = busy()
                 done = watch.submit(_end, work) if work else None
                 activity.own.begin("waiting for data")
-                stretch = next(stretches, None)
+                chunk = next(chunks, None)
                 self._announce()
                 arrived = time.perf_counter()
                 if done is None:
                     self.waiting += arrived - asked
                 elif done.done():
                     self.waiting += arrived - max(asked, done.result())
-                if stretch is None:
+                if chunk is None:
                     return
-                yield stretch
+                yield chunk
 
 
 def _end(work: Log) -> float:
@@ -233,14 +231,14 @@ class Loop:
 
     def _train(self, state: PyTree, progress: Progress) -> tuple[PyTree, Progress, str | None]:
         """The steps that are left of the epoch, up to its end, a halt, a signal or a wish."""
-        stretches = self.train.stretches(
+        chunks = self.train.chunks(
             progress.seed, progress.epoch, progress.position, self._wanted(progress)
         )
         may_halt = bool(halt_names(self.metrics))
         step = progress.step
         in_flight = None
         self.clock.restart()
-        for feed, count in self.clock.timed(stretches, lambda: in_flight):  # noqa: B023
+        for feed, count in self.clock.timed(chunks, lambda: in_flight):  # noqa: B023
             before = self.programs.copy(state) if may_halt else None
             state, log = self.programs.train(progress.form, state, feed, count)
             progress = self._collect(in_flight, progress)
@@ -274,7 +272,7 @@ class Loop:
         return state, self._collect(in_flight, progress), None
 
     def _collect(self, log: Log | None, progress: Progress, steps: int | None = None) -> Progress:
-        """Wait for what a stretch measured, and count its steps (or the first `steps`) as done."""
+        """Wait for what a chunk measured, and count its steps (or the first `steps`) as done."""
         if log is None:
             return progress
         measured = jax.tree.map(lambda leaf: leaf[:steps], log.fetch())
@@ -288,13 +286,13 @@ class Loop:
             step=progress.step + taken,
             sums=add_steps(progress.sums, without_halts(measured)),
         )
-        self.watchers.tell("on_stretch", progress.step, self._measured(progress).get("loss"))
+        self.watchers.tell("on_chunk", progress.step, self._measured(progress).get("loss"))
         return progress
 
     def _halted(
         self, before: PyTree, state: PyTree, feed: Any, log: Log, progress: Progress
     ) -> tuple[PyTree, Progress] | None:
-        """State and progress to end with, if a step of the stretch ended training."""
+        """State and progress to end with, if a step of the chunk ended training."""
         metrics = log.fetch()
         reason = halt_reason(metrics)
         taken = kept = len(jax.tree.leaves(metrics)[0])
@@ -408,10 +406,10 @@ def _rewound(
     sound: Callable[[PyTree, PyTree], Any],
     most: int,
 ) -> tuple[PyTree, int]:
-    """The last sound state of a stretch, and the number of steps that lead to it.
+    """The last sound state of a chunk, and the number of steps that lead to it.
 
-    The stretch is taken again from its beginning, `before`, with fewer steps and by the same
-    program, so that a healthy run pays for one copy and one check a stretch, not for one a step.
+    The chunk is taken again from its beginning, `before`, with fewer steps and by the same
+    program, so that a healthy run pays for one copy and one check a chunk, not for one a step.
     """
     low, high, kept = 0, most + 1, before
     steps = most

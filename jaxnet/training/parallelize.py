@@ -20,7 +20,7 @@ from jaxnet.layers import ExpertFeedForward, MultiHeadAttention
 from jaxnet.parallel.experts import EXPERTS, on_their_devices
 from jaxnet.parallel.fsdp import gathered
 from jaxnet.parallel.layout import Layout
-from jaxnet.parallel.mesh_layout import OnMesh
+from jaxnet.parallel.mesh_layout import MeshLayout
 from jaxnet.parallel.ring_attention import in_a_ring
 from jaxnet.parallel.stacked import stage_rules, to_plain
 from jaxnet.training.network import Network, intercepted
@@ -78,7 +78,7 @@ def complete(layout: Layout, task: Task[Any], *, plain: bool = False) -> Layout:
     return replace(layout, rules=rules)
 
 
-def on_layout(task: Task[Any], on_mesh: OnMesh, used: set[str]) -> Task[Any]:
+def on_layout(task: Task[Any], on_mesh: MeshLayout, used: set[str]) -> Task[Any]:
     """The task as the devices of a layout train it.
 
     Args:

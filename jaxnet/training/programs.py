@@ -1,8 +1,8 @@
 """The one place that jits: a task's four functions as compiled programs over many steps.
 
 A dispatch costs the host some 0.1 ms, as much as a step of a small network, so a program takes many
-steps: a device loop whose trip count is an argument. One compile then serves a stretch of any
-length, and the same body runs whatever the length, so that where stretches end changes no bit of
+steps: a device loop whose trip count is an argument. One compile then serves a chunk of any
+length, and the same body runs whatever the length, so that where chunks end changes no bit of
 the result.
 
 Training with convolutions on a CPU is the exception: XLA calls its fast library for them only
@@ -30,10 +30,10 @@ import numpy as np
 from jaxnet import trees
 from jaxnet.cache import enable_compilation_cache
 from jaxnet.compute import peak_bytes
-from jaxnet.data.pipeline.device_batches import ONE_DEVICE, Places
+from jaxnet.data.pipeline.device_batches import ONE_DEVICE, BatchPlacement
 from jaxnet.errors import UsageError
 from jaxnet.parallel.layout import Layout
-from jaxnet.parallel.mesh_layout import OnMesh
+from jaxnet.parallel.mesh_layout import MeshLayout
 from jaxnet.training.parallelize import check_plain, check_used, complete, on_layout
 from jaxnet.training.recompilations import Compiles
 from jaxnet.training.stacked_state import Forms
@@ -113,9 +113,9 @@ class Programs:
         return max(1, min(self.capacity, LOG_BYTES // max(trees.size_bytes(metrics), 1)))
 
     @cached_property
-    def on_mesh(self) -> OnMesh | None:
+    def on_mesh(self) -> MeshLayout | None:
         """The devices, where there are many; None for one."""
-        on_mesh = OnMesh.of(self.layout)
+        on_mesh = MeshLayout.of(self.layout)
         return on_mesh and replace(on_mesh, layout=complete(on_mesh.layout, self.task))
 
     @cached_property
@@ -130,7 +130,7 @@ class Programs:
         )
 
     @property
-    def places(self) -> Places:
+    def places(self) -> BatchPlacement:
         """Where batches go."""
         return self.on_mesh or ONE_DEVICE
 
@@ -397,7 +397,7 @@ class Programs:
         """The outputs (size, ...) of one batch; see `jaxnet.inference.Program`."""
         stack = inputs[None]
         return self._predict(
-            state, self.on_mesh.stack(stack, size) if self.on_mesh else stack, count
+            state, self.on_mesh.shard_batch(stack, size) if self.on_mesh else stack, count
         )
 
     @cached_property

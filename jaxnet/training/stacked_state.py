@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jaxnet.parallel.mesh_layout import OnMesh
+from jaxnet.parallel.mesh_layout import MeshLayout
 from jaxnet.parallel.stacked import from_plain, to_plain
 
 PyTree = Any
@@ -28,8 +28,8 @@ class Forms:
         compiled: makes a program of a function, and of how what it gives lies.
     """
 
-    running: OnMesh | None
-    plain: OnMesh | None
+    running: MeshLayout | None
+    plain: MeshLayout | None
     compiled: Callable[[Callable[[PyTree], PyTree], PyTree], Callable[[PyTree], PyTree]]
     _made: dict[str, Callable[[PyTree], PyTree]] = field(
         default_factory=dict, init=False, repr=False
@@ -55,7 +55,9 @@ class Forms:
             return state
         return self.plain.shapes(jax.eval_shape(to_plain, state))
 
-    def _converted(self, convert: Callable[[PyTree], PyTree], to: OnMesh, state: PyTree) -> PyTree:
+    def _converted(
+        self, convert: Callable[[PyTree], PyTree], to: MeshLayout, state: PyTree
+    ) -> PyTree:
         if convert.__name__ not in self._made:
             lies = to.state(jax.eval_shape(convert, state))
             self._made[convert.__name__] = self.compiled(convert, lies)

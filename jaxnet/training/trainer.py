@@ -97,7 +97,7 @@ class FitResult:
         seconds: the time spent, over all resumes.
         samples_per_second: training examples a second in this process, without compiling.
         data_wait_share: the share of the training time spent waiting for data, from 0 to 1.
-        seconds_to_first_step: from the call of `fit` to the end of the first stretch of steps.
+        seconds_to_first_step: from the call of `fit` to the end of the first chunk of steps.
         fingerprints: what identifies the run (`jaxnet.training.fingerprints`); nothing without
             checkpoints.
     """

@@ -60,7 +60,7 @@ def test_every_window_comes_as_often(config, dtype):
 def batches_of(made, seed: int, epoch: int, start: int = 0, size: int = 3):
     return [
         jax.device_get(feed.batch(jnp.int32(i)))
-        for feed, count in made.stretches(seed, epoch, start, lambda _: size)
+        for feed, count in made.chunks(seed, epoch, start, lambda _: size)
         for i in range(count)
     ]
 

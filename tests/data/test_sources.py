@@ -29,7 +29,7 @@ from tests.networks import Dense
 def batches_of(made: Pipeline, epoch: int, start: int = 0, size: int = 3) -> list[dict[str, Any]]:
     return [
         jax.device_get(feed.batch(jnp.int32(i)))
-        for feed, count in made.stretches(7, epoch, start, lambda _: size)
+        for feed, count in made.chunks(7, epoch, start, lambda _: size)
         for i in range(count)
     ]
 
@@ -109,13 +109,13 @@ class Share:
 
     own: slice
 
-    def whole(self, arrays: Any) -> Any:
+    def replicate(self, arrays: Any) -> Any:
         return arrays
 
     def rows(self, batch: int) -> slice:
         return self.own
 
-    def stack(self, arrays: Any, batch: int) -> Any:
+    def shard_batch(self, arrays: Any, batch: int) -> Any:
         return jax.device_put(arrays)
 
 
@@ -186,10 +186,10 @@ def test_threads_end_with_the_epoch_and_when_nobody_listens_any_more():
     batches_of(made, 0)
     assert not readers()
     assert {name.rpartition("_")[0] for name in counted.threads} == {"jaxnet-reader"}
-    stretches = made.stretches(0, 0, 0, lambda _: 1)
-    next(stretches)
+    chunks = made.chunks(0, 0, 0, lambda _: 1)
+    next(chunks)
     assert readers()
-    del stretches
+    del chunks
     assert not readers()
 
 
@@ -201,7 +201,7 @@ def readers() -> list[str]:
 def test_a_stack_is_never_larger_than_allowed(monkeypatch):
     monkeypatch.setattr(stacks, "STAGED_BYTES", 500)
     made = SourcePipeline(Records(as_list(arrays())), 5, capacity=512)
-    feed, count = next(iter(made.stretches(0, 0, 0, lambda _: 99)))
+    feed, count = next(iter(made.chunks(0, 0, 0, lambda _: 99)))
     row = 2 * 3 * 4 + 4 + 4 + 1
     assert count == feed.capacity == 500 // (5 * row)
 

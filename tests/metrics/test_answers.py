@@ -9,7 +9,7 @@ from sklearn import metrics as sklearn_metrics
 from jaxnet import metrics
 from jaxnet.errors import InputError
 from jaxnet.losses import position_counts
-from jaxnet.metrics.answers import cut
+from jaxnet.metrics.accuracy import cut
 from tests.programs import measured
 
 RNG = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from sklearn import metrics as sklearn_metrics
 
 from jaxnet import metrics
 from jaxnet.errors import InputError
-from jaxnet.metrics.ranking import error_bound, log_odds
+from jaxnet.metrics.areas import error_bound, log_odds
 
 RNG = np.random.default_rng(0)
 N, C = 400, 4

@@ -11,7 +11,7 @@ from sklearn import metrics as sklearn_metrics
 
 from jaxnet import metrics
 from jaxnet.errors import InputError
-from jaxnet.metrics.rates import check_average
+from jaxnet.metrics.precision_recall import check_average
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(60, 5)).astype(np.float32)

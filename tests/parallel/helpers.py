@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from jaxnet import losses, metrics
-from jaxnet.data.pipeline.device_batches import Staged
+from jaxnet.data.pipeline.device_batches import Streamed
 from jaxnet.parallel import Layout
 from jaxnet.training import Retrieval, Supervised
 from jaxnet.training.programs import Programs
@@ -111,7 +111,7 @@ def take_steps(task: Any, data: list[dict[str, np.ndarray]], layout: Layout) -> 
     form = programs.form(programs.state(key, data[0]), data[0])
     taken = []
     for batch in data:
-        feed = Staged({name: column[None] for name, column in batch.items()})
+        feed = Streamed({name: column[None] for name, column in batch.items()})
         state, log = programs.train(form, state, feed, 1)
         taken.append((plain(programs.forms.to_plain(state)), log.fetch()))
     assert programs.compiles.repeated() == []

@@ -238,7 +238,7 @@ def test_a_process_that_lives_and_gets_no_further_ends_the_job(fault, tmp_path):
     else:
         assert ends[guilty][0] == LOST_PEER
         assert "has got no further since" in errors
-        doing = "in the callback Report.on_stretch" if fault == "callback" else "waiting for data"
+        doing = "in the callback Report.on_chunk" if fault == "callback" else "waiting for data"
         assert f"{doing}, after step" in errors
         assert "time.sleep(1000)" in errors  # the thread that hangs
         assert "thread MainThread" in errors

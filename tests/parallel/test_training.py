@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnet.data import Arrays
 from jaxnet.data.order import batches, epoch_order
-from jaxnet.data.pipeline.device_batches import Staged, Stretch
+from jaxnet.data.pipeline.device_batches import Chunk, Streamed
 from jaxnet.errors import UsageError
 from jaxnet.parallel import Layout
 from jaxnet.training import (
@@ -104,10 +104,10 @@ class Own:
         inputs, labels = rows()
         return {"inputs": inputs[taken], "labels": labels[taken], "mask": order >= 0}
 
-    def stretches(self, seed: int, epoch: int, start: int, size: Any) -> Any:
+    def chunks(self, seed: int, epoch: int, start: int, size: Any) -> Any:
         stack = self.stack(seed, epoch)
         for step in range(start, 8):
-            yield Stretch(Staged({name: v[step : step + 1] for name, v in stack.items()}), 1)
+            yield Chunk(Streamed({name: v[step : step + 1] for name, v in stack.items()}), 1)
 
 
 WAYS = {

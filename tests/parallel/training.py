@@ -2,7 +2,7 @@
 
     python -m tests.parallel.training FOLDER OPTIONS
 
-Process 0 prints a line for each stretch, and writes `result.json` and `state.npz` at the end.
+Process 0 prints a line for each chunk, and writes `result.json` and `state.npz` at the end.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def train(
     from tests.training.helpers import MLP, classifier, table
 
     class Report(Callback):
-        def on_stretch(self, step: int, loss: float | None) -> None:
+        def on_chunk(self, step: int, loss: float | None) -> None:
             print(step, flush=True)
             time.sleep(sleep)
             if hangs_at is not None and step >= hangs_at:

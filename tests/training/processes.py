@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(folder: Path, **options: Any) -> subprocess.Popen[str]:
-    """Start a run; it writes a line for each stretch, and `result.json` when it returns."""
+    """Start a run; it writes a line for each chunk, and `result.json` when it returns."""
     return subprocess.Popen(
         [sys.executable, "-m", "tests.training.processes", str(folder), json.dumps(options)],
         cwd=ROOT,
@@ -66,7 +66,7 @@ def _run(
     from tests.training.helpers import bits, classifier, table
 
     class Report(Callback):
-        def on_stretch(self, step: int, loss: float | None) -> None:
+        def on_chunk(self, step: int, loss: float | None) -> None:
             print(step, flush=True)
             time.sleep(sleep)
 

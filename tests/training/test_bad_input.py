@@ -198,7 +198,7 @@ def test_a_pipeline_whose_batches_lack_something(trainer):
         def spec(self):
             return {"images": jax.ShapeDtypeStruct((4, 2), np.float32)}
 
-        def stretches(self, seed, epoch, start, size):
+        def chunks(self, seed, epoch, start, size):
             raise NotImplementedError
 
     message = "bare: expected batches with inputs and mask, got images. Add inputs and mask"

@@ -35,7 +35,7 @@ class Steps:
     def __init__(self, most: int) -> None:
         self.most, self.told = most, []
 
-    def on_stretch(self, step, loss):
+    def on_chunk(self, step, loss):
         self.told.append((step, loss))
         return "out of time" if step >= self.most else None
 
@@ -61,7 +61,7 @@ def test_a_callback_ends_the_run_with_its_reason_and_the_same_call_goes_on(tmp_p
     whole = fit([])
     rows, steps = Rows(enough=2), Steps(most=7)
     first = fit([steps], tmp_path)
-    # Within an epoch of 5 steps; the stretch that was under way is taken, and counts.
+    # Within an epoch of 5 steps; the chunk that was under way is taken, and counts.
     assert first.stop_reason == "out of time" and 7 <= first.last_step < 10
     assert steps.told[-1] == "out of time" and len(first.history) == 1
     second = fit([rows, Callback()], tmp_path)
@@ -100,7 +100,7 @@ class Truth:
     [
         (Rows, r"got the class Rows: call it"),
         (Misspelt(), r"Misspelt has on_epoch_end, which is never called"),
-        (print, r"methods on_start, on_stretch, on_epoch, on_stop; .* has none of them"),
+        (print, r"methods on_start, on_chunk, on_epoch, on_stop; .* has none of them"),
         (Truth(), r"Truth.on_epoch returned True: expected None, or a text"),
     ],
 )

@@ -45,10 +45,10 @@ def test_a_log_has_the_first_epoch_the_last_and_one_every_few_seconds(clock, cap
     lines = ProgressLines()
     lines.on_start(plan(name="fold 2/5", history=History()))
     assert said(capsys) == ["fold 2/5  40 epochs of 10 steps; compiling"]
-    lines.on_stretch(2, None)  # from here on it is quick: what came before was compiling
+    lines.on_chunk(2, None)  # from here on it is quick: what came before was compiling
     for epoch in range(1, 34):
         clock.now += 1
-        lines.on_stretch(10 * epoch, 0.5)
+        lines.on_chunk(10 * epoch, 0.5)
         lines.on_epoch(row(epoch, 0.5), None)
     lines.on_stop("no_improvement")
     written = said(capsys)
@@ -64,7 +64,7 @@ def test_a_long_epoch_has_a_line_every_half_minute(clock, capsys):
     lines = ProgressLines()
     lines.on_start(plan(history=History(), steps_per_epoch=100, steps=4000))
     for step in range(0, 100, 10):
-        lines.on_stretch(step + 10, 0.25)
+        lines.on_chunk(step + 10, 0.25)
         clock.now += 10
     assert said(capsys)[1:] == [
         "epoch 1/40  step 40/4000  loss 0.2500  1 steps/s  left 1:06:00",
@@ -77,7 +77,7 @@ def test_a_run_that_goes_on_says_from_where_and_tells_epochs_apart(clock, capsys
     lines = ProgressLines()
     lines.on_start(plan(history=History((row(1, 0.5), row(2, 0.25))), first_step=20))
     assert said(capsys) == ["40 epochs of 10 steps, going on after step 20; compiling"]
-    lines.on_stretch(24, 0.125)
+    lines.on_chunk(24, 0.125)
     # What an epoch under way has of the one before is called by that one's number.
     assert lines.epoch == "epoch 3/40"
     assert lines.numbers == "loss 0.1250  (epoch 2: val_loss 1.2500)"
@@ -98,7 +98,7 @@ def test_a_bar_in_a_notebook_is_a_cell_that_is_drawn_anew(clock):
     bar.on_start(plan(history=History()))
     for step in range(1, 11):
         clock.now += 0.125
-        bar.on_stretch(step, 0.5)
+        bar.on_chunk(step, 0.5)
     bar.on_epoch(row(1, 0.5), None)
     bar.on_stop("epochs")
     (cell,) = cells

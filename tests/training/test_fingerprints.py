@@ -21,7 +21,7 @@ import pytest
 from jaxnet import losses, metrics, optimizers
 from jaxnet.data import Arrays, Records, fit_standard, fit_table, fit_texts, read_table
 from jaxnet.data.fingerprints import data_fingerprints
-from jaxnet.data.pipeline.device_batches import Staged, Stretch
+from jaxnet.data.pipeline.device_batches import Chunk, Streamed
 from jaxnet.errors import UsageError
 from jaxnet.training import (
     Checkpoints,
@@ -271,9 +271,9 @@ def test_data_of_all_kinds_has_fingerprints():
     class Own:
         name: str = "own"
 
-        def stretches(self, *_: Any) -> Iterator[Stretch]:
+        def chunks(self, *_: Any) -> Iterator[Chunk]:
             batch = {"inputs": inputs[:4], "mask": np.ones(4, bool)}
-            yield Stretch(Staged(jax.tree.map(lambda x: jnp.asarray(x[None]), batch)), 1)
+            yield Chunk(Streamed(jax.tree.map(lambda x: jnp.asarray(x[None]), batch)), 1)
 
     for data in ((inputs, labels), source, Own()):
         before = data_fingerprints(data)

@@ -29,7 +29,7 @@ class Watch:
     def __init__(self) -> None:
         self.before, self.most = live_bytes(), 0
 
-    def on_stretch(self, step: int, loss: float | None) -> None:
+    def on_chunk(self, step: int, loss: float | None) -> None:
         self.most = max(self.most, live_bytes() - self.before)
 
 

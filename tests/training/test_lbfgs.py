@@ -117,7 +117,7 @@ class Interrupted(BaseException):
 class Interrupts(Callback):
     step = 10**9
 
-    def on_stretch(self, step: int, loss: float | None) -> None:
+    def on_chunk(self, step: int, loss: float | None) -> None:
         if step >= self.step:
             self.step = 10**9
             raise Interrupted

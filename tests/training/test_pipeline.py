@@ -15,16 +15,16 @@ import pytest
 
 from jaxnet.data import Arrays
 from jaxnet.data.order import batches, epoch_order
-from jaxnet.data.pipeline.device_batches import Staged, Stretch
+from jaxnet.data.pipeline.device_batches import Chunk, Streamed
 from jaxnet.data.pipeline.epochs import pipeline
 from jaxnet.training import Trainer
 from tests.training.helpers import bits, regressor, table
 
 
-def rows_of(stretches: Iterator[Stretch]) -> tuple[list[dict[str, np.ndarray]], list[int]]:
+def rows_of(chunks: Iterator[Chunk]) -> tuple[list[dict[str, np.ndarray]], list[int]]:
     """All batches, and how many came at a time."""
     taken, counts = [], []
-    for feed, count in stretches:
+    for feed, count in chunks:
         assert 1 <= count <= feed.capacity
         taken += [jax.device_get(feed.batch(jnp.int32(i))) for i in range(count)]
         counts.append(count)
@@ -52,7 +52,7 @@ def test_batches_are_those_of_seed_and_epoch_however_they_are_stretched(placemen
         (4, lambda _: 3),
     ]
     for start, size in sizes:
-        taken, counts = rows_of(made.stretches(7, epoch, start, size))
+        taken, counts = rows_of(made.chunks(7, epoch, start, size))
         assert sum(counts) == len(taken) == made.steps - start == 5 - start
         assert max(counts) <= 4
         for batch, rows in zip(taken, order[start:], strict=True):
@@ -67,7 +67,7 @@ def test_an_epoch_is_each_example_once_in_an_order_of_its_own():
     made = pipeline(numbered(), 5, shuffle=True)
     seen = []
     for seed, epoch in ((0, 0), (0, 1), (1, 0)):
-        taken, _ = rows_of(made.stretches(seed, epoch, 0, lambda _: 9))
+        taken, _ = rows_of(made.chunks(seed, epoch, 0, lambda _: 9))
         seen.append([int(row) for batch in taken for row in batch["labels"][batch["mask"]]])
         assert sorted(seen[-1]) == list(range(23))
     assert seen[0] != seen[1] != seen[2] != seen[0]
@@ -75,35 +75,35 @@ def test_an_epoch_is_each_example_once_in_an_order_of_its_own():
 
 def test_without_shuffling_the_order_is_that_of_the_data():
     made = pipeline(numbered(), 5, shuffle=False)
-    taken, _ = rows_of(made.stretches(3, 2, 0, lambda _: 9))
+    taken, _ = rows_of(made.chunks(3, 2, 0, lambda _: 9))
     assert np.concatenate([batch["labels"] for batch in taken])[:23].tolist() == list(range(23))
 
 
 def test_the_spec_says_what_a_batch_looks_like():
     for placement in ("device", "host"):
         made = pipeline(numbered(), 5, shuffle=True, placement=placement)
-        feed, _ = next(iter(made.stretches(0, 0, 0, lambda _: 1)))
+        feed, _ = next(iter(made.chunks(0, 0, 0, lambda _: 1)))
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), feed.batch(0))
         assert shapes == made.spec()
         assert (made.name, made.examples, made.steps) == ("arrays", 23, 5)
 
 
-def test_a_stretch_that_is_not_wanted_ends_the_epoch():
+def test_a_chunk_that_is_not_wanted_ends_the_epoch():
     made = pipeline(numbered(), 5, shuffle=True)
-    assert len(list(made.stretches(0, 0, 0, lambda position: 1 if position < 2 else 0))) == 2
+    assert len(list(made.chunks(0, 0, 0, lambda position: 1 if position < 2 else 0))) == 2
 
 
-def test_a_stretch_comes_while_the_next_one_waits_until_it_is_used():
+def test_a_chunk_comes_while_the_next_one_waits_until_it_is_used():
     """As the pace of several processes waits for the steps before."""
     used = threading.Semaphore(0)
 
     def size(position: int) -> int:
-        assert position == 0 or used.acquire(timeout=20), "it waits for a stretch that it withholds"
+        assert position == 0 or used.acquire(timeout=20), "it waits for a chunk that it withholds"
         return 1
 
     made = pipeline(numbered(), 5, shuffle=True, placement="host")
-    stretches = made.stretches(0, 0, 0, size)
-    assert [used.release() for _ in stretches] == [None] * 5
+    chunks = made.chunks(0, 0, 0, size)
+    assert [used.release() for _ in chunks] == [None] * 5
 
 
 def pipeline_threads() -> list[threading.Thread]:
@@ -112,14 +112,14 @@ def pipeline_threads() -> list[threading.Thread]:
 
 def test_the_thread_ends_with_the_epoch_and_when_nobody_listens_any_more():
     made = pipeline(numbered(), 1, shuffle=True, placement="host", capacity=1)
-    stretches = made.stretches(0, 0, 0, lambda _: 1)
-    assert len(list(stretches)) == 23
+    chunks = made.chunks(0, 0, 0, lambda _: 1)
+    assert len(list(chunks)) == 23
     assert not pipeline_threads()
 
-    stretches = made.stretches(0, 0, 0, lambda _: 1)
-    next(stretches)
+    chunks = made.chunks(0, 0, 0, lambda _: 1)
+    next(chunks)
     assert pipeline_threads()
-    del stretches
+    del chunks
     assert not pipeline_threads()
 
 
@@ -130,7 +130,7 @@ def test_what_goes_wrong_in_the_thread_is_raised_where_the_data_is_used():
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        next(iter(made.stretches(0, 0, 0, size)))
+        next(iter(made.chunks(0, 0, 0, size)))
 
 
 @dataclass(frozen=True)
@@ -151,14 +151,14 @@ class Generated:
         inputs = jax.random.uniform(key, (8, 1), jnp.float32, -1, 1)
         return {"inputs": inputs, "labels": 2 * inputs[:, 0] + 1, "mask": jnp.ones(8, bool)}
 
-    def stretches(
+    def chunks(
         self, seed: int, epoch: int, start: int, size: Callable[[int], int]
-    ) -> Iterator[Stretch]:
+    ) -> Iterator[Chunk]:
         for step in range(start, self.steps):
             if size(step) < 1:
                 return
             batch = self.batch(seed, epoch, step)
-            yield Stretch(Staged(jax.tree.map(lambda x: x[None], batch)), 1)
+            yield Chunk(Streamed(jax.tree.map(lambda x: x[None], batch)), 1)
 
 
 @pytest.mark.slow

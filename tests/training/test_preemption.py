@@ -71,7 +71,7 @@ def test_another_thread_trains_without_handlers():
 
 @dataclass
 class Signals(Callback):
-    """Sends SIGTERM to this very process when a stretch or an epoch has come to a step."""
+    """Sends SIGTERM to this very process when a chunk or an epoch has come to a step."""
 
     at: list[tuple[str, int]] = field(default_factory=list)
 
@@ -80,8 +80,8 @@ class Signals(Callback):
             self.at.remove(event)
             signal.raise_signal(signal.SIGTERM)
 
-    def on_stretch(self, step: int, loss: float | None) -> None:
-        self._send(("stretch", step))
+    def on_chunk(self, step: int, loss: float | None) -> None:
+        self._send(("chunk", step))
 
     def on_epoch(self, row: Any, state: Any) -> None:
         self._send(("epoch", int(row["step"])))
@@ -110,12 +110,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize(
     ("event", "last_step", "rows"),
     [
-        (("stretch", 1), 2, 0),
-        (("stretch", 11), 12, 1),
-        (("stretch", STEPS - 1), STEPS, 1),  # what is due to be judged is judged
-        (("stretch", STEPS), STEPS, 1),
+        (("chunk", 1), 2, 0),
+        (("chunk", 11), 12, 1),
+        (("chunk", STEPS - 1), STEPS, 1),  # what is due to be judged is judged
+        (("chunk", STEPS), STEPS, 1),
         (("epoch", STEPS), STEPS, 1),
-        (("stretch", EPOCHS * STEPS - 3), EPOCHS * STEPS - 2, EPOCHS - 1),
+        (("chunk", EPOCHS * STEPS - 3), EPOCHS * STEPS - 2, EPOCHS - 1),
     ],
 )
 def test_ends_at_the_next_boundary_and_goes_on_from_there(event, last_step, rows, run):
@@ -131,7 +131,7 @@ def test_ends_at_the_next_boundary_and_goes_on_from_there(event, last_step, rows
     assert bits(resumed.state) == bits(whole.state)
 
 
-@pytest.mark.parametrize("event", ["stretch", "epoch"])
+@pytest.mark.parametrize("event", ["chunk", "epoch"])
 def test_a_run_that_is_done_anyway_is_done(event, run):
     whole, _ = run()
     result, _ = run((event, EPOCHS * STEPS))
@@ -140,7 +140,7 @@ def test_a_run_that_is_done_anyway_is_done(event, run):
 
 
 def test_without_checkpoints_it_ends_too():
-    signals = Signals([("stretch", 5)])
+    signals = Signals([("chunk", 5)])
     trainer = Trainer(classifier(), callbacks=[signals], steps_per_dispatch=1)
     result = trainer.fit(table(30), epochs=EPOCHS, batch_size=4)
     assert (result.stop_reason, result.last_step) == ("preempted", 6)
@@ -170,7 +170,7 @@ def test_a_process_saves_and_exits_and_the_same_command_goes_on(tmp_path):
     result = result_of(tmp_path / "run")
     assert result is not None
     assert result["stop_reason"] == "preempted"
-    # A stretch is 4 steps; one may be on its way and another be dispatched.
+    # A chunk is 4 steps; one may be on its way and another be dispatched.
     assert step <= result["last_step"] <= step + 3 * 4
     saved = saved_steps(tmp_path / "run" / "checkpoints")[-1]
     assert saved == result["last_step"]

@@ -35,13 +35,13 @@ class Dropped(nn.Module):
         return Dense(3)(hidden)
 
 
-class Stretches(Callback):
+class Chunks(Callback):
     """Notes after which steps the loop heard of its measurements."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []
 
-    def on_stretch(self, step: int, loss: float | None) -> None:
+    def on_chunk(self, step: int, loss: float | None) -> None:
         self.steps.append(step)
 
 
@@ -62,7 +62,7 @@ OTHER_WAYS = [*({"steps_per_dispatch": n} for n in (1, 2, 7)), {"placement": "ho
 @pytest.mark.slow
 @pytest.mark.parametrize("options", OTHER_WAYS, ids=str)
 def test_dispatch_and_placement_change_no_bit(usual, options):
-    heard = Stretches()
+    heard = Chunks()
     result = fit(Dropped(), table(29), callbacks=[heard], **options)
     assert bits(result.state) == bits(usual.state)
     assert result.history.rows == usual.history.rows
@@ -77,7 +77,7 @@ def test_dispatch_and_placement_change_no_bit(usual, options):
 def test_step_by_step_is_the_loop(count):
     programs = Programs(classifier(Dropped()), steps_per_dispatch=6)
     data = pipeline(table(12), 2, shuffle=True, capacity=programs.capacity)
-    feed, taken = next(iter(data.stretches(0, 0, 0, lambda _: count)))
+    feed, taken = next(iter(data.chunks(0, 0, 0, lambda _: count)))
     assert taken == count
     key, batch = jax.random.key(0), jax.device_get(feed.batch(0))
     looped, loop_log = programs.train("loop", programs.init(key, batch), feed, count)

@@ -53,12 +53,12 @@ class Interrupted(BaseException):
 
 @dataclass
 class Interrupts(Callback):
-    """Ends the run with an exception at the first stretch that reaches each step, or epoch."""
+    """Ends the run with an exception at the first chunk that reaches each step, or epoch."""
 
     steps: list[int] = field(default_factory=list)
     epochs: list[int] = field(default_factory=list)
 
-    def on_stretch(self, step: int, loss: float | None) -> None:
+    def on_chunk(self, step: int, loss: float | None) -> None:
         if self.steps and step >= self.steps[0]:
             del self.steps[0]
             raise Interrupted

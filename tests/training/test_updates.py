@@ -246,7 +246,7 @@ class Interrupts(Callback):
     def __init__(self) -> None:
         self.step = 10**9
 
-    def on_stretch(self, step: int, loss: float | None) -> None:
+    def on_chunk(self, step: int, loss: float | None) -> None:
         if step >= self.step:
             self.step = 10**9
             raise Interrupted

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import jax.numpy as jnp
 import pytest
 
-from jaxnet.data.pipeline.epochs import Stretch
+from jaxnet.data.pipeline.epochs import Chunk
 from jaxnet.training import loop
 from jaxnet.training.loop import Clock
 from jaxnet.training.programs import Log
@@ -59,12 +59,12 @@ def test_the_device_waits_from_when_it_is_done_until_data_comes(
     monkeypatch.setattr(loop, "time", device)
     monkeypatch.setattr(loop, "ThreadPoolExecutor", device)
 
-    def stretches() -> Iterator[Stretch]:
+    def chunks() -> Iterator[Chunk]:
         device.now += TAKES
-        yield Stretch(None, 1)
+        yield Chunk(None, 1)
 
     clock = Clock()
-    made = clock.timed(stretches(), lambda: Log((), 1) if busy else None)
+    made = clock.timed(chunks(), lambda: Log((), 1) if busy else None)
     next(made)
     assert clock.waiting == expected
 

@@ -16,7 +16,7 @@ LOWEST, HIGHEST = 1.0, 5.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class KnownTowers:
+class GroundTruth:
     """The model that interactions were drawn from.
 
     Attributes:
@@ -36,7 +36,7 @@ class KnownTowers:
 
 def draw_interactions(
     users: int = 8000, items: int = 400, each: int = 40, width: int = 4, seed: int = 0
-) -> tuple[Interactions, KnownTowers]:
+) -> tuple[Interactions, GroundTruth]:
     """Users that choose `each` items of a catalogue, as a two-tower model has it.
 
     A user is known by three features; their embeddings are added and go through a tanh and a matrix
@@ -72,7 +72,7 @@ def draw_interactions(
     rng = np.random.default_rng(seed)
     known_users, user_vectors = _users(rng, users, width)
     known_items, item_vectors = _items(rng, items, width)
-    known = KnownTowers(user_vectors, item_vectors)
+    known = GroundTruth(user_vectors, item_vectors)
     # The largest of scores with Gumbel noise are a draw without repetition (Yellott 1977).
     noisy = user_vectors @ item_vectors.T + rng.gumbel(size=(users, items))
     chosen = np.argsort(-noisy, axis=1)[:, :each]

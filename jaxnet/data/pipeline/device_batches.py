@@ -1,7 +1,7 @@
-"""What compiled programs cut batches from: pytrees with a stretch of an epoch in them.
+"""Batches on the device: pytrees with a chunk of an epoch, from which compiled programs take them.
 
-`Resident` has the whole data on the device and is given only the order of the rows; `Staged` has a
-stack of batches that a thread has put together while the device was busy.
+`OnDevice` holds the whole data on the device and is given only the order of the rows; `Streamed`
+holds a stack of batches that a thread has put together while the device was busy.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from flax import struct
 Batch = dict[str, jax.Array]
 
 
-class Places(Protocol):
+class BatchPlacement(Protocol):
     """Where the arrays of a feed go."""
 
-    def whole(self, arrays: Any) -> Any:
+    def replicate(self, arrays: Any) -> Any:
         """Arrays of which any part may be needed anywhere."""
         ...
 
@@ -26,7 +26,7 @@ class Places(Protocol):
         """The rows of a batch of so many that this process has to have."""
         ...
 
-    def stack(self, arrays: Any, batch: int) -> Any:
+    def shard_batch(self, arrays: Any, batch: int) -> Any:
         """Arrays (steps, batch, ...), of which each device needs its part of the batch.
 
         Args:
@@ -39,16 +39,16 @@ class Places(Protocol):
 class OneDevice:
     """Everything goes to the one device."""
 
-    def whole(self, arrays: Any) -> Any:
-        """See `Places`."""
+    def replicate(self, arrays: Any) -> Any:
+        """See `BatchPlacement`."""
         return jax.device_put(arrays)
 
     def rows(self, batch: int) -> slice:
-        """See `Places`."""
+        """See `BatchPlacement`."""
         return slice(0, batch)
 
-    def stack(self, arrays: Any, batch: int) -> Any:
-        """See `Places`."""
+    def shard_batch(self, arrays: Any, batch: int) -> Any:
+        """See `BatchPlacement`."""
         return jax.device_put(arrays)
 
 
@@ -56,7 +56,7 @@ ONE_DEVICE = OneDevice()
 
 
 @struct.dataclass
-class Resident:
+class OnDevice:
     """Data that lives on the device, and the order in which to take it.
 
     Attributes:
@@ -84,13 +84,15 @@ class Resident:
         }
         return {**taken, "mask": mask}
 
-    def placed(self, places: Places) -> Resident:
+    def placed(self, places: BatchPlacement) -> OnDevice:
         """The same feed elsewhere."""
-        return Resident(places.whole(self.columns), places.stack(self.order, self.order.shape[1]))
+        return OnDevice(
+            places.replicate(self.columns), places.shard_batch(self.order, self.order.shape[1])
+        )
 
 
 @struct.dataclass
-class Staged:
+class Streamed:
     """A stack of batches, each of its arrays (steps, batch, ...)."""
 
     stack: Batch
@@ -104,12 +106,12 @@ class Staged:
         """The batch of one step of this feed."""
         return {name: values[step] for name, values in self.stack.items()}
 
-    def placed(self, places: Places) -> Staged:
+    def placed(self, places: BatchPlacement) -> Streamed:
         """The same feed elsewhere."""
-        return Staged(places.stack(self.stack, self.stack["mask"].shape[1]))
+        return Streamed(places.shard_batch(self.stack, self.stack["mask"].shape[1]))
 
 
-class Stretch(NamedTuple):
+class Chunk(NamedTuple):
     """`count` steps, to be taken from the beginning of `feed`."""
 
     feed: Any

@@ -1,6 +1,6 @@
-"""From arrays to stretches of batches on the device, so that the device never waits.
+"""From arrays to chunks of batches on the device, so that the device never waits.
 
-A pipeline yields stretches of an epoch: batches on the device (a feed, see
+A pipeline yields chunks of an epoch: batches on the device (a feed, see
 `jaxnet.data.pipeline.device_batches`), and how many steps to take from them.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 from jaxnet.data.arrays import Arrays
 from jaxnet.data.order import batches, epoch_draws, epoch_order, steps_per_epoch
 from jaxnet.data.padding import Padding
-from jaxnet.data.pipeline.device_batches import ONE_DEVICE, Places, Resident, Stretch
+from jaxnet.data.pipeline.device_batches import ONE_DEVICE, BatchPlacement, Chunk, OnDevice
 from jaxnet.data.pipeline.host_augmentation import Fill, HostAugmentation
 from jaxnet.data.pipeline.memory import Memory
 from jaxnet.data.pipeline.stacks import Stack, most_steps, sent_ahead
@@ -67,12 +67,12 @@ class Pipeline(Protocol):
         """The shapes and types of a batch, which has at least `inputs` and `mask`."""
         ...
 
-    def stretches(
+    def chunks(
         self, seed: int, epoch: int, start: int, size: Callable[[int], int]
-    ) -> Iterator[Stretch]:
+    ) -> Iterator[Chunk]:
         """The batches of an epoch from step `start` on, as a pure function of the arguments.
 
-        `size(position)` is the number of steps wanted next; a stretch may have fewer. Where several
+        `size(position)` is the number of steps wanted next; a chunk may have fewer. Where several
         processes train together, it may wait until the steps before that position are taken: a
         pipeline that works ahead hands over what it has before or while it asks.
         """
@@ -92,8 +92,8 @@ class ArrayPipeline:
         name: what to call the data in messages.
         batch_size: rows a batch.
         shuffle: whether each epoch has an order of its own.
-        resident: whether the data lives on the device (`Resident`) or is sent there (`Staged`).
-        capacity: the largest number of steps in a stretch.
+        resident: whether the data lives on the device (`OnDevice`) or is sent there (`Streamed`).
+        capacity: the largest number of steps in a chunk.
         augment: how to vary inputs that are sent to the device, such as `CropFlip`.
         places: where batches go.
     """
@@ -105,7 +105,7 @@ class ArrayPipeline:
     resident: bool
     capacity: int
     augment: HostAugmentation | None = None
-    places: Places = ONE_DEVICE
+    places: BatchPlacement = ONE_DEVICE
 
     @property
     def examples(self) -> int:
@@ -130,9 +130,9 @@ class ArrayPipeline:
         }
         return {**columns, "mask": jax.ShapeDtypeStruct((self.batch_size,), jnp.bool_)}
 
-    def stretches(
+    def chunks(
         self, seed: int, epoch: int, start: int, size: Callable[[int], int]
-    ) -> Iterator[Stretch]:
+    ) -> Iterator[Chunk]:
         """The batches of an epoch from step `start` on."""
         order = epoch_order(seed, epoch, self.examples, shuffle=self.shuffle)
         pieces = _pieces(batches(order, self.batch_size), start, size, self._capacity)
@@ -156,7 +156,7 @@ class ArrayPipeline:
         return sent_ahead(pieces, begin, COPYING_THREADS, self._send)
 
     def _send(self, batches: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        return self.places.stack(batches, self.batch_size)
+        return self.places.shard_batch(batches, self.batch_size)
 
     @cached_property
     def _capacity(self) -> int:
@@ -171,13 +171,13 @@ class ArrayPipeline:
         padded = {}
         for name, column in self.columns.items():
             filler = np.zeros((rows - len(column), *column.shape[1:]), column.dtype)
-            padded[name] = self.places.whole(np.concatenate([column, filler]))
+            padded[name] = self.places.replicate(np.concatenate([column, filler]))
         return padded
 
-    def _take_resident(self, order: np.ndarray) -> Stretch:
+    def _take_resident(self, order: np.ndarray) -> Chunk:
         full = _full(order, self._capacity)
-        return Stretch(
-            Resident(self._on_device, self.places.stack(full, self.batch_size)), len(order)
+        return Chunk(
+            OnDevice(self._on_device, self.places.shard_batch(full, self.batch_size)), len(order)
         )
 
     def _fill(
@@ -222,7 +222,7 @@ class SourcePipeline:
         source: where to read.
         batch_size: examples a batch.
         shuffle: whether each epoch has an order of its own.
-        capacity: the largest number of steps in a stretch.
+        capacity: the largest number of steps in a chunk.
         threads: how many threads read; None takes two for each processor.
         places: where batches go.
     """
@@ -232,7 +232,7 @@ class SourcePipeline:
     shuffle: bool = True
     capacity: int = READ_STEPS
     threads: int | None = None
-    places: Places = ONE_DEVICE
+    places: BatchPlacement = ONE_DEVICE
 
     @property
     def name(self) -> str:
@@ -257,9 +257,9 @@ class SourcePipeline:
         }
         return {**columns, "mask": jax.ShapeDtypeStruct((self.batch_size,), jnp.bool_)}
 
-    def stretches(
+    def chunks(
         self, seed: int, epoch: int, start: int, size: Callable[[int], int]
-    ) -> Iterator[Stretch]:
+    ) -> Iterator[Chunk]:
         """The batches of an epoch from step `start` on."""
         order = epoch_order(seed, epoch, self.examples, shuffle=self.shuffle)
         order = batches(order, self.batch_size)
@@ -282,7 +282,7 @@ class SourcePipeline:
             return Stack(stack, len(order), parts, partial(padding.fill, columns, rows, step))
 
         def send(batches: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-            return self.places.stack(batches, self.batch_size)
+            return self.places.shard_batch(batches, self.batch_size)
 
         return sent_ahead(pieces, begin, self.threads or reading_threads(), send)
 
@@ -303,7 +303,7 @@ def pipeline(
     placement: Placement = "auto",
     capacity: int = 1,
     augment: HostAugmentation | None = None,
-    places: Places = ONE_DEVICE,
+    places: BatchPlacement = ONE_DEVICE,
 ) -> Pipeline:
     """A pipeline over `data`: arrays, a pair `(inputs, labels)`, a source, or one of your own.
 
@@ -313,7 +313,7 @@ def pipeline(
         shuffle: whether each epoch has an order of its own.
         placement: `"device"` keeps the data there, `"host"` sends batches from a thread; `"auto"`
             keeps it there up to `RESIDENT_BYTES`.
-        capacity: the largest number of steps in a stretch.
+        capacity: the largest number of steps in a chunk.
         augment: how to vary inputs on the host, for `placement="host"` (see
             `jaxnet.data.pipeline.host_augmentation.CropFlip`); on the device
             `jaxnet.training.augment` does it.
@@ -354,7 +354,7 @@ def checked(data: Any) -> Arrays | Source | Pipeline:
     Raises:
         InputError: it is something else, or arrays that can't be trained on.
     """
-    if isinstance(data, Arrays | Source) or hasattr(data, "stretches"):
+    if isinstance(data, Arrays | Source) or hasattr(data, "chunks"):
         return data
     if isinstance(data, tuple) and len(data) == 2:
         return Arrays(*data)
@@ -388,7 +388,7 @@ def rounded_up(n: int) -> int:
 
 
 def _full(order: np.ndarray, steps: int) -> np.ndarray:
-    """The order with as many steps as a stretch can have, so that all share one shape."""
+    """The order with as many steps as a chunk can have, so that all share one shape."""
     full = np.full((steps, order.shape[1]), ~0, np.int32)
     full[: len(order)] = order
     return full
@@ -397,7 +397,7 @@ def _full(order: np.ndarray, steps: int) -> np.ndarray:
 def _pieces(
     order: np.ndarray, start: int, size: Callable[[int], int], most: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """The rows of `order` in stretches and where each begins, until none are left or wanted."""
+    """The rows of `order` in chunks and where each begins, until none are left or wanted."""
     while start < len(order) and (count := min(size(start), most)) > 0:
         yield start, order[start : start + count]
         start += count

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxnet.data.pipeline.device_batches import Staged, Stretch
+from jaxnet.data.pipeline.device_batches import Chunk, Streamed
 from jaxnet.data.pipeline.prefetch import ahead
 
 # A stack of batches on its way to the device is at most this large.
@@ -48,15 +48,15 @@ def sent_ahead(
     begin: Callable[[int, np.ndarray, ThreadPoolExecutor], Stack],
     threads: int,
     send: Callable[[dict[str, np.ndarray]], dict[str, jax.Array]] = jax.device_put,
-) -> Iterator[Stretch]:
-    """The stretches of an epoch, on the device before they are asked for.
+) -> Iterator[Chunk]:
+    """The chunks of an epoch, on the device before they are asked for.
 
-    Asking for the next piece may wait until the stretches before it are used (the pace of several
+    Asking for the next piece may wait until the chunks before it are used (the pace of several
     processes does), so that one thread begins stacks and another one finishes and sends them: what
     is begun is handed over, however long the next piece takes.
 
     Args:
-        pieces: the step at which each stretch begins, and the rows of its batches.
+        pieces: the step at which each chunk begins, and the rows of its batches.
         begin: starts to fill the stack for a piece, with the threads of the pool.
         threads: how many threads fill stacks.
         send: puts a stack where it is needed.
@@ -69,8 +69,8 @@ def _sent(
     begin: Callable[[int, np.ndarray, ThreadPoolExecutor], Stack],
     threads: int,
     send: Callable[[dict[str, np.ndarray]], dict[str, jax.Array]],
-) -> Iterator[Stretch]:
-    """The stretches. While one is finished and sent, the threads are at the next."""
+) -> Iterator[Chunk]:
+    """The chunks. While one is finished and sent, the threads are at the next."""
     pool = ThreadPoolExecutor(threads, "jaxnet-reader")
     begun = ahead((begin(*piece, pool) for piece in pieces), BEGUN_STACKS)
     try:
@@ -81,10 +81,8 @@ def _sent(
         pool.shutdown(cancel_futures=True)
 
 
-def _finished(
-    stack: Stack, send: Callable[[dict[str, np.ndarray]], dict[str, jax.Array]]
-) -> Stretch:
+def _finished(stack: Stack, send: Callable[[dict[str, np.ndarray]], dict[str, jax.Array]]) -> Chunk:
     for part in stack.parts:
         part.result()
     stack.complete()
-    return Stretch(Staged(send(stack.batches)), stack.count)
+    return Chunk(Streamed(send(stack.batches)), stack.count)

@@ -19,7 +19,7 @@ import optax
 from flax import struct
 
 from jaxnet.errors import InputError, UsageError
-from jaxnet.losses.adversarial import GAMES, Game
+from jaxnet.losses.adversarial import GAMES, GanLoss
 from jaxnet.metrics import Mean, merge, weighted_mean
 from jaxnet.optimizers import learning_rate_of
 from jaxnet.training.draws import example_keys, normal
@@ -30,7 +30,7 @@ from jaxnet.training.techniques.ema import MovingAverage, check_decay
 
 
 @struct.dataclass
-class Player:
+class NetworkState:
     """What one of the two networks changes: parameters, other variables, its optimizer's state."""
 
     params: PyTree
@@ -52,8 +52,8 @@ class GameState:
     """
 
     step: jax.Array
-    generator: Player
-    discriminator: Player
+    generator: NetworkState
+    discriminator: NetworkState
     average: PyTree
     key: jax.Array
 
@@ -110,7 +110,7 @@ class Adversarial:
     discriminator: nn.Module | Network
     optimizer: Optimizer
     discriminator_optimizer: Optimizer
-    game: Game = GAMES["non_saturating"]
+    game: GanLoss = GAMES["non_saturating"]
     latent: int = 100
     critic_steps: int = 1
     gradient_penalty: float = 0.0
@@ -212,8 +212,8 @@ class Adversarial:
         )
 
     def _teach_discriminator(
-        self, generator: Player, critic: Player, batch: Batch, key: jax.Array
-    ) -> tuple[Player, dict[str, PyTree]]:
+        self, generator: NetworkState, critic: NetworkState, batch: Batch, key: jax.Array
+    ) -> tuple[NetworkState, dict[str, PyTree]]:
         real, weights = self.preprocess(batch["inputs"]), example_weights(batch)
         generated, _ = self._generated(generator.params, generator, len(real), key)
         generated = jax.lax.stop_gradient(generated)
@@ -240,8 +240,8 @@ class Adversarial:
         return select(weights.sum() > 0, new, critic), metrics
 
     def _teach_generator(
-        self, generator: Player, critic: Player, batch: Batch, key: jax.Array
-    ) -> tuple[Player, Mean]:
+        self, generator: NetworkState, critic: NetworkState, batch: Batch, key: jax.Array
+    ) -> tuple[NetworkState, Mean]:
         weights = example_weights(batch)
 
         def objective(params: PyTree) -> tuple[jax.Array, Any]:
@@ -257,7 +257,7 @@ class Adversarial:
         return select(weights.sum() > 0, new, generator), loss
 
     def _generated(
-        self, params: PyTree, generator: Player, count: int, key: jax.Array
+        self, params: PyTree, generator: NetworkState, count: int, key: jax.Array
     ) -> tuple[jax.Array, dict[str, PyTree]]:
         """Examples in training, and the generator's other variables after it."""
         noise = jax.random.normal(stream(key, "noise"), (count, self.latent))
@@ -301,7 +301,7 @@ class Adversarial:
             for number in range(self.critic_steps)
         ]
 
-    def _check(self, generator: Player, critic: Player, real: jax.Array) -> None:
+    def _check(self, generator: NetworkState, critic: NetworkState, real: jax.Array) -> None:
         key = jax.random.key(0)
         made = jax.eval_shape(
             lambda params: self._generated(params, generator, len(real), key)[0], generator.params
@@ -359,21 +359,23 @@ def gradient_penalty(
     return jnp.square(jnp.sqrt(squares + 1e-12) - 1)
 
 
-def _learnt(player: Player) -> dict[str, PyTree]:
+def _learnt(player: NetworkState) -> dict[str, PyTree]:
     return {"params": player.params, "collections": player.collections}
 
 
-def _player(network: Network, optimizer: Optimizer, key: jax.Array, inputs: jax.Array) -> Player:
+def _player(
+    network: Network, optimizer: Optimizer, key: jax.Array, inputs: jax.Array
+) -> NetworkState:
     variables = dict(network.init(key, inputs))
     params = variables.pop("params", {})
-    return Player(params, variables, optimizer.init(params))
+    return NetworkState(params, variables, optimizer.init(params))
 
 
 def _updated(
-    player: Player, optimizer: Optimizer, grads: PyTree, collections: dict[str, PyTree]
-) -> Player:
+    player: NetworkState, optimizer: Optimizer, grads: PyTree, collections: dict[str, PyTree]
+) -> NetworkState:
     # Optax mixes its integer counts with floats, which strict type promotion forbids.
     with jax.numpy_dtype_promotion("standard"):
         updates, opt_state = optimizer.update(grads, player.opt_state, player.params)
         params = optax.apply_updates(player.params, updates)
-    return Player(params, collections, opt_state)
+    return NetworkState(params, collections, opt_state)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.errors import InputError
-from jaxnet.layers.search import log_partition
+from jaxnet.layers.nearest import log_partition
 from jaxnet.metrics import Mean
 from jaxnet.training.state import PyTree, TrainState
 from jaxnet.training.task import Aux, Batch, Metrics, example_weights

@@ -13,8 +13,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
 from jaxnet.errors import InputError
-from jaxnet.metrics.answers import answered
-from jaxnet.metrics.rates import RECALL, Counts, against_rest
+from jaxnet.metrics.accuracy import answered
+from jaxnet.metrics.precision_recall import RECALL, Counts, against_rest
 from jaxnet.metrics.sums import Metric, Score
 
 Weighting = Literal["linear", "quadratic"] | None

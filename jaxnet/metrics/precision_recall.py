@@ -34,7 +34,7 @@ from jaxtyping import Array, Float, Shaped
 
 from jaxnet import losses
 from jaxnet.errors import InputError
-from jaxnet.metrics.answers import (
+from jaxnet.metrics.accuracy import (
     Answers,
     answered,
     cut,

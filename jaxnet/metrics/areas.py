@@ -26,9 +26,9 @@ What is scored:
                     does.
     any of K        logits (B, ..., K) and labels of the same shape: each label by its logit.
 
-`average` is as in `jaxnet.metrics.rates`; "micro" pools the classes' scores. A class with only
-positives or only negatives (for average precision: without positives) has no area: its value is
-NaN, and it stays out of means.
+`average` is as in `jaxnet.metrics.precision_recall`; "micro" pools the classes' scores. A class
+with only positives or only negatives (for average precision: without positives) has no area: its
+value is NaN, and it stays out of means.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Shaped
 
 from jaxnet import losses
-from jaxnet.metrics.answers import class_labels, is_single, is_yes_or_no, spread, unless
+from jaxnet.metrics.accuracy import class_labels, is_single, is_yes_or_no, spread, unless
 from jaxnet.metrics.bins import Bins
-from jaxnet.metrics.rates import Average, averaged, check_average
+from jaxnet.metrics.precision_recall import Average, averaged, check_average
 from jaxnet.metrics.sums import Score
 
 Areas = Callable[[np.ndarray, np.ndarray], tuple[float, float]]
@@ -238,7 +238,7 @@ class _Area:
     Attributes:
         metric: what it is called.
         areas: of a class's positives and negatives by bin, and a bound of its error.
-        average: as in `jaxnet.metrics.rates`.
+        average: as in `jaxnet.metrics.precision_recall`.
         part: 0 for the area, 1 for the bound.
     """
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Integer
 from jaxnet.errors import InputError
 from jaxnet.layers.activations import Activation
 from jaxnet.layers.dense import rows_dot_general
-from jaxnet.layers.recurrence import (
+from jaxnet.layers.rnn_scan import (
     GRU_CELL,
     LSTM_CELL,
     Carry,

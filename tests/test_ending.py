@@ -21,7 +21,8 @@ SIGNALS = [signal.SIGTERM, signal.SIGINT]
 COMMAND = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from jaxnet import cli, ending
+from jaxnet import ending
+from jaxnet.app import cli
 ending.start()
 def ready():
     print("ready", flush=True)

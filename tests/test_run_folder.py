@@ -154,7 +154,7 @@ def test_folds_that_are_done_bind_too(tmp_path):
 def test_a_folder_in_use_is_refused(tmp_path):
     begin(CONFIG, tmp_path)
     script = (
-        "import sys; from pathlib import Path; from jaxnet import run_folder; "
+        "import sys; from pathlib import Path; from jaxnet.app import run_folder; "
         "from jaxnet.app.recipe import Tabular; "
         "run_folder.prepare(Path(sys.argv[1]), Tabular(), resume=False)"
     )

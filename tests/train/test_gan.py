@@ -89,7 +89,7 @@ JUDGE = """
 import sys, time
 from pathlib import Path
 import jax
-from jaxnet import cli
+from jaxnet.app import cli
 from jaxnet.app.recipe import Layout
 from train import classify, gan
 

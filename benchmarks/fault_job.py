@@ -50,9 +50,9 @@ def train(folder: Path, save_steps: int, step_seconds: float, steps: int = FOREV
 
     from jaxnet import losses, optimizers
     from jaxnet.data import Records
+    from jaxnet.models import MLP
     from jaxnet.parallel import Layout
     from jaxnet.training import Callback, Checkpoints, Supervised, Trainer
-    from models.mlp import MLP
 
     class Report(Callback):
         def on_chunk(self, step: int, loss: float | None) -> None:

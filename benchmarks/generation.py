@@ -67,7 +67,7 @@ def _jaxnet(options: Options, weights: Path, batch: int) -> Callable[[], np.ndar
     import jax
 
     from jaxnet.generation import generate
-    from models import GPT2
+    from jaxnet.models import GPT2
     from tests.models import parity
 
     size = (options.vocab_size, options.length, options.features)

@@ -32,7 +32,7 @@ import optax
 
 from benchmarks import report
 from jaxnet import layers, losses
-from models import (
+from jaxnet.models import (
     BERT,
     CNN,
     GPT2,
@@ -58,15 +58,15 @@ from models import (
     Llama,
     Perceptron,
     Ranker,
+    RecurrentClassifier,
+    RecurrentLM,
     ResNet,
     TabularMLP,
     Transformer,
     TwoTower,
     ViT,
+    vit,
 )
-from models.language import RecurrentLM
-from models.text import RecurrentClassifier
-from models.vit import SIZES
 
 # A measurement repeats a call until it lasts about so long.
 SECONDS = 0.05
@@ -179,7 +179,7 @@ MODELS = {
     ),
     "VAE": Case(VAE(DenseEncoder(40, (400,)), DenseDecoder((28, 28, 1), (400,))), (64, 28, 28, 1)),
     "ConvVAE": Case(VAE(ConvEncoder(40), ConvDecoder((28, 28, 1))), (32, 28, 28, 1)),
-    "ViT-S": Case(ViT(8, 10, **SIZES["s"]), (8, 32, 32, 3), {"train": True}),
+    "ViT-S": Case(ViT(8, 10, **vit.SIZES["s"]), (8, 32, 32, 3), {"train": True}),
 }
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from jaxnet import Supervised, Trainer, losses, metrics, optimizers
 from jaxnet.data import Scale, load_mnist
 from jaxnet.training import Callback
-from models import MLP
+from jaxnet.models import MLP
 
 class Stop(Callback):
     def on_chunk(self, step, loss):

@@ -133,11 +133,11 @@ def _decoded(value: JSON) -> Any:
 
 
 def _portable_name(kind: type) -> str:
-    """The name of a class's module; in the zoo, the one that it has where jaxnet is installed."""
+    """The name of a class's module; in the zoo the one that it has wherever jaxnet is."""
     name = kind.__module__
     zoo = Path(jaxnet.__file__).parents[1] / "models"
     if name.startswith("models.") and Path(inspect.getfile(kind)).is_relative_to(zoo):
-        return f"jaxnet.{name}"
+        return f"jaxnet.{name}"  # imported in a checkout by its other name
     return name
 
 
@@ -147,18 +147,14 @@ _MOVED = {"jaxnet.training.targets": "jaxnet.training.techniques.scaled_target"}
 
 def _found(path: str) -> type[nn.Module]:
     name, _, qualname = path.partition(":")
-    name = _MOVED.get(name, name)
-    # The zoo is `jaxnet.models` where jaxnet is installed, and `models` in a checkout.
-    names = [name, name.removeprefix("jaxnet.")] if name.startswith("jaxnet.models.") else [name]
-    for candidate in names:
-        try:
-            found: Any = importlib.import_module(candidate)
-        except ImportError:
-            continue
-        for part in qualname.split("."):
-            found = getattr(found, part, None)
-        if isinstance(found, type) and issubclass(found, nn.Module):
-            return found
-        if found is not None:
-            raise InputError(f"{path} is no Linen module, and nothing else is taken")
-    raise InputError(f"there is no class {path} here")
+    try:
+        found: Any = importlib.import_module(_MOVED.get(name, name))
+    except ImportError:
+        raise InputError(f"there is no class {path} here") from None
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    if found is None:
+        raise InputError(f"there is no class {path} here")
+    if isinstance(found, type) and issubclass(found, nn.Module):
+        return found
+    raise InputError(f"{path} is no Linen module, and nothing else is taken")

@@ -22,6 +22,8 @@ import numpy as np
 import optax
 import pytest
 import scipy.special
+from jaxnet.models.cnn import CNN
+from jaxnet.models.mlp import MLP
 from safetensors.numpy import load_file
 
 from jaxnet import inference, losses, optimizers
@@ -41,8 +43,6 @@ from jaxnet.training import (
     scaled_target,
     with_ema,
 )
-from models.cnn import CNN
-from models.mlp import MLP
 
 ROOT = Path(__file__).parents[1]
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1)).astype(np.uint8)

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import optax
 import pytest
+from jaxnet.models.mlp import MLP
 
 from jaxnet import Bundle, losses
 from jaxnet.data import Arrays
 from jaxnet.training import Checkpoints, Supervised, Trainer, with_ema
-from models.mlp import MLP
 from tests.train.test_classify import classify_here
 
 WRITTEN = Path(__file__).parent / "fixtures" / "0.1.0"

@@ -50,6 +50,8 @@ def imported(name: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             whole = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {one if one in MODULES else str(node.module) for one in whole}
+    # As they are called where jaxnet is installed.
+    found = {re.sub(r"^jaxnet\.(models|train)\b", r"\1", one) for one in found}
     return (found & MODULES.keys()) - {name}
 
 

@@ -93,14 +93,14 @@ class Config(ImageRun):
 
 
 def _dense(config: Config, outputs: int, shape: tuple[int, ...]) -> tuple[nn.Module, nn.Module]:
-    from models import DenseDecoder, DenseEncoder
+    from jaxnet.models import DenseDecoder, DenseEncoder
 
     hidden = config.network.hidden
     return DenseEncoder(outputs, hidden), DenseDecoder(shape, hidden[::-1])
 
 
 def _conv(config: Config, outputs: int, shape: tuple[int, ...]) -> tuple[nn.Module, nn.Module]:
-    from models import ConvDecoder, ConvEncoder
+    from jaxnet.models import ConvDecoder, ConvEncoder
 
     filters = config.network.filters
     return ConvEncoder(outputs, filters), ConvDecoder(shape, filters[::-1])
@@ -154,9 +154,9 @@ def _task(config: Config, build: Callable[..., Any], train: Arrays | ImageFolder
     from jaxnet import losses, metrics
     from jaxnet.data import fit_range, sample
     from jaxnet.losses.density import bernoulli
+    from jaxnet.models import VAE, Autoencoder
     from jaxnet.training.tasks import variational
     from jaxnet.training.tasks.reconstruction import GaussianNoise, Reconstruction, nothing
-    from models import VAE, Autoencoder
 
     # A variational one's code has a mean and a variance for each dimension.
     outputs = (config.latent or 1) * (2 if config.varies else 1)

@@ -118,7 +118,7 @@ class Config(ImageRun):
 
 
 def _dense(config: Config, shape: tuple[int, ...]) -> Players:
-    from models import DenseDiscriminator, DenseGenerator
+    from jaxnet.models import DenseDiscriminator, DenseGenerator
 
     hidden = config.network.hidden
     return (
@@ -128,7 +128,7 @@ def _dense(config: Config, shape: tuple[int, ...]) -> Players:
 
 
 def _dcgan(config: Config, shape: tuple[int, ...], batch_norm: bool = True) -> Players:
-    from models import DCGANDiscriminator, DCGANGenerator
+    from jaxnet.models import DCGANDiscriminator, DCGANGenerator
 
     stages = config.network.stages
     features = config.network.features

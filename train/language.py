@@ -103,7 +103,7 @@ class Config(ProseRun):
 
 
 def _recurrent(config: Config, vocab_size: int) -> nn.Module:
-    from models import RecurrentLM
+    from jaxnet.models import RecurrentLM
 
     network = config.network
     return RecurrentLM(
@@ -118,7 +118,7 @@ def _recurrent(config: Config, vocab_size: int) -> nn.Module:
 
 
 def _gpt(config: Config, vocab_size: int) -> nn.Module:
-    from models import GPT2
+    from jaxnet.models import GPT2
 
     network = config.network
     return GPT2(
@@ -133,7 +133,7 @@ def _gpt(config: Config, vocab_size: int) -> nn.Module:
 
 
 def _llama(config: Config, vocab_size: int) -> nn.Module:
-    from models import Llama
+    from jaxnet.models import Llama
 
     network = config.network
     return Llama(

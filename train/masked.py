@@ -119,8 +119,8 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
 
     from jaxnet import losses, metrics
     from jaxnet.data import TextEncoder
+    from jaxnet.models import BERT, BERTMaskedLM
     from jaxnet.training import Supervised, augment
-    from models import BERT, BERTMaskedLM
 
     data, size = _read(config), config.network
     network = BERT(

@@ -46,7 +46,7 @@ class Network:
 
 
 def _mlp(network: Network, data: Data) -> nn.Module:
-    from models import MLP
+    from jaxnet.models import MLP
 
     table = data.inputs.ndim == 2
     hidden, dropout = network.hidden, network.dropout
@@ -58,7 +58,7 @@ def _mlp(network: Network, data: Data) -> nn.Module:
 
 
 def _cnn(network: Network, data: Data) -> nn.Module:
-    from models import CNN
+    from jaxnet.models import CNN
 
     small = data.inputs.shape[1] < 16
     return CNN(
@@ -91,20 +91,20 @@ def _with_dropout(kind: str, **options: Any) -> Build:
 
 
 def _of_zoo(kind: str, data: Data, **options: Any) -> nn.Module:
-    import models
+    from jaxnet import models
 
     return getattr(models, kind)(num_classes=data.num_classes, **options)
 
 
 def _vit(size: str) -> Build:
     def build(network: Network, data: Data) -> nn.Module:
-        from models.vit import SIZES, ViT
+        from jaxnet.models import ViT, vit
 
         patch_size = network.patch_size
         if patch_size is None:
             patch_size = _patch_size(data.inputs.shape[1:3])
         dropout = 0.0 if network.dropout is None else network.dropout
-        return ViT(patch_size, data.num_classes, dropout=dropout, **SIZES[size])
+        return ViT(patch_size, data.num_classes, dropout=dropout, **vit.SIZES[size])
 
     return build
 

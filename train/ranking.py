@@ -88,7 +88,7 @@ def fit_ranking(folder: Path, config: Run, network: Ranking, data: Data) -> FitR
         by = "click" if data.train.ratings is None else "rating"
     if by == "rating" and data.train.ratings is None:
         raise UsageError(f"--ranking.by rating: {data.train.name} has no ratings")
-    from models import Ranker
+    from jaxnet.models import Ranker
 
     config = replace(config, epochs=network.epochs)
     users, items = data.train.known_users, data.train.known_items

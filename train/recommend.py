@@ -222,8 +222,8 @@ def _read(config: Config) -> Data:
 
 def _retrieval(config: Config, data: Data) -> Retrieval:
     from jaxnet import losses
+    from jaxnet.models import TwoTower
     from jaxnet.training import Retrieval
-    from models import TwoTower
 
     users, items, size = data.train.known_users, data.train.known_items, config.towers
     log_q = losses.log_frequencies(data.train.items, len(items))

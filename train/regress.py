@@ -136,8 +136,8 @@ def build_task(config: Config, train: Arrays, preprocess: Any) -> Supervised:
 def plain_task(config: Config, train: Arrays, preprocess: Any) -> Supervised:
     """The task of predicting a number on the scale of 1."""
     from jaxnet import losses
+    from jaxnet.models import MLP
     from jaxnet.training import Supervised
-    from models import MLP
 
     return Supervised(
         MLP(hidden=config.network.hidden, num_classes=1, dropout=config.network.dropout),

@@ -153,7 +153,7 @@ def _path(config: Config, what: str, *names: str) -> Path:
 
 
 def _recurrent(config: Config, num_classes: int) -> nn.Module:
-    from models import RecurrentClassifier
+    from jaxnet.models import RecurrentClassifier
 
     network = config.network
     return RecurrentClassifier(
@@ -170,7 +170,7 @@ def _recurrent(config: Config, num_classes: int) -> nn.Module:
 
 
 def _encoder(config: Config, num_classes: int) -> nn.Module:
-    from models import BERT, BERTClassifier
+    from jaxnet.models import BERT, BERTClassifier
 
     network = config.network
     encoder = BERT(

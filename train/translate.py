@@ -191,7 +191,7 @@ def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
 
 
 def _model(config: Config, vocab_size: int) -> nn.Module:
-    from models import Transformer
+    from jaxnet.models import Transformer
 
     network = config.network
     return Transformer(

@@ -27,13 +27,10 @@ from jaxnet.layers import (
     Stack,
     TransformerBlock,
 )
+from jaxnet.models import CNN, MLP, RecurrentLM, ResNet
 from jaxnet.parallel import Layout
 from jaxnet.training import Checkpoints, FitResult, Supervised, Trainer
 from jaxnet.training.task import identity
-from models.cnn import CNN
-from models.language import RecurrentLM
-from models.mlp import MLP
-from models.resnet import ResNet
 
 
 class EncoderClassifier(nn.Module):

@@ -107,7 +107,7 @@ def generate(
         UsageError: `new_tokens` is below 1, or there is no cache.
 
     Example:
-        >>> from models import RecurrentLM
+        >>> from jaxnet.models import RecurrentLM
         >>> model = RecurrentLM(20, "rnn", embedding=4, features=4)
         >>> variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 1), np.int32))
         >>> generated = generate(model, variables, [[5, 6, 7], [8]], 10)

@@ -31,7 +31,7 @@ def step(inputs: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
     """The Heaviside step: 1 from 0 upwards, else 0, in the type of the inputs.
 
     Its gradient is 0 everywhere, so gradient descent learns nothing through it; a single layer
-    learns by `models.perceptron.perceptron_update`.
+    learns by `jaxnet.models.perceptron.perceptron_update`.
 
     Example:
         >>> print(step(jnp.array([-0.5, 0.0, 2.0])))

@@ -18,9 +18,6 @@ from jaxnet.errors import InputError, UsageError
 from jaxnet.names import lookup
 from jaxnet.training.network import takes_all
 
-# The zoo is `jaxnet.models` where jaxnet is installed, and `models` in a checkout.
-ZOO = ("jaxnet.models", "models")
-
 
 def network(name: str, size: str | None, options: Mapping[str, str]) -> nn.Module:
     """The module that a command line names.
@@ -98,14 +95,13 @@ def _number_type(model: nn.Module, example: tuple[int, ...]) -> Any:
 
 
 def _imported(file: str) -> ModuleType:
-    names = [file] if "." in file else [f"{zoo}.{file}" for zoo in ZOO]
-    for name in names:
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            # Not the file that was asked for, but something that it imports: that is its fault.
-            if error.name not in (name, name.rpartition(".")[0]):
-                raise
+    name = file if "." in file else f"jaxnet.models.{file}"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # Not the file that was asked for, but something that it imports: that is its fault.
+        if error.name not in (name, name.rpartition(".")[0]):
+            raise
     raise UsageError(
         f"there is no network {file!r}: expected a file of the zoo, such as gpt2, llama, bert, "
         "vit, resnet or mlp, or package.module:Class"

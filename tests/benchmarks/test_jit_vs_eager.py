@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 from flax import linen as nn
 
-import models
 from benchmarks import jit_vs_eager
 from benchmarks.jit_vs_eager import LAYERS, MODELS, Options, measure
-from jaxnet import layers
+from jaxnet import layers, models
 
 # Why nobody times these by themselves.
 ELSEWHERE = {

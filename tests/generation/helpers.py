@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models import RecurrentLM
+from jaxnet.models import RecurrentLM
 
 
 @dataclass(frozen=True)

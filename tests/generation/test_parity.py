@@ -7,7 +7,7 @@ import pytest
 
 from jaxnet.errors import InputError
 from jaxnet.generation import beam_search, generate
-from models import GPT2
+from jaxnet.models import GPT2
 from tests.models import parity
 
 VOCAB, LENGTH, NEW = 23, 20, 9

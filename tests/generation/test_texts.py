@@ -21,11 +21,11 @@ from jaxnet.generation import (
     generate_texts,
     with_room,
 )
+from jaxnet.models import GPT2, RecurrentLM
 from jaxnet.training import Supervised, with_ema
 from jaxnet.training.callbacks import Plan
 from jaxnet.training.history import History
 from jaxnet.training.techniques.local_sgd import local_sgd
-from models import GPT2, RecurrentLM
 from tests.networks import Dense
 
 WORDS = fit_tokenizer("to be or not to be", "word")

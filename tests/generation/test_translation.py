@@ -16,8 +16,8 @@ from jaxnet.generation import (
     translation_attention,
 )
 from jaxnet.generation import translation as its_module
+from jaxnet.models import Transformer
 from jaxnet.report.plots import plot_attention
-from models import Transformer
 from tests.networks import drawn
 
 TEXTS = ["a red hat", "two men", "a dog runs over the green grass and barks", "a hat"]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxnet.errors import InputError
+from jaxnet.models import VAE, Autoencoder, ConvDecoder, ConvEncoder, DenseDecoder, DenseEncoder
 from jaxnet.module_json import from_json, to_json
-from models import VAE, Autoencoder, ConvDecoder, ConvEncoder, DenseDecoder, DenseEncoder
 
 DENSE = (DenseEncoder(4, (16,)), DenseDecoder((28, 28, 1), (16,)))
 CONV = (ConvEncoder(4, (3, 5)), ConvDecoder((28, 28, 1), (5, 3)))

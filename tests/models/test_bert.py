@@ -9,7 +9,7 @@ import pytest
 
 from jaxnet import module_json
 from jaxnet.errors import InputError, UsageError
-from models import BERT, BERTClassifier, BERTMaskedLM, bert
+from jaxnet.models import BERT, BERTClassifier, BERTMaskedLM, bert
 from tests.networks import applied, drawn
 
 from .parity import close

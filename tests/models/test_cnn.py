@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import models
-from jaxnet import trees
+from jaxnet import models, trees
 from jaxnet.errors import InputError
-from models import CNN
+from jaxnet.models import CNN
 from tests.networks import applied, drawn
 
 

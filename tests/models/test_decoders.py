@@ -11,7 +11,7 @@ import pytest
 
 from jaxnet import module_json
 from jaxnet.errors import InputError
-from models import GPT2, Llama, gpt2, llama
+from jaxnet.models import GPT2, Llama, gpt2, llama
 from tests.networks import applied, drawn
 
 from .parity import close

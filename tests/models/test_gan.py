@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxnet.errors import InputError
+from jaxnet.models import DCGANDiscriminator, DCGANGenerator, DenseDiscriminator, DenseGenerator
 from jaxnet.module_json import from_json, to_json
-from models import DCGANDiscriminator, DCGANGenerator, DenseDiscriminator, DenseGenerator
 
 
 @pytest.mark.parametrize(

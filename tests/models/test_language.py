@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnet.errors import InputError, UsageError
-from models import RecurrentLM
+from jaxnet.models import RecurrentLM
 from tests.networks import applied, drawn
 
 TOKENS = np.random.default_rng(0).integers(1, 11, (3, 7)).astype(np.int32)

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxnet import trees
 from jaxnet.errors import InputError
 from jaxnet.layers import max_pool
-from models import LeNet5
+from jaxnet.models import LeNet5
 
 SIZES = {"C1": 156, "C3": 2_416, "C5": 48_120, "F6": 10_164, "output": 850}
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnet import trees
-from models import MLP
+from jaxnet.models import MLP
 from tests.networks import applied, drawn
 
 

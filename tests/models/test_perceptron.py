@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxnet.models.perceptron import Perceptron, perceptron_update
 from sklearn import linear_model
 
 from jaxnet import losses, optimizers
 from jaxnet.errors import InputError
 from jaxnet.layers.activations import ACTIVATIONS, linear
-from models.perceptron import Perceptron, perceptron_update
 from tests.networks import applied, drawn
 
 INPUTS = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], np.float32)

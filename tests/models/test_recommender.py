@@ -6,7 +6,7 @@ import pytest
 
 from jaxnet import Bundle
 from jaxnet.errors import InputError
-from models import Ranker, TwoTower
+from jaxnet.models import Ranker, TwoTower
 from tests.networks import applied, drawn
 
 RNG = np.random.default_rng(0)

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxnet.models.resnet import BasicBlock, PaddedBlock
 
 from jaxnet import Bundle
-from models import CIFARResNet
-from models.resnet import BasicBlock, PaddedBlock
+from jaxnet.models import CIFARResNet
 from tests.networks import drawn
 
 

@@ -13,8 +13,8 @@ from jaxnet import Bundle, module_json
 from jaxnet.compute import training_shapes
 from jaxnet.errors import InputError, UsageError
 from jaxnet.generation import ModuleStep, beam_search, generate
+from jaxnet.models import Transformer
 from jaxnet.summary import summary
-from models import Transformer
 from tests.networks import applied, drawn
 
 from .parity import close

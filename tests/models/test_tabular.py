@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from jaxnet import Bundle
-from models import MLP, TabularMLP
+from jaxnet.models import MLP, TabularMLP
 from tests.networks import applied, drawn
 
 GROUPS = ((1, 4), (5, 10), (11, 17))

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxnet.models.text import _max, _mean
 
 from jaxnet import Bundle
 from jaxnet.errors import InputError, UsageError
-from models import RecurrentClassifier
-from models.text import _max, _mean
+from jaxnet.models import RecurrentClassifier
 from tests.networks import applied, drawn
 
 TOKENS = np.array([[5, 2, 9, 4, 1], [7, 3, 0, 0, 0], [6, 0, 0, 0, 0]], np.int32)

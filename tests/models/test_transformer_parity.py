@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnet.layers import sinusoidal
-from models import BERT, GPT2, BERTClassifier, BERTMaskedLM, BERTTagger, Llama, Transformer
+from jaxnet.models import BERT, GPT2, BERTClassifier, BERTMaskedLM, BERTTagger, Llama, Transformer
 
 from . import parity
 from .parity import close

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxnet.models.vit import SIZES
 
 from jaxnet import losses, trees
 from jaxnet.errors import InputError, UsageError
+from jaxnet.models import VGG, AlexNet, CIFARResNet, GoogLeNet, ResNet, ViT
 from jaxnet.training import Supervised
-from models import VGG, AlexNet, CIFARResNet, GoogLeNet, ResNet, ViT
-from models.vit import SIZES
 from tests.networks import drawn
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from models import VGG, AlexNet, GoogLeNet, ResNet, ViT
+from jaxnet.models import VGG, AlexNet, GoogLeNet, ResNet, ViT
 from tests.models.torch_twin import (
     assert_near,
     assert_same_outputs,

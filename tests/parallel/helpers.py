@@ -12,11 +12,11 @@ import optax
 
 from jaxnet import losses, metrics
 from jaxnet.data.pipeline.device_batches import Streamed
+from jaxnet.models import CNN, GPT2, MLP, RecurrentLM, TwoTower
 from jaxnet.parallel import Layout
 from jaxnet.training import Retrieval, Supervised
 from jaxnet.training.programs import Programs
 from jaxnet.training.techniques.transforms import Technique
-from models import CNN, GPT2, MLP, RecurrentLM, TwoTower
 
 ROWS = 16
 

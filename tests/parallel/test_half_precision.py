@@ -9,12 +9,12 @@ import optax
 import pytest
 
 from jaxnet import losses, trees
+from jaxnet.models import BERT, GPT2, BERTTagger
 from jaxnet.parallel import Layout
 from jaxnet.parallel.stacked import to_plain
 from jaxnet.training import Supervised, accumulate, mixed_precision, with_ema
 from jaxnet.training.techniques.ema import averaged
 from jaxnet.training.techniques.parallelism import pipelined, sequence_parallel
-from models import BERT, GPT2, BERTTagger
 from tests.parallel.equality import steps
 
 ROWS, TIME = 32, 32

@@ -13,11 +13,11 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnet import trees
 from jaxnet.errors import InputError, UsageError
+from jaxnet.models import BERT, MLP, VGG, BERTClassifier, BERTMaskedLM, Llama, Transformer, ViT
 from jaxnet.parallel import Layout
 from jaxnet.parallel.model_rules import family_rules
 from jaxnet.training import freeze, with_ema
 from jaxnet.training.programs import Programs
-from models import BERT, MLP, VGG, BERTClassifier, BERTMaskedLM, Llama, Transformer, ViT
 from tests.parallel.helpers import batches, gpt, mlp, supervised
 
 

@@ -12,6 +12,8 @@ import pytest
 from flax import linen as nn
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxnet.models.gpt2 import GPT2
+from jaxnet.models.mlp import MLP
 
 from jaxnet import losses
 from jaxnet.errors import UsageError
@@ -26,8 +28,6 @@ from jaxnet.parallel import (
     to_plain,
 )
 from jaxnet.training import Supervised, mixed_precision, pipelined
-from models.gpt2 import GPT2
-from models.mlp import MLP
 from tests.parallel.equality import assert_equal_steps, assert_leaves, collectives, steps
 from tests.parallel.test_experts import task as mixtures
 from tests.parallel.test_ring import draw, texts
@@ -218,7 +218,7 @@ def test_what_cannot_be_cut_is_refused():
 # --- a network's blocks as a pipeline -----------------------------------------------------------
 
 
-# As `models.gpt2` cuts its blocks.
+# As `jaxnet.models.gpt2` cuts its blocks.
 SHARDING = (
     ("**/mlp/up/kernel", (None, "tensor")),
     ("**/mlp/up/bias", ("tensor",)),

@@ -9,11 +9,11 @@ import optax
 import pytest
 
 from jaxnet.errors import UsageError
+from jaxnet.models import GPT2
 from jaxnet.parallel.layout import Layout
 from jaxnet.plan.cost import plan
 from jaxnet.plan.roofline import MACHINES
 from jaxnet.plan.tracing import trace
-from models import GPT2
 
 BATCH, IN, HIDDEN, OUT = 64, 32, 128, 16
 RULES = (

@@ -10,13 +10,13 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from jaxnet.models.gpt2 import GPT2
 
 from jaxnet import losses
 from jaxnet.errors import UsageError
 from jaxnet.layers import MultiHeadAttention, attention, causal_mask
 from jaxnet.parallel import Layout, ring_attention
 from jaxnet.training import Supervised, sequence_parallel
-from models.gpt2 import GPT2
 from tests.parallel.equality import assert_equal_steps, assert_leaves, collectives, steps
 
 BATCH, HEADS, WIDTH = 2, 4, 6

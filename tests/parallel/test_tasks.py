@@ -14,12 +14,7 @@ from jaxnet import losses
 from jaxnet.data import draw_interactions
 from jaxnet.losses.adversarial import GAMES
 from jaxnet.losses.density import bernoulli
-from jaxnet.parallel import Layout
-from jaxnet.training import Retrieval, TeacherForcing
-from jaxnet.training.tasks.adversarial import Adversarial
-from jaxnet.training.tasks.reconstruction import GaussianNoise, Reconstruction
-from jaxnet.training.tasks.variational import Variational
-from models import (
+from jaxnet.models import (
     VAE,
     Autoencoder,
     DenseDecoder,
@@ -29,6 +24,11 @@ from models import (
     Transformer,
     TwoTower,
 )
+from jaxnet.parallel import Layout
+from jaxnet.training import Retrieval, TeacherForcing
+from jaxnet.training.tasks.adversarial import Adversarial
+from jaxnet.training.tasks.reconstruction import GaussianNoise, Reconstruction
+from jaxnet.training.tasks.variational import Variational
 from tests.parallel.equality import assert_leaves
 from tests.parallel.helpers import take_steps
 

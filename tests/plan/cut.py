@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models import GPT2
+from jaxnet.models import GPT2
 
 
 class CutGPT2(GPT2):

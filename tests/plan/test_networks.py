@@ -3,11 +3,11 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 import pytest
+from jaxnet.models.gan import DCGANGenerator
 
 from jaxnet.errors import UsageError
+from jaxnet.models import BERT, GPT2, MLP
 from jaxnet.plan.networks import inputs, network
-from models import BERT, GPT2, MLP
-from models.gan import DCGANGenerator
 
 
 class TwoTexts(nn.Module):

@@ -14,8 +14,8 @@ pytest.importorskip("tokenizers", reason="needs the extra [text]")
 from jaxnet import Bundle
 from jaxnet.app import cli
 from jaxnet.app.command_line import from_command_line
+from jaxnet.models import BERTClassifier
 from jaxnet.training.attention_maps import self_attention_maps
-from models import BERTClassifier
 from train.masked import PROGRAM, Config, train
 
 QUICK = "--network.num_layers 2 --network.features 32 --network.num_heads 2 --tokens.length 16"

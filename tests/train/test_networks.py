@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import models
+from jaxnet import models
 from jaxnet.errors import UsageError
 from jaxnet.options import settled
 from train.classify import Config

@@ -302,7 +302,7 @@ from tests.training.test_fingerprints import *
 from jaxnet.training.programs import Programs
 from jaxnet.training import fingerprints, log_norms, with_ema
 from jaxnet.data import augmentation
-import models
+from jaxnet import models
 cases = {
     "mlp": (clip(with_ema(task(), 0.9), 1.0), {"inputs": np.zeros((4, 4), np.float32)}),
     "cnn": (

@@ -14,6 +14,7 @@ import pytest
 
 from jaxnet import losses, optimizers
 from jaxnet.errors import UsageError
+from jaxnet.models import Transformer
 from jaxnet.report.plots import plot_curves, plot_norms
 from jaxnet.training import (
     History,
@@ -29,7 +30,6 @@ from jaxnet.training import (
 )
 from jaxnet.training.network import as_network
 from jaxnet.training.techniques.norms import layer_order
-from models import Transformer
 from tests.networks import Dense
 from tests.training.helpers import (
     assert_close,

@@ -14,10 +14,10 @@ import pytest
 from jaxnet import losses, metrics
 from jaxnet.data import Scale
 from jaxnet.errors import InputError, UsageError
+from jaxnet.models import Autoencoder, DenseDecoder, DenseEncoder
 from jaxnet.training import Trainer
 from jaxnet.training.draws import example_keys
 from jaxnet.training.tasks.reconstruction import GaussianNoise, MaskingNoise, Reconstruction
-from models import Autoencoder, DenseDecoder, DenseEncoder
 from tests.networks import Dense
 
 pytestmark = pytest.mark.usefixtures("shared_programs")

@@ -14,8 +14,8 @@ from jaxnet import Trainer, losses, retrieval
 from jaxnet.data import Arrays, draw_interactions, leave_last_out
 from jaxnet.data.interactions.interactions import as_lists
 from jaxnet.errors import InputError
+from jaxnet.models import TwoTower
 from jaxnet.training import Retrieval, clip, with_ema
-from models import TwoTower
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 

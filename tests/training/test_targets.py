@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxnet.models.mlp import MLP
 
 from jaxnet import Bundle, losses, metrics
 from jaxnet.data import Arrays, Scale, fit_target
 from jaxnet.errors import InputError
 from jaxnet.training import Network, Supervised, Trainer, mixed_precision, scaled_target
-from models.mlp import MLP
 from tests.networks import Dense
 from tests.training.helpers import make_batch, started, table
 

@@ -14,9 +14,9 @@ from jaxnet import losses
 from jaxnet.data import Arrays
 from jaxnet.errors import InputError, UsageError
 from jaxnet.generation import ModuleStep, generate
+from jaxnet.models import Transformer
 from jaxnet.training import TeacherForcing, Trainer
 from jaxnet.training.tasks.teacher_forcing import shifted
-from models import Transformer
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 

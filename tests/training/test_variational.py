@@ -15,6 +15,7 @@ import pytest
 from jaxnet.data import Arrays, fit_range, load_digits, split
 from jaxnet.errors import InputError, UsageError
 from jaxnet.losses.density import bernoulli, normal_divergence
+from jaxnet.models import VAE, DenseDecoder, DenseEncoder
 from jaxnet.training import Trainer, mixed_precision
 from jaxnet.training.state import stream
 from jaxnet.training.tasks.reconstruction import GaussianNoise, training_keys
@@ -23,7 +24,6 @@ from jaxnet.training.tasks.variational import (
     fixed_binarization,
     stochastic_binarization,
 )
-from models import VAE, DenseDecoder, DenseEncoder
 from tests.networks import Dense
 
 

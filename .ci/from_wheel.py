@@ -1,12 +1,14 @@
 """Trains on the digits with nothing but the installed wheel."""
 
 import importlib.util
+import subprocess
+import sys
 import tempfile
-
-from jaxnet.models import CNN
+from pathlib import Path
 
 from jaxnet import Bundle, Supervised, Trainer, losses, metrics, optimizers
 from jaxnet.data import fit_standard, load_digits, split
+from jaxnet.models import CNN
 
 for name in ("models", "train"):
     assert importlib.util.find_spec(name) is None, f"the wheel must not install {name}/"
@@ -28,3 +30,14 @@ with tempfile.TemporaryDirectory() as folder:
     Bundle.of(result.model).save(folder)
     logits = Bundle.load(folder).predict(test.inputs)
 assert (logits == result.model.predict(test.inputs)).all()
+
+# Files of a user's own, called as ours are, change nothing.
+jaxnet = str(Path(sys.executable).with_name("jaxnet"))
+with tempfile.TemporaryDirectory() as folder:
+    for name in ("models.py", "train.py"):
+        (Path(folder) / name).write_text("raise RuntimeError('imported in place of jaxnet')")
+    words = ["classify", "--model", "mlp", "--epochs", "2", "--run-dir", "run", "--no-progress"]
+    subprocess.run([jaxnet, "train", *words], cwd=folder, check=True)
+    code = "from jaxnet import Bundle; print(type(Bundle.load('run/bundle').model).__module__)"
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+    subprocess.run([jaxnet, "doctor", "--run", "run"], cwd=folder, check=True)

@@ -66,7 +66,7 @@ def write(config: Config) -> int:
     bundle = Bundle.load(folder / "bundle" if (folder / "bundle").is_dir() else folder)
     if not isinstance(bundle.encoder, TextEncoder) or not hasattr(bundle.model, "init_cache"):
         writes = "a translator: python -m jaxnet.translate lets it write"
-        train = "no language model; train one with python -m train.language"
+        train = "no language model; train one with jaxnet train language"
         raise InputError(f"{folder} holds {writes if hasattr(bundle.model, 'start') else train}")
     tokenizer = bundle.encoder.tokenizer
     prompts, room = generation.checked_prompts(bundle.model, tokenizer, config.prompt, "--prompt")

@@ -67,7 +67,7 @@ def write(config: Config) -> int:
     folder = config.run_dir
     bundle = Bundle.load(folder / "bundle" if (folder / "bundle").is_dir() else folder)
     if not isinstance(bundle.encoder, TextEncoder) or not hasattr(bundle.model, "start"):
-        raise InputError(f"{folder} holds no translator; train one with python -m train.translate")
+        raise InputError(f"{folder} holds no translator; train one with jaxnet train translate")
     usual = max(NEW_TOKENS, bundle.encoder.length)
     asked = list(dict.fromkeys(text for text in texts if text))
     made: list[str] = []

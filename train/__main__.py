@@ -1,4 +1,4 @@
-"""List the entrypoints: `python -m train`."""
+"""List the entrypoints: `python -m train`, `jaxnet train`."""
 
 from __future__ import annotations
 
@@ -20,16 +20,21 @@ def entrypoints() -> dict[str, str]:
     return found
 
 
-def main(arguments: list[str]) -> int:
-    """Print them. A name that follows is told how it is called."""
+def main(arguments: list[str], called: str = "python -m train.") -> int:
+    """Print them. A name that follows is told how it is called.
+
+    Args:
+        arguments: the words that follow.
+        called: what stands before the name of each.
+    """
     known = entrypoints()
     asked = [word for word in arguments if not word.startswith("-")]
     if asked:
         name = asked[0] if asked[0] in known else "NAME"
-        print(f"error: call it by python -m train.{name}", file=sys.stderr)
+        print(f"error: call it by {called}{name}", file=sys.stderr)
         return cli.WRONG_USAGE
     for name, about in known.items():
-        print(f"python -m train.{name:<11} {about}")
+        print(f"{called}{name:<11} {about}")
     print("\n--help after one of them lists its options.")
     return cli.DONE
 

@@ -36,13 +36,15 @@ from jaxnet.app.recipe import (
 from jaxnet.errors import UsageError
 from jaxnet.names import lookup
 from jaxnet.options import OnlyWith, OtherThan, settled
-from train.networks import MODELS, Network
+
+from .networks import MODELS, Network
 
 if TYPE_CHECKING:
     from jaxnet.data import Arrays, ImageFolder, Table, TableEncoder
     from jaxnet.training import Supervised
     from jaxnet.training.task import Loss
-    from train.networks import Build
+
+    from .networks import Build
 
 PROGRAM = "python -m train.classify"
 TABLES = ("titanic", "csv")

@@ -285,7 +285,8 @@ def _judge(config: Config, folder: Path, parts: ImageParts) -> Bundle | None:
 def _train_judge(config: Config, home: Path, examples: int) -> int:
     """Train the classifier, unless that is done. The exit code."""
     from jaxnet.cluster import processes
-    from train import classify
+
+    from . import classify
 
     if processes.from_first((home / "bundle" / "bundle.json").exists):
         return cli.DONE

@@ -43,7 +43,8 @@ from jaxnet.errors import UsageError
 from jaxnet.names import lookup
 from jaxnet.options import Count, OnlyWith, Range, Share, settled
 from jaxnet.training.early_stopping import EarlyStopping
-from train.ranking import Data, Ranking, fit_ranking
+
+from .ranking import Data, Ranking, fit_ranking
 
 if TYPE_CHECKING:
     import numpy as np

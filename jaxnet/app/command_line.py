@@ -13,6 +13,7 @@ import difflib
 import inspect
 import itertools
 import re
+import sys
 import textwrap
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +40,7 @@ def from_command_line(config_type: type[C], arguments: Sequence[str], program: s
     Args:
         config_type: a frozen dataclass; its docstring and those of its fields become the help.
         arguments: the words after the program's name, `--config FILE.toml` among them or not.
-        program: how the program is called.
+        program: how the program is called; by the command `jaxnet`, `sys.argv[0]` says how.
 
     Raises:
         UsageError: a word is no option, or the file is wrong. A value of the wrong type ends the
@@ -47,6 +48,8 @@ def from_command_line(config_type: type[C], arguments: Sequence[str], program: s
     """
     import tyro
 
+    if sys.argv[0].startswith(("jaxnet ", "python -m jaxnet ")):
+        program = sys.argv[0]
     file, words = _without_file(arguments)
     default = config_type() if file is None else from_toml(config_type, file)
     try:

@@ -191,7 +191,8 @@ def program_of(config: Any) -> str | None:
     """
     module = sys.modules.get(type(config).__module__)
     spec = getattr(module, "__spec__", None)
-    return spec.name if spec else None
+    # Ours are called the same, wherever they are imported from.
+    return spec.name.replace("jaxnet.train.", "train.") if spec else None
 
 
 def fit(

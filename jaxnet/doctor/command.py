@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,6 +86,8 @@ def show(findings: Sequence[Finding]) -> None:
     print(", ".join(f"{number} {level}" for level, number in counted.items() if number))
 
 
-def command(arguments: Sequence[str], program: str) -> int:
-    """The command, with the words that follow its name."""
-    return doctor(from_command_line(Config, arguments, program))
+def main() -> int:
+    """The command."""
+    return cli.run_alone(
+        lambda: doctor(from_command_line(Config, sys.argv[1:], "python -m jaxnet doctor"))
+    )

@@ -109,7 +109,9 @@ def program_that_trained(run: Path) -> str:
 def fitted(run: Path, program: str) -> Fitted:
     """What a program would train in a run folder, as configured there, without training it."""
     try:
-        module = importlib.import_module(program)
+        # Ours are found wherever jaxnet is installed.
+        own = program.startswith("train.")
+        module = importlib.import_module(f"jaxnet.{program}" if own else program)
     except ImportError as error:
         raise InputError(
             f"{run} was trained by {program}, which can't be imported here: {error}. Run doctor "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -106,6 +107,8 @@ def _numbers(sizes: Layout) -> dict[str, int]:
     return {name: getattr(sizes, name) for name in AXES}
 
 
-def command(arguments: Sequence[str], program: str) -> int:
-    """The command, with the words that follow its name."""
-    return plan(from_command_line(Config, arguments, program))
+def main() -> int:
+    """The command."""
+    return cli.run_alone(
+        lambda: plan(from_command_line(Config, sys.argv[1:], "python -m jaxnet plan"))
+    )

@@ -474,9 +474,12 @@ def environment() -> dict[str, str | int | None]:
     """Versions, device and how it computes, for `summary.json` and benchmark results."""
     import jax
 
+    import jaxnet
     from jaxnet import numerics
 
     def installed(package: str) -> str:
+        if package == "jaxnet":  # the distribution is called otherwise
+            return jaxnet.__version__
         try:
             return version(package)
         except PackageNotFoundError:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import flax.linen as nn
 import jax
@@ -32,6 +35,9 @@ Dense = partial(nn.Dense, kernel_init=hashed)
 Conv = partial(nn.Conv, kernel_init=hashed)
 
 
+_INIT = nn.Module.init
+
+
 def drawn(model: nn.Module, *inputs: Any, seed: int = 0, **options: Any) -> dict[str, Any]:
     """Random variables, drawn by NumPy: compiling a network's initialisation takes long."""
     rng = np.random.default_rng(seed)
@@ -45,9 +51,31 @@ def drawn(model: nn.Module, *inputs: Any, seed: int = 0, **options: Any) -> dict
         # In NumPy, for JAX compiles a conversion for each shape.
         return jnp.asarray(values.astype(shape.dtype))
 
-    start = partial(model.init, **options)
+    start = partial(_INIT, model, **options)
     shapes = jax.eval_shape(start, jax.random.key(0), *inputs)
     return jax.tree.map(draw, trees.paths(shapes), shapes)
+
+
+@contextmanager
+def quick_starts(scale: float = 1.0) -> Iterator[None]:
+    """Networks that are initialised within start with what `drawn` gives, whatever the key.
+
+    For tests of what comes after: nothing random is compiled, on one device or on many.
+
+    Args:
+        scale: how large kernels and embeddings are beside those of `drawn`.
+    """
+
+    def init(model: nn.Module, rngs: Any, *inputs: Any, **options: Any) -> dict[str, Any]:
+        variables = drawn(model, *inputs, **options)
+
+        def scaled(path: str, leaf: jax.Array) -> Any:
+            return leaf * scale if path.endswith(("kernel", "embedding")) else leaf
+
+        return jax.tree.map(scaled, trees.paths(variables), variables)
+
+    with patch.object(nn.Module, "init", init):
+        yield
 
 
 @partial(jax.jit, static_argnums=0, static_argnames=("train", "method", "mutable"))

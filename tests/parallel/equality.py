@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxnet.parallel import Layout
+from tests.networks import quick_starts
 
 BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1}
 
@@ -23,9 +25,25 @@ class Step(NamedTuple):
     state: Any
 
 
-def steps(task: Any, batch: Any, layout: Layout | None = None, count: int = 3) -> list[Step]:
-    """The first steps of training on a batch, on the devices of a layout or on one."""
-    state = jax.jit(task.init)(jax.random.key(0), batch)
+def steps(
+    task: Any,
+    batch: Any,
+    layout: Layout | None = None,
+    count: int = 3,
+    scale: float | None = 1.0,
+) -> list[Step]:
+    """The first steps of training on a batch, on the devices of a layout or on one.
+
+    Args:
+        task: what to train; see `quick_starts` for its start.
+        batch: what to train it on.
+        layout: the devices.
+        count: how many steps.
+        scale: see `quick_starts`. The larger, the more rounding grows. None for the start that
+            the network itself draws.
+    """
+    with nullcontext() if scale is None else quick_starts(scale):
+        state = jax.jit(task.init)(jax.random.key(0), batch)
     taken = []
     with jax.set_mesh(layout.mesh()) if layout else jax.default_device(jax.devices()[0]):
         step, state, batch = placed(task, state, batch, layout)

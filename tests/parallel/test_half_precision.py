@@ -45,7 +45,7 @@ def batch() -> dict[str, np.ndarray]:
 
 def learnt(task: Any, layout: Layout | None = None) -> dict[str, np.ndarray]:
     """Parameters after three steps, and their average where the task has one."""
-    state = steps(task, batch(), layout)[-1].state
+    state = steps(task, batch(), layout, scale=None)[-1].state
     trained = {"params": to_plain(state.params)}
     if state.memory:
         trained["average"] = to_plain(averaged(state).params)

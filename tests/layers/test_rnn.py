@@ -199,7 +199,7 @@ def test_types(cls, dtype):
         @jax.jit
         def run(x):
             layer = cls(FEATURES, param_dtype=dtype, **options)
-            variables = layer.init(jax.random.key(0), x)
+            variables = drawn(layer, x)
             in_float32 = cls(FEATURES, dtype="float32", **options).apply(variables, x)
             outputs = layer.apply(variables, x, mask)
             grads = jax.grad(lambda v: layer.apply(v, x, mask)[0].sum())(variables)

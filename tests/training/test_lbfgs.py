@@ -127,7 +127,7 @@ class Interrupts(Callback):
 def test_an_interrupted_run_comes_to_the_same_bits(tmp_path):
     interrupts = Interrupts()
     trainer = Trainer(
-        classifier(Noisy(), LBFGS),
+        classifier(Dense(3), LBFGS),
         checkpoints=Checkpoints(tmp_path / "run", every_steps=2),
         callbacks=[interrupts],
         steps_per_dispatch=2,

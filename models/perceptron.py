@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxnet.layers import Dense
 from jaxnet.layers.activations import Activation, step
 from jaxnet.losses import paired
 
@@ -40,7 +41,7 @@ class Perceptron(nn.Module):
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
         """Inputs (B, D) to outputs (B, units); `train` changes nothing."""
-        return self.activation(nn.Dense(self.units)(inputs))
+        return self.activation(Dense(self.units)(inputs))
 
 
 def perceptron_update(

@@ -10,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxnet.errors import InputError
+from jaxnet.layers import Embed
 
 from .mlp import MLP
 
@@ -39,7 +40,7 @@ class Embeddings(nn.Module):
         """Float `(batch, columns * width)` of integers `(batch, columns)`."""
         start = nn.initializers.normal(0.1)
         tables = [
-            nn.Embed(size, self.width, embedding_init=start, name=f"column_{column}")
+            Embed(size, self.width, embedding_init=start, name=f"column_{column}")
             for column, size in enumerate(self.sizes)
         ]
         return jnp.concatenate([table(ids[:, i]) for i, table in enumerate(tables)], axis=1)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxnet.layers import Dense
+
 from .mlp import MLP
 
 
@@ -45,7 +47,7 @@ class TabularMLP(nn.Module):
         parts, done = [], 0
         for index, (start, stop) in enumerate(self.groups):
             if stop - start > self.embedding:
-                embed = nn.Dense(
+                embed = Dense(
                     self.embedding,
                     use_bias=False,
                     kernel_init=nn.initializers.normal(1.0),

@@ -161,7 +161,10 @@ def _read_only(job: Job) -> list[int]:
     disk = job.folder / "checkpoints"
     # The same files by another mount: that of files which are being written stays as it is.
     subprocess.run(["mount", "--bind", disk, disk], check=True)
-    subprocess.run(["mount", "-o", "remount,bind,ro", disk], check=True)
+    words = ["mount", "-o", "remount,bind,ro", disk]
+    # While a file is open to be written, the kernel refuses that.
+    made = partial(subprocess.run, words, capture_output=True)
+    job.wait_for(lambda: made().returncode == 0, "moment without an open file")
     return list(range(job.processes))
 
 
@@ -347,7 +350,7 @@ def _bars(rows: list[Row]) -> dict[str, dict[str, report.Bar]]:
             if seconds:
                 bar = report.Bar(median(seconds), min(seconds), max(seconds), title)
                 panels[title][row.fault] = bar
-    return panels
+    return {title: bars for title, bars in panels.items() if bars}
 
 
 def restart(options: Options) -> int:

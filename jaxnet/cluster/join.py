@@ -44,6 +44,20 @@ def _seconds(environ: Environ, name: str, usual: float) -> float:
     return seconds
 
 
+def patience(environ: Environ = os.environ) -> float:
+    """How many seconds a step may take, by `JAXNET_PROGRESS_TIMEOUT`.
+
+    Raises:
+        UsageError: that, or `JAXNET_PEER_TIMEOUT`, is no number of seconds.
+
+    Example:
+        >>> patience({}), patience({"JAXNET_PROGRESS_TIMEOUT": "60"})
+        (300.0, 60.0)
+    """
+    usual = PROGRESS_FACTOR * _seconds(environ, PEER_TIMEOUT, DEFAULT_PEER_TIMEOUT)
+    return _seconds(environ, PROGRESS_TIMEOUT, usual)
+
+
 def initialize(environ: Environ = os.environ) -> Watch | None:
     """Join the other processes of this job, if a launcher started several.
 
@@ -77,8 +91,7 @@ def initialize(environ: Environ = os.environ) -> Watch | None:
     with ending.deferring():  # the others have to hear of it
         peers, address = roll_call(me, cluster.processes, cluster.coordinator, start, identity)
     _report([me, *peers])
-    patience = _seconds(environ, PROGRESS_TIMEOUT, PROGRESS_FACTOR * timeout)
-    watch = Watch(me, cluster.processes, timeout, peers, pipe, patience).start()
+    watch = Watch(me, cluster.processes, timeout, peers, pipe, patience(environ)).start()
     ending.at_once("joining the other processes", watch.ask)
     _join(cluster, address, timeout)
     return watch

@@ -12,7 +12,10 @@ import errno
 import json
 import logging
 import os
+import queue
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,8 +26,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from jaxnet import locks, trees
-from jaxnet.cluster import processes
+from jaxnet import ending, locks, trees
+from jaxnet.cluster import activity, join, processes
 from jaxnet.errors import CheckpointError, UsageError
 from jaxnet.files import expanded
 from jaxnet.training.inventory import Unreadable, check_inventory, write_inventory
@@ -97,6 +100,7 @@ class CheckpointStore:
     folder: Path
     keep: int
     _saving: int | None = field(default=None, init=False)
+    _hangs: bool = field(default=False, init=False)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -132,11 +136,15 @@ class CheckpointStore:
             best_step: the step that must stay as long as this one does, or -1.
 
         Raises:
-            CheckpointError: this or the previous checkpoint can't be written.
+            CheckpointError: this or the previous checkpoint can't be written, or that takes too
+                long; see `finish`.
         """
+        self._bounded(lambda: self._save(step, state, progress, best_step))
+
+    def _save(self, step: int, state: PyTree, progress: Mapping[str, Any], best_step: int) -> None:
         import orbax.checkpoint as ocp
 
-        self.finish()
+        self._finish()
         if step in self.steps():
             return
         # Orbax makes its folders in the background, and where it can't, threads of it wait for them
@@ -158,9 +166,18 @@ class CheckpointStore:
     def finish(self) -> None:
         """Wait until the save under way is on disk.
 
+        A file system may hang, and whoever waits for it with it. Several processes are ended by
+        their watchdog then; a process that is alone waits for as long as that would
+        (`jaxnet.cluster.activity.SAVING` times `JAXNET_PROGRESS_TIMEOUT`). A command of ours ends
+        with exit code 1. A program of your own gets an exception; Python waits at its end for the
+        threads that write, so `os._exit` is what ends it.
+
         Raises:
-            CheckpointError: it can't be written.
+            CheckpointError: it can't be written, or isn't in that time.
         """
+        self._bounded(self._finish)
+
+    def _finish(self) -> None:
         if self._saving is None:
             return
         try:
@@ -224,9 +241,15 @@ class CheckpointStore:
         Unlike `finish` it asks nothing of other processes, which after an error in this one may be
         at anything.
         """
-        if "_manager" in self.__dict__:
-            self._manager.close()
-            del self.__dict__["_manager"]
+        if self._hangs:
+            return
+        try:
+            if "_manager" in self.__dict__:
+                self._bounded(self._manager.close)
+                del self.__dict__["_manager"]
+        finally:
+            if "_aside" in self.__dict__:
+                self.__dict__.pop("_aside").end()
 
     @cached_property
     def _manager(self) -> Any:
@@ -307,6 +330,33 @@ class CheckpointStore:
         except Unreadable:
             return -1
 
+    def _bounded(self, work: Callable[[], None]) -> None:
+        """Do what may hang with a file system; a process that is alone gives up after a while."""
+        if processes.several():
+            work()
+            return
+        since, seconds = time.strftime("%H:%M:%S"), activity.SAVING * join.patience()
+        outcome = self._aside.begin(work)
+        try:
+            error = outcome.get(timeout=seconds)
+        except queue.Empty:
+            self._hangs = True
+            text = (
+                f"{self.folder}: saving has got no further since {since} ({seconds:g} s): its file "
+                "system doesn't answer. See to it, or choose another folder, and run again to "
+                f"resume from the newest checkpoint; {join.PROGRESS_TIMEOUT} says how many seconds "
+                f"a step may take, and a save {activity.SAVING:g} times as long"
+            )
+            if ending.in_force():  # all that would clean up may hang too
+                ending.leave_process(1, f"error: {text}.")
+            raise CheckpointError(text) from None
+        if error is not None:
+            raise error
+
+    @cached_property
+    def _aside(self) -> _Aside:
+        return _Aside()
+
     def _cant_write(self, step: int, error: Exception) -> CheckpointError:
         good = [s for s in self._listed() if s != step]
         left = f"the newest good one is step {good[-1]}" if good else "there is no earlier one"
@@ -315,6 +365,40 @@ class CheckpointStore:
             f"{where}: the checkpoint of step {step} can't be written: {_brief(error)}. Nothing "
             f"else is lost: {left}. Make room or choose another folder, and run again to resume."
         )
+
+
+class _Aside:
+    """A thread that does one thing after the other, for one who may give up waiting.
+
+    Always the same one, because Orbax raises the error of a save once in each thread that asks. A
+    daemon: Python doesn't wait for it at its end.
+    """
+
+    def __init__(self) -> None:
+        self._work: queue.SimpleQueue[tuple[Callable[[], None], queue.SimpleQueue[Any]] | None]
+        self._work = queue.SimpleQueue()
+        threading.Thread(target=self._serve, name="jaxnet-saving", daemon=True).start()
+
+    def begin(self, work: Callable[[], None]) -> queue.SimpleQueue[BaseException | None]:
+        """Do this; its error, or None, comes out of the queue."""
+        outcome: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._work.put((work, outcome))
+        return outcome
+
+    def end(self) -> None:
+        """Let the thread go when it has done what was begun."""
+        self._work.put(None)
+
+    def _serve(self) -> None:
+        while (given := self._work.get()) is not None:
+            work, outcome = given
+            try:
+                work()
+            except BaseException as error:
+                outcome.put(error)
+            else:
+                outcome.put(None)
+            del given, work, outcome  # what it holds would stay in memory, a state above all
 
 
 def _unwritable(folder: Path, make: bool = False) -> str | None:

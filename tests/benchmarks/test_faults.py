@@ -12,6 +12,7 @@ import pytest
 from benchmarks import faults
 from benchmarks.disturbed import Job, Step
 from benchmarks.faults import FAULTS, LAUNCHER, End, Options, Restart, Row, cells
+from benchmarks.restarts import Start, Tally
 
 
 @pytest.fixture
@@ -96,21 +97,37 @@ def test_a_row_has_medians_and_ranges():
 
 @pytest.mark.slow
 def test_one_round(tmp_path, monkeypatch, capsys):
-    fault = "kill -9 of process 0"
-    monkeypatch.setattr(faults, "FAULTS", {fault: FAULTS[fault]})
+    """The cheapest row of each kind; what a fault does is tested where it is dealt with."""
+    monkeypatch.setattr(faults, "FAULTS", {})
     for others in ("STARTS", "DISKS"):
         monkeypatch.setattr(faults, others, {})
     monkeypatch.setattr(faults, "lacking", lambda: "not now")
-    faults.main(Options(rounds=1, bound=10.0, out=tmp_path))
+    assert faults.main(Options(rounds=1, bound=10.0, save_steps=5, out=tmp_path)) == 0
     written = {
         row["fault"]: row for row in json.loads((tmp_path / "faults.json").read_text())["faults"]
     }
-    row = written[fault]
-    assert row["ends"][0]["codes"] == [76]
-    assert row["restarts"][0]["lost"] > 0
     (asked,) = written["SIGTERM of a worker"]["ends"]
     assert (asked["codes"], asked["lost"]) == ([75, 75], 0)
     assert written[LAUNCHER]["ends"][0]["codes"] == [76, 76]
     assert written["cut cable between hosts"]["left_out"] == "not now"
     assert (tmp_path / "faults.png").exists()
     assert "left out" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_stops_and_restarts(tmp_path, capsys):
+    """The same as of a user; the machine is busy enough."""
+    options = Options(restarts=3, processes=2, bound=60.0, busy=0, seed=4, out=tmp_path)
+    assert faults.main(options) == 0
+    written = json.loads((tmp_path / "restarts.json").read_text())
+    assert written["stops"] == 3
+    assert written["failures"] == []
+    assert written["complete"] >= 1
+    assert written["different_results"] == 0
+    assert "3 stops, 0 of them not in order" in capsys.readouterr().out
+
+
+def test_what_is_no_end_in_order_counts(tmp_path):
+    tally = Tally(2.0, [Start(1, 0.5, (75, 75)), Start(0, 0.2, (-6, 76), "stack")], 1, 0)
+    assert (tally.stops, len(tally.failures)) == (2, 1)
+    assert tally.to_json()["exit_codes"] == {"[-6, 76]": 1, "[75, 75]": 1}

@@ -70,11 +70,9 @@ def test_what_two_saved_others_go_on_with(processes, alone, tmp_path):
 def test_a_run_disturbed_in_every_way_comes_to_the_same(whole, tmp_path):
     """Bit for bit: each of these ends the job, and the next start goes on from the last save."""
     for disturb in (
-        _terminated(0),
         _terminated(1),
         _killed(0),
-        _killed(1),
-        _killed_in_a_save,
+        _killed_in_a_save,  # process 1
         _stopped,
     ):
         seen = saved_steps(tmp_path)[-1] if saved_steps(tmp_path) else 0
@@ -157,7 +155,7 @@ def test_processes_that_were_asked_for_something_else_are_named(tmp_path):
     assert not saved_steps(tmp_path)
 
 
-def test_the_first_one_writes(tmp_path):
+def test_the_first_one_writes_and_an_error_in_one_process_ends_all(tmp_path):
     command = [
         sys.executable,
         "-c",
@@ -166,32 +164,19 @@ def test_the_first_one_writes(tmp_path):
         "from jaxnet.app import cli\n"
         "from jaxnet.files import write_json\n"
         "def work():\n"
-        "    import jax\n"
+        "    import jax, time\n"
         "    write_json(Path(sys.argv[1]) / f'{jax.process_index()}.json', {})\n"
-        "    return 0\n"
+        "    if jax.process_index() == 1:\n"
+        "        while not (Path(sys.argv[1]) / '0.json').exists():\n"
+        "            time.sleep(0.01)\n"
+        "        raise ZeroDivisionError('mine')\n"
+        "    time.sleep(60)\n"
         "sys.exit(cli.run(work))\n",
         str(tmp_path),
     ]
     with Job(command, 2) as job:
-        assert [code for code, _ in job.ends().values()] == [0, 0]
-    assert [path.name for path in tmp_path.iterdir()] == ["0.json"]
-
-
-def test_an_error_in_one_process_ends_all(tmp_path):
-    command = [
-        sys.executable,
-        "-c",
-        "import sys\n"
-        "from jaxnet.app import cli\n"
-        "def work():\n"
-        "    import jax, time\n"
-        "    if jax.process_index() == 1:\n"
-        "        raise ZeroDivisionError('mine')\n"
-        "    time.sleep(60)\n"
-        "sys.exit(cli.run(work))\n",
-    ]
-    with Job(command, 2) as job:
         ends = job.ends()
+    assert [path.name for path in tmp_path.iterdir()] == ["0.json"]
     assert ends[1][0] == 1
     assert "ZeroDivisionError: mine" in ends[1][1]
     assert ends[0][0] == LOST_PEER
@@ -244,16 +229,20 @@ def test_a_process_that_lives_and_gets_no_further_ends_the_job(fault, tmp_path):
         assert "thread MainThread" in errors
 
 
-def test_a_folder_that_becomes_read_only_ends_the_job(tmp_path):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_folder_that_becomes_read_only_ends_the_job(processes, tmp_path):
     """Whoever writes then fails or hangs; a save may last twice as long as a step."""
     folder = str(tmp_path / "checkpoints")
     environ = {**TIMEOUT, "JAXNET_PROGRESS_TIMEOUT": str(PATIENCE)}
-    with Job(training(tmp_path, **LONG), 2, environ=environ) as job:
+    with Job(training(tmp_path, **LONG), processes, environ=environ) as job:
         until_saved(tmp_path, 4, job)
         if subprocess.run(["mount", "--bind", folder, folder], capture_output=True).returncode:
             pytest.skip("no mounts here")
         try:
-            subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+            # While a file is open to be written, the kernel refuses that.
+            while subprocess.run(["mount", "-o", "remount,bind,ro", folder]).returncode:
+                assert job[0].poll() is None
+                time.sleep(0.02)
             began = time.monotonic()
             ends = job.ends(timeout=100)
             seconds = time.monotonic() - began
@@ -327,25 +316,3 @@ def test_elastic_goes_on_with_fewer(whole, tmp_path):
     assert "going on without it" in errors
     assert result_of(tmp_path)["processes"] == 2
     assert_same(result_of(tmp_path), result_of(whole), 1e-6)
-
-
-def test_a_killed_launcher_takes_its_workers_along(tmp_path):
-    with launched("--processes", "2", folder=tmp_path, **LONG) as launcher:
-        job = Job([], 0)
-        job.processes = {0: launcher}
-        until_saved(tmp_path, 4, job)
-        pids = workers(launcher)
-        launcher.kill()
-        launcher.communicate(timeout=60)
-    for pid in pids:
-        deadline = time.monotonic() + 10
-        while Path(f"/proc/{pid}").exists() and _state(pid) != "Z":
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
-
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "Z"

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -124,6 +125,56 @@ def test_arrays_can_be_read_without_the_model(store, tmp_path):
         arrays["params/Dense_0/kernel"], _state(5).params["Dense_0"]["kernel"]
     )
     np.testing.assert_array_equal(arrays["key"], jax.random.key_data(jax.random.key(5)))
+
+
+# --- what hangs ---------------------------------------------------------------------------------
+
+
+def test_a_save_that_hangs_is_an_exception_within_the_bound(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXNET_PROGRESS_TIMEOUT", "0.5")
+    answers = threading.Event()
+    store = Checkpoints(tmp_path / "checkpoints").open()
+    try:
+        monkeypatch.setattr(store, "_write_inventory", lambda: answers.wait(100))
+        with pytest.raises(CheckpointError, match="saving has got no further since") as error:
+            _fill(store, 1)
+        assert str(tmp_path / "checkpoints") in str(error.value)
+        store.close()  # which doesn't hang either
+    finally:
+        answers.set()
+        store._manager.close()
+
+
+HANGING = """
+import sys, threading
+from pathlib import Path
+from jaxnet.app import cli
+from jaxnet.training import Checkpoints
+from tests.training.test_checkpoints import _progress, _state
+def work():
+    store = Checkpoints(Path(sys.argv[1])).open()
+    store._write_inventory = lambda: threading.Event().wait()
+    store.save(1, _state(1), _progress(1), 1)
+    try:
+        store.finish()
+    finally:  # what would clean up in that folder may hang too
+        threading.Event().wait()
+sys.exit(cli.run(work))
+"""
+
+
+@pytest.mark.slow
+def test_a_command_ends_where_a_save_hangs(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING, str(tmp_path)],
+        env={**os.environ, "JAXNET_PROGRESS_TIMEOUT": "2"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 1, done.stderr
+    assert f"error: {tmp_path}: saving has got no further since" in done.stderr
 
 
 # --- which are kept -----------------------------------------------------------------------------

@@ -573,12 +573,12 @@ def _survives_kills(tmp_path: Path, kills: int, seed: int, **options: Any) -> No
 
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path):
-    _survives_kills(tmp_path, kills=5, seed=0, epochs=60, every_steps=7, sleep=0.05)
+    _survives_kills(tmp_path, kills=3, seed=0, epochs=40, every_steps=7, sleep=0.05)
 
 
 @pytest.mark.slow
 def test_killed_while_it_saves_at_every_step(tmp_path):
-    _survives_kills(tmp_path, kills=4, seed=1, epochs=30, every_steps=1)
+    _survives_kills(tmp_path, kills=2, seed=1, epochs=20, every_steps=1)
 
 
 @pytest.mark.slow

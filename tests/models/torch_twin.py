@@ -82,7 +82,9 @@ def copied(
     }
 
 
-def assert_same_outputs(theirs: Any, ours: nn.Module, images: np.ndarray) -> None:
+def assert_same_outputs(
+    theirs: Any, ours: nn.Module, images: np.ndarray, sides: Mapping[int, int] = {}
+) -> None:
     """The same outputs, to 1e-4 of the largest, in evaluation, with the torch model's weights.
 
     For networks so deep that some unit is as good as 0: on which side of it rounding leaves it
@@ -90,7 +92,7 @@ def assert_same_outputs(theirs: Any, ours: nn.Module, images: np.ndarray) -> Non
     """
     import torch
 
-    variables = copied(theirs, ours, images)
+    variables = copied(theirs, ours, images, sides)
     _assert_ours_fit(ours, variables, images)
     want = theirs(torch.tensor(images.transpose(0, 3, 1, 2)))
     assert_near(jax.jit(ours.apply)(variables, images), want)

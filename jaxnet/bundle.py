@@ -124,14 +124,7 @@ class Bundle:
             InputError: the task has no one network that predicts, or that isn't a Linen module, or
                 the class names don't fit its outputs.
         """
-        task = trained.trainer.task
-        inference = getattr(task, "inference", None)
-        if inference is None:
-            raise InputError(
-                f"{type(task).__name__} doesn't say what it predicts with, so there is nothing to "
-                "bundle. Give it a method inference(state), or make the Bundle yourself."
-            )
-        network, preprocess, variables = inference(trained.state)
+        network, preprocess, variables = trained.inference()
         if network.module is None:
             raise InputError(
                 "a Bundle needs a Linen module, and this task was given a Network of plain "
@@ -147,7 +140,7 @@ class Bundle:
             network.precision,
             encoder,
             trained.matmul_precision,
-            "classes" if class_names else _predicts(task),
+            "classes" if class_names else _predicts(trained.trainer.task),
         )
         bundle._check_class_names()
         bundle._check_encoder()

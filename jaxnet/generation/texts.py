@@ -124,9 +124,9 @@ class EpochTexts(Callback):
         with write_atomically(self._file) as file:
             file.write(re.split(f"^{heading}$", text, flags=re.MULTILINE)[0])
 
-    def on_epoch(self, row: Any, state: Any) -> None:
+    def on_epoch(self, row: Any, trained: Any) -> None:
         """Write a text."""
-        network, _, variables = self.task.inference(state)
+        network, _, variables = trained.inference()
         heading = self.heading.format(epoch=int(row["epoch"]))
         shown = f"{heading}\n{self.text(network.module, variables)}\n"
         print(shown)

@@ -60,11 +60,18 @@ class Callback:
     Where several processes train together, all end at the same step: after `on_chunk` at their
     next agreement on the pace, the next save or the end of the epoch, whichever comes first.
 
-    Where several processes train together, process 0 alone tells its callbacks. The state that they
-    are lent is then whole and on the host, so that this process can compute with it by itself.
+    Where several processes train together, process 0 alone tells its callbacks. The network that
+    they are lent is then whole and on one device, so that this process predicts with it by itself.
 
     Attributes:
-        looks: whether `on_epoch` looks at the state, which costs time where it has to be gathered.
+        looks: whether `on_epoch` looks at the network, which costs time where it has to be
+            gathered.
+
+    Example:
+        >>> class Watch(Callback):
+        ...     def on_epoch(self, row, trained):
+        ...         outputs = trained.predict(inputs)
+        ...         return "good enough" if row["val_accuracy"] > 0.99 else None
     """
 
     looks = True
@@ -75,8 +82,14 @@ class Callback:
     def on_chunk(self, step: int, loss: float | None) -> str | None:
         """Steps up to `step` are done; `loss` is the epoch's mean so far, if there is one."""
 
-    def on_epoch(self, row: Row, state: Any) -> str | None:
-        """An epoch and its evaluation are done, and saved after this. `state` is lent: copy it."""
+    def on_epoch(self, row: Row, trained: Any) -> str | None:
+        """An epoch and its evaluation are done, and saved after this.
+
+        Args:
+            row: the epoch's row of the history.
+            trained: the network as it is now (`jaxnet.training.Trained`). Its `state` is lent: copy
+                what is to be kept.
+        """
 
     def on_stop(self, reason: str) -> None:
         """Training is over: `FitResult.stop_reason`, or `"error"` if it failed."""
@@ -185,7 +198,7 @@ class RunWriter(Callback):
         self._rows = list(plan.history.rows)
         self._write_history()
 
-    def on_epoch(self, row: Row, state: Any) -> None:
+    def on_epoch(self, row: Row, trained: Any) -> None:
         """Add the row to both files."""
         now = time.perf_counter()
         self._rows.append(row)

@@ -71,7 +71,7 @@ class Course(Callback):
         if self._since is None:
             self._since = time.perf_counter(), step
 
-    def on_epoch(self, row: Row, state: Any) -> None:
+    def on_epoch(self, row: Row, trained: Any) -> None:
         """An epoch is done."""
         self.step, self.loss, self.row = int(row["step"]), None, row
 
@@ -145,9 +145,9 @@ class ProgressLines(Course):
             share = f"step {step}/{self.plan.steps}"
             self._write("  ".join(filter(None, (self.epoch, share, self.numbers, self.speed))))
 
-    def on_epoch(self, row: Row, state: Any) -> None:
+    def on_epoch(self, row: Row, trained: Any) -> None:
         """Write the epoch's line, or keep it."""
-        super().on_epoch(row, state)
+        super().on_epoch(row, trained)
         self._pending = "  ".join(filter(None, (self.epoch, self.numbers, self.speed)))
         if time.perf_counter() - self._written_at >= BETWEEN_EPOCHS:
             self._write(self._pending)
@@ -202,9 +202,9 @@ class ProgressBar(Course):
         super().on_chunk(step, loss)
         self._draw()
 
-    def on_epoch(self, row: Row, state: Any) -> None:
+    def on_epoch(self, row: Row, trained: Any) -> None:
         """Show the epoch's own figures."""
-        super().on_epoch(row, state)
+        super().on_epoch(row, trained)
         self._draw()
 
     def on_stop(self, reason: str) -> None:

@@ -39,11 +39,11 @@ class ImageSamples(Callback):
         """Find out how many epochs there are going to be."""
         self._epochs = plan.epochs
 
-    def on_epoch(self, row: Row, state: Any) -> None:
+    def on_epoch(self, row: Row, trained: Any) -> None:
         """Write a picture, if it is the epoch's turn."""
         epoch = int(row["epoch"])
         every = max(1, round(self._epochs / self.kept))
         if epoch in (1, self._epochs) or epoch % every == 0:
             name = f"epoch_{epoch:0{len(str(self._epochs))}}.png"
             title = ": ".join(part for part in (f"epoch {epoch}", self.title) if part)
-            save_grid(self.draw(state), self.folder / name, title)
+            save_grid(self.draw(trained.state), self.folder / name, title)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from jaxnet.training.early_stopping import Stopping
-from jaxnet.training.history import History, Sums
-from jaxnet.training.programs import Form
+from jaxnet.training.history import History, Sums, as_metrics, computed, scalars
+from jaxnet.training.programs import Form, without_halts
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,16 @@ class Progress:
     stopping: Stopping = Stopping()
     seconds: float = 0.0
     fingerprints: Mapping[str, str] = field(default_factory=dict)
+
+    def means(self, metrics: Any) -> dict[str, float]:
+        """The means over the epoch so far; nothing before its first step.
+
+        Args:
+            metrics: those of a step, as shapes.
+        """
+        if self.sums is None:
+            return {}
+        return scalars(computed(as_metrics(self.sums, without_halts(metrics))))
 
     def to_json(self) -> dict[str, Any]:
         """The values as JSON can hold them; floats survive exactly, NaN and infinity as words."""

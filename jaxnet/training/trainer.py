@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -17,8 +17,9 @@ import numpy as np
 from jaxnet import numerics, versions
 from jaxnet.cluster import activity, processes
 from jaxnet.data.arrays import Arrays
+from jaxnet.data.pipeline.device_batches import Chunk
 from jaxnet.data.pipeline.epochs import ArrayPipeline, Pipeline, Placement, pipeline
-from jaxnet.errors import NonFiniteError, UsageError
+from jaxnet.errors import InputError, NonFiniteError, UsageError
 from jaxnet.files import expanded, write_atomically
 from jaxnet.inference import Predictor
 from jaxnet.metrics.direction import declared
@@ -27,15 +28,18 @@ from jaxnet.training import fingerprints
 from jaxnet.training.agreement import check_alike
 from jaxnet.training.callbacks import Watchers, check_callbacks
 from jaxnet.training.checkpoints import Checkpoints, CheckpointStore
+from jaxnet.training.clock import Clock
 from jaxnet.training.display import displays
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.evaluation import BatchSize, Data, Evaluator
+from jaxnet.training.halting import Halt
 from jaxnet.training.history import History, JudgedRow, computed, scalars
-from jaxnet.training.loop import Clock, Halt, Loop
+from jaxnet.training.loop import Loop
 from jaxnet.training.programs import Programs, StepsPerDispatch, without_halts
 from jaxnet.training.progress import Progress
 from jaxnet.training.resume import Wanted, resumed, say_done
-from jaxnet.training.task import Task
+from jaxnet.training.saving import Saver
+from jaxnet.training.task import Inference, Task
 from jaxnet.training.techniques.guard import NONFINITE
 from jaxnet.training.techniques.norms import layer_order
 
@@ -73,9 +77,23 @@ class Trained:
         """The metrics of labelled data."""
         return self.trainer.evaluate(self.state, data)
 
+    def inference(self) -> Inference:
+        """The network, what goes before it, and the weights that evaluation uses.
+
+        Raises:
+            InputError: the task has no one network that predicts.
+        """
+        task: Any = self.trainer.task
+        if not hasattr(task, "inference"):
+            raise InputError(
+                f"{type(task).__name__} doesn't say what it predicts with, so there is nothing to "
+                "bundle. Give it a method inference(state), or make the Bundle yourself."
+            )
+        return task.inference(self.state)
+
     def layers(self) -> list[str]:
         """The paths of the network's layers in the order in which they run."""
-        network, preprocess, variables = self.trainer.task.inference(self.state)  # pyright: ignore[reportAttributeAccessIssue]
+        network, preprocess, variables = self.inference()
         batch = jax.ShapeDtypeStruct((1, *self.inputs.shape), self.inputs.dtype)
         return layer_order(network, variables, jax.eval_shape(preprocess, batch))
 
@@ -252,13 +270,12 @@ class Trainer:
             loop = Loop(
                 programs=self.programs,
                 train=train,
-                evaluate=lambda state: self.evaluator.evaluate(state, held, "val_"),
+                evaluate=partial(self._validated, held),
+                trained=self._lent(train),
                 metrics=metrics,
                 early_stopping=early_stopping,
                 declared=row.declared,
-                store=store,
-                save_every=self.checkpoints.every_steps if self.checkpoints else None,
-                save_seconds=self.checkpoints.min_seconds if self.checkpoints else 0.0,
+                saver=self._saver(store),
                 watchers=self._watchers(),
                 steps=most,
                 end=end,
@@ -372,6 +389,21 @@ class Trainer:
                 raise
             store.close()
 
+    def _validated(self, held: Iterable[Chunk], state: PyTree) -> dict[str, float]:
+        """The metrics of the validation data that are numbers."""
+        with activity.own.within("evaluating", activity.EVALUATING):
+            return scalars(self.evaluator.evaluate(state, held, "val_"))
+
+    def _saver(self, store: CheckpointStore | None) -> Saver:
+        often = self.checkpoints
+        return Saver(
+            store,
+            often.every_steps if often else None,
+            often.min_seconds if often else 0.0,
+            self.programs.copy,
+            self.programs.forms.to_plain,
+        )
+
     def _fingerprints(
         self,
         train: Data,
@@ -437,14 +469,26 @@ class Trainer:
             raise NonFiniteError(message)
         log.warning("%s.", message)
 
+    def _lent(self, train: Pipeline) -> Callable[[PyTree], Trained]:
+        """What makes the network that callbacks are lent: it predicts in one process alone."""
+        alone = self
+        if processes.several():
+            alone = replace(self, layout=Layout(), checkpoints=None, callbacks=())
+        inputs = self._inputs(train)
+        return lambda state: Trained(alone, state, inputs, numerics.in_force())
+
+    def _inputs(self, train: Pipeline) -> jax.ShapeDtypeStruct:
+        """Shape and type of an example's inputs in prediction."""
+        seen = train.spec()["inputs"]
+        example = jax.ShapeDtypeStruct(seen.shape[1:], seen.dtype)
+        return getattr(self.task, "prediction_inputs", None) or example
+
     def _result(self, loop: Loop, state: PyTree, progress: Progress, reason: str) -> FitResult:
-        seen, clock = loop.train.spec()["inputs"], loop.clock
-        inputs = jax.ShapeDtypeStruct(seen.shape[1:], seen.dtype)
-        inputs = getattr(self.task, "prediction_inputs", None) or inputs
+        clock = loop.clock
         examples = clock.steps * loop.train.examples / loop.train.steps
         return FitResult(
             state=state,
-            model=Trained(self, state, inputs, numerics.in_force()),
+            model=Trained(self, state, self._inputs(loop.train), numerics.in_force()),
             history=progress.history,
             stop_reason=reason,
             best_step=progress.stopping.best_step,
@@ -500,7 +544,7 @@ def _best(loop: Loop, state: PyTree, progress: Progress, store: CheckpointStore 
     best_step = progress.stopping.best_step
     if best_step in (-1, progress.step):
         return state
-    if loop.best is not None:
-        return loop.programs.forms.to_plain(loop.best.state())
+    if loop.saver.best is not None:
+        return loop.programs.forms.to_plain(loop.saver.best.state())
     restored = store.restore(best_step, state) if store else None
     return state if restored is None else restored.state

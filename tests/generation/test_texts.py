@@ -22,7 +22,7 @@ from jaxnet.generation import (
     with_room,
 )
 from jaxnet.models import GPT2, RecurrentLM
-from jaxnet.training import Supervised, with_ema
+from jaxnet.training import Supervised, Trained, Trainer, with_ema
 from jaxnet.training.callbacks import Plan
 from jaxnet.training.history import History
 from jaxnet.training.techniques.local_sgd import local_sgd
@@ -115,7 +115,8 @@ def test_the_weights_that_are_evaluated_write(technique, writer, tmp_path, monke
 
     monkeypatch.setattr(f"jaxnet.{writer}", write)
     make, text = CALLBACKS[writer]
-    make(tmp_path, task, LETTERS).on_epoch({"epoch": 3}, state)
+    trained = Trained(Trainer(task), state, batch["inputs"])
+    make(tmp_path, task, LETTERS).on_epoch({"epoch": 3}, trained)
     assert (tmp_path / "samples.txt").read_text() == text
     ((model, variables),) = written
     assert model == plain.model

@@ -189,8 +189,8 @@ class Shown(Callback):
     def __init__(self) -> None:
         self.states: list[Any] = []
 
-    def on_epoch(self, row: Any, state: Any) -> None:
-        self.states.append(plain(state))
+    def on_epoch(self, row: Any, trained: Any) -> None:
+        self.states.append(plain(trained.state))
 
 
 @pytest.mark.slow

@@ -24,8 +24,8 @@ class Rows:
         self.rows: list[Any] = []
         self.enough = enough
 
-    def on_epoch(self, row, state):
-        self.rows.append((row["epoch"], int(state.step)))
+    def on_epoch(self, row, trained):
+        self.rows.append((row["epoch"], int(trained.state.step)))
         return "good enough" if row["epoch"] == self.enough else None
 
 

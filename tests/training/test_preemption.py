@@ -83,7 +83,7 @@ class Signals(Callback):
     def on_chunk(self, step: int, loss: float | None) -> None:
         self._send(("chunk", step))
 
-    def on_epoch(self, row: Any, state: Any) -> None:
+    def on_epoch(self, row: Any, trained: Any) -> None:
         self._send(("epoch", int(row["step"])))
 
 

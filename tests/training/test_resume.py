@@ -63,7 +63,7 @@ class Interrupts(Callback):
             del self.steps[0]
             raise Interrupted
 
-    def on_epoch(self, row: Any, state: Any) -> None:
+    def on_epoch(self, row: Any, trained: Any) -> None:
         if row["epoch"] in self.epochs:
             self.epochs.remove(row["epoch"])
             raise Interrupted
@@ -209,7 +209,7 @@ def test_an_epoch_is_not_done_before_callbacks_have_written_of_it(tmp_path):
     seen = []
 
     class Looks(Callback):
-        def on_epoch(self, row: Any, state: Any) -> None:
+        def on_epoch(self, row: Any, trained: Any) -> None:
             # One may be being saved still, under another name.
             seen.append([entry.name.partition(".")[0] for entry in tmp_path.iterdir()])
 
@@ -436,7 +436,7 @@ def test_two_runs_in_one_folder_are_refused_and_the_first_one_lives(tmp_path):
     """The second begins within an epoch of the first."""
 
     class Second(Callback):
-        def on_epoch(self, row: Any, state: Any) -> None:
+        def on_epoch(self, row: Any, trained: Any) -> None:
             with pytest.raises(UsageError, match="is in use by this process: wait until it"):
                 fit(resume=False)
 

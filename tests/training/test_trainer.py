@@ -167,10 +167,12 @@ def test_a_run_lasts_as_long_as_was_said_and_its_end_is_evaluated(trained, wante
 def test_the_history_has_the_means_over_an_epoch_and_the_validation_after_it(trained):
     trainer = trained[0].model.trainer
     seen: list[tuple[dict[str, float], float]] = []
+    predicted: list[np.ndarray] = []
 
     class Watcher(Callback):
-        def on_epoch(self, row, state):
-            seen.append((dict(row), trainer.evaluate(state, table(30))["loss"]))
+        def on_epoch(self, row, trained):
+            seen.append((dict(row), trained.evaluate(table(30))["loss"]))
+            predicted.append(trained.predict(table(30)[0]))
 
     watched = Trainer(trainer.task, callbacks=[Watcher()], eval_batch_size=8)
     result = watched.fit(table(30), table(30), epochs=2, batch_size=8)
@@ -178,6 +180,7 @@ def test_the_history_has_the_means_over_an_epoch_and_the_validation_after_it(tra
     assert result.history.columns == names
     assert [row for row, _ in seen] == [dict(row) for row in result.history.rows]
     assert [loss for _, loss in seen] == result.history["val_loss"]
+    np.testing.assert_array_equal(predicted[-1], result.model.predict(table(30)[0]))
     assert result.history["loss"][0] > result.history["val_loss"][0]
 
 

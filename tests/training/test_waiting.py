@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 from jaxnet.data.pipeline.epochs import Chunk
-from jaxnet.training import loop
-from jaxnet.training.loop import Clock
+from jaxnet.training import clock as clocks
+from jaxnet.training.clock import Clock
 from jaxnet.training.programs import Log
 
 BEGIN, TAKES = 100.0, 3.0
@@ -56,8 +56,8 @@ def test_the_device_waits_from_when_it_is_done_until_data_comes(
 ):
     device = Device()
     device.done_at = done_at
-    monkeypatch.setattr(loop, "time", device)
-    monkeypatch.setattr(loop, "ThreadPoolExecutor", device)
+    monkeypatch.setattr(clocks, "time", device)
+    monkeypatch.setattr(clocks, "ThreadPoolExecutor", device)
 
     def chunks() -> Iterator[Chunk]:
         device.now += TAKES
@@ -71,6 +71,6 @@ def test_the_device_waits_from_when_it_is_done_until_data_comes(
 
 def test_the_end_of_work_is_when_its_results_are_there(monkeypatch):
     device = Device()
-    monkeypatch.setattr(loop, "time", device)
+    monkeypatch.setattr(clocks, "time", device)
     with ThreadPoolExecutor(1) as watch:
-        assert watch.submit(loop._end, Log(({"loss": jnp.ones(3)},), 3)).result() == BEGIN
+        assert watch.submit(clocks._end, Log(({"loss": jnp.ones(3)},), 3)).result() == BEGIN

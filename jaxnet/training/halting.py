@@ -1,0 +1,85 @@
+"""A step that ends training: which one it was, and the state to end with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from jaxnet.cluster import processes
+from jaxnet.training.programs import Log, Programs, halt_names, halt_reason
+from jaxnet.training.progress import Progress
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class Halt:
+    """A step that ended training.
+
+    Attributes:
+        reason: the metric `halt/REASON` that the step reported.
+        step: the number of steps before it. With a task that has `sound` the state is the one after
+            these, and otherwise the one that this step gave.
+        batch: the batch that the step was given.
+    """
+
+    reason: str
+    step: int
+    batch: dict[str, Any]
+
+
+def halted(
+    programs: Programs, before: PyTree, state: PyTree, feed: Any, log: Log, progress: Progress
+) -> tuple[PyTree, int, Halt] | None:
+    """The state to end with, the steps to it, and why; None if no step of the chunk ended training.
+
+    Args:
+        programs: the compiled task.
+        before: a copy of the state before the chunk.
+        state: the state after it.
+        feed: its batches.
+        log: its metrics.
+        progress: where the run was before it.
+    """
+    metrics = log.fetch()
+    reason = halt_reason(metrics)
+    taken = kept = len(jax.tree.leaves(metrics)[0])
+    sound = programs.sound
+    if sound and (reason or not sound(before, state)):
+        reason = reason or halt_names(metrics)[0]
+
+        def again(steps: int) -> PyTree:
+            return programs.train(progress.form, programs.copy(before), feed, steps)[0]
+
+        state, kept = _rewound(before, again, sound, taken - (halt_reason(metrics) is not None))
+    if reason is None:
+        return None
+    halting = min(kept, taken - 1)
+    batch = processes.on_host(feed.batch(halting))
+    return state, kept, Halt(reason, progress.step + halting, batch)
+
+
+def _rewound(
+    before: PyTree,
+    train: Callable[[int], PyTree],
+    sound: Callable[[PyTree, PyTree], Any],
+    most: int,
+) -> tuple[PyTree, int]:
+    """The last sound state of a chunk, and the number of steps that lead to it.
+
+    The chunk is taken again from its beginning, `before`, with fewer steps and by the same
+    program, so that a healthy run pays for one copy and one check a chunk, not for one a step.
+    """
+    low, high, kept = 0, most + 1, before
+    steps = most
+    while high - low > 1:
+        state = train(steps)
+        if sound(before, state):
+            low, kept = steps, state
+        else:
+            high = steps
+        steps = (low + high) // 2
+    return kept, low

@@ -60,11 +60,11 @@ def test_a_text_of_ones_own(text, tmp_path, capsys):
     assert logits.shape == (1, 16, bundle.encoder.tokenizer.vocab_size)
     # Its encoder is the start of a classifier.
     classifier = BERTClassifier(bundle.model.encoder, 3)
-    params = jax.jit(classifier.init)(jax.random.key(0), tokens)["params"]
+    params = jax.eval_shape(classifier.init, jax.random.key(0), tokens)["params"]
     pretrained = bundle.variables["params"]["encoder"]
     assert set(pretrained) <= set(params["encoder"])
     joined = {**params, "encoder": {**params["encoder"], **pretrained}}
-    assert jax.jit(classifier.apply)({"params": joined}, tokens).shape == (1, 3)
+    assert jax.eval_shape(classifier.apply, {"params": joined}, tokens).shape == (1, 3)
 
     maps = self_attention_maps(bundle.model, bundle.variables, tokens)
     assert maps.shape == (2, 1, 2, 16, 16)

@@ -158,8 +158,8 @@ def digits() -> tuple[Arrays, Arrays]:
     return train, test
 
 
-def for_digits(train: Arrays, **options: Any) -> Variational:
-    model = VAE(DenseEncoder(8, (32,)), DenseDecoder((8, 8, 1), (32,)))
+def for_digits(train: Arrays, hidden: tuple[int, ...] = (32,), **options: Any) -> Variational:
+    model = VAE(DenseEncoder(8, hidden), DenseDecoder((8, 8, 1), hidden))
     defaults = {"preprocess": fit_range(train), "observe": stochastic_binarization}
     return Variational(model, bernoulli, optax.adam(3e-3), **{**defaults, **options})
 
@@ -221,7 +221,7 @@ def test_a_larger_beta_makes_the_codes_simpler(learnt):
 @pytest.mark.slow
 def test_it_learns_in_half_precision_and_removes_noise():
     train, test = digits()
-    noisy = for_digits(train, noise=GaussianNoise(0.3))
+    noisy = for_digits(train, (), noise=GaussianNoise(0.3))
     result = Trainer(mixed_precision(noisy, "bf16")).fit(train, test, epochs=3, batch_size=32)
     elbo = result.history["val_elbo"]
     assert elbo[0] < elbo[-1]

@@ -128,14 +128,14 @@ class Evaluator:
             check_example(name, self.like.get(name, got), got, data.name)
         columns = _known_columns(data)
         self._check_inputs(columns, data.name)
-        check = getattr(self.programs.task, "check", None)
+        check = self.programs.declared.check
         if check and "labels" in columns:
             # Of what isn't in memory the shapes are known.
             check(self.programs.outputs(state, data.spec()), {**data.spec(), **columns}, data.name)
         self.like.update({**spec, **self.like})
 
     def _check_inputs(self, columns: Mapping[str, np.ndarray], name: str) -> None:
-        check = getattr(self.programs.task, "check_inputs", None)
+        check = self.programs.declared.check_inputs
         if check and "inputs" in columns:
             try:
                 check(columns["inputs"])
@@ -169,9 +169,9 @@ class Evaluator:
 
     def predictor(self, state: PyTree) -> Predictor:
         """What predicts with a state, in batches as large as there is room for."""
-        task = self.programs.task
-        inputs = getattr(task, "prediction_inputs", None) or self.like.get("inputs")
-        check = getattr(task, "check_inputs", None) or takes_all
+        task = self.programs.declared
+        inputs = task.prediction_inputs or self.like.get("inputs")
+        check = task.check_inputs or takes_all
 
         def largest(example: jax.ShapeDtypeStruct, examples: int) -> int:
             # A few are computed without asking how much memory many would take, which traces.

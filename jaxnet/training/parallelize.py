@@ -24,7 +24,7 @@ from jaxnet.parallel.mesh_layout import MeshLayout
 from jaxnet.parallel.ring_attention import in_a_ring
 from jaxnet.parallel.stacked import stage_rules, to_plain
 from jaxnet.training.network import Network, intercepted
-from jaxnet.training.task import Task
+from jaxnet.training.task import Steps, as_task
 from jaxnet.training.techniques.guard import WholeStep
 from jaxnet.training.techniques.local_sgd import REPLICAS
 from jaxnet.training.techniques.parallelism import stacked
@@ -42,7 +42,7 @@ _SUCH_AS = {
 }
 
 
-def complete(layout: Layout, task: Task[Any], *, plain: bool = False) -> Layout:
+def complete(layout: Layout, task: Steps[Any], *, plain: bool = False) -> Layout:
     """The layout with the rules that its axes and the task's techniques need besides its own.
 
     Args:
@@ -78,7 +78,7 @@ def complete(layout: Layout, task: Task[Any], *, plain: bool = False) -> Layout:
     return replace(layout, rules=rules)
 
 
-def on_layout(task: Task[Any], on_mesh: MeshLayout, used: set[str]) -> Task[Any]:
+def on_layout(task: Steps[Any], on_mesh: MeshLayout, used: set[str]) -> Steps[Any]:
     """The task as the devices of a layout train it.
 
     Args:
@@ -102,7 +102,7 @@ def on_layout(task: Task[Any], on_mesh: MeshLayout, used: set[str]) -> Task[Any]
             network = change(network)
         return network
 
-    map_network = getattr(task, "map_network", None)  # without it nothing is known of its networks
+    map_network = as_task(task).map_network  # without it nothing is known of its networks
     return map_network(changed) if map_network and changes else task
 
 

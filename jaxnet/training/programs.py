@@ -37,7 +37,7 @@ from jaxnet.parallel.mesh_layout import MeshLayout
 from jaxnet.training.parallelize import check_plain, check_used, complete, on_layout
 from jaxnet.training.recompilations import Compiles
 from jaxnet.training.stacked_state import Forms
-from jaxnet.training.task import HALT, Metrics, Task
+from jaxnet.training.task import HALT, Metrics, Steps, Task, as_task
 from jaxnet.training.traces import Traced
 
 PyTree = Any
@@ -84,7 +84,7 @@ class Programs:
         UsageError: `steps_per_dispatch` is neither.
     """
 
-    task: Task[Any]
+    task: Steps[Any]
     steps_per_dispatch: StepsPerDispatch = "auto"
     layout: Layout = Layout()
     compiles: Compiles = field(default_factory=Compiles)
@@ -214,7 +214,12 @@ class Programs:
         return self._forms[shapes]
 
     @cached_property
-    def _on_devices(self) -> Task[Any]:
+    def declared(self) -> Task[Any]:
+        """The task with all members of `Task`, None where it lacks them."""
+        return as_task(self.task)
+
+    @cached_property
+    def _on_devices(self) -> Steps[Any]:
         """The task with what the layout does to its network."""
         return on_layout(self.task, self.on_mesh, self._used) if self.on_mesh else self.task
 
@@ -262,7 +267,7 @@ class Programs:
             others = {"predict_step": self._predict_step, "eval_step": self._eval_step}
         given = {**dict.fromkeys(others, then), **self._asked(then)}
         extra = {}
-        if after := getattr(self.task, "after_evaluation", None):
+        if after := self.declared.after_evaluation:
             later = {"state": then["state"], "row": row}
             extra = {"after_evaluation": Traced(jax.jit(after).trace(*later.values()), later)}
         return {
@@ -274,7 +279,7 @@ class Programs:
 
     def _asked(self, then: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """What `predict_step` is traced with where prediction has inputs of its own, as a game."""
-        own = getattr(self.task, "prediction_inputs", None)
+        own = self.declared.prediction_inputs
         if own is None:
             return {}
         inputs = jax.ShapeDtypeStruct((len(then["batch"]["mask"]), *own.shape), own.dtype)
@@ -348,13 +353,13 @@ class Programs:
     @cached_property
     def sound(self) -> Callable[[PyTree, PyTree], jax.Array] | None:
         """`(before, after) -> bool`: the task's own check of a state, if it has one."""
-        sound = getattr(self.task, "sound", None)
+        sound = self.declared.sound
         return sound and self._program(sound, lambda same, whole: whole)
 
     @cached_property
     def after_evaluation(self) -> Callable[[PyTree, dict[str, np.float32]], PyTree] | None:
         """`(state, row) -> state`, which donates the state, if the task has such a function."""
-        after = getattr(self.task, "after_evaluation", None)
+        after = self.declared.after_evaluation
         if after is None:
             return None
 
@@ -366,7 +371,7 @@ class Programs:
 
     @cached_property
     def _rate(self) -> Callable[[PyTree], jax.Array | None]:
-        rate = getattr(self.task, "learning_rate", None)
+        rate = self.declared.learning_rate
         return self._program(rate, lambda same, whole: whole) if rate else lambda _: None
 
     def learning_rate(self, state: PyTree) -> float | None:

@@ -8,7 +8,8 @@ A task is a small immutable object with four pure functions over pytrees:
     predict_step(state, batch) -> outputs
 
 `state` owns all that changes and has a `step`. `metrics` are mergeable sums, never means.
-The loop (`Trainer`) knows nothing else of a task, so a GAN is a task like any other.
+The loop (`Trainer`) needs nothing else of a task, so a GAN is a task like any other; what a task
+may have besides is declared by `Task`.
 """
 
 from __future__ import annotations
@@ -41,16 +42,7 @@ HALT = "halt/"
 UPDATE = "update"
 
 
-# What a task may have besides the four functions of `Task`, and what is then asked of it by name.
-OPTIONAL = (
-    *("after_evaluation", "check", "check_inputs", "diagnose", "inference", "learning_rate"),
-    *("network_inputs", "prediction_inputs", "sound"),
-)
-# Those of its functions that give another task.
-CHANGES = ("map_network", "map_optimizer")
-
-
-class Task(Protocol[S]):
+class Steps(Protocol[S]):
     """What can be trained: four pure functions. `S` is a pytree with an int32 `step`."""
 
     def init(self, key: jax.Array, batch: Batch) -> S:
@@ -61,11 +53,7 @@ class Task(Protocol[S]):
         """One step of learning. The new state's `step` is one more.
 
         A metric called `halt/REASON` that is not 0 ends training with that reason. The state that
-        comes with it is kept, unless the task has a method `sound(before, after) -> bool`: then
-        training goes back to the last state that is sound.
-
-        Where a task has `after_evaluation(state, row) -> state`, the state goes through it when an
-        epoch was evaluated; `row` is the epoch's row of the history as float32 scalars.
+        comes with it is kept, unless the task has `sound`.
         """
         ...
 
@@ -74,11 +62,7 @@ class Task(Protocol[S]):
         ...
 
     def predict_step(self, state: S, batch: Batch) -> PyTree:
-        """The outputs for a batch, with the batch as leading axis.
-
-        Where it takes other inputs than training does, as a generator takes noise, the task says so
-        by an attribute `prediction_inputs`, shape and type of one example's.
-        """
+        """The outputs for a batch, with the batch as leading axis."""
         ...
 
 
@@ -122,7 +106,68 @@ AfterEvaluation = Callable[[Any, Mapping[str, jax.Array]], Any]
 Objective = Callable[[PyTree, dict[str, PyTree], Batch, jax.Array], tuple[jax.Array, Aux]]
 
 
-class GradientTask:
+class Task(Steps[S]):
+    """The four functions, and what a task may have besides: each None where it has none.
+
+    A task of your own needs the four functions alone; what else it has goes by these names.
+
+    Attributes:
+        after_evaluation: `(state, row) -> state`, through which the state goes when an epoch was
+            evaluated; `row` is the epoch's row of the history as float32 scalars.
+        sound: `(before, after) -> bool`: with it, a step that ends training by a `halt/` metric
+            leaves the last state that is sound.
+        prediction_inputs: shape and type of one example's inputs in prediction, where that takes
+            others than training does, as a generator takes noise.
+        inference: `state -> Inference`, what `predict_step` predicts with.
+        learning_rate: `state -> scalar`, that of the last step, asked for once an epoch.
+        network_inputs: `batch -> inputs`, what the network is called with.
+        map_network: `change -> task`, the same task with `change(network)`.
+        map_optimizer: `change -> task`, the same task with `change(optimizer)`.
+        check: `(outputs, columns, name)`, which raises `InputError` where data can't be for this
+            task, before anything compiles.
+        check_inputs: `inputs`, which raises `InputError` for values that the network can't take.
+        diagnose: `(state, batch) -> str`, where the first NaN or infinity of a step comes from.
+    """
+
+    after_evaluation: AfterEvaluation | None = None
+    sound: Callable[[Any, Any], Any] | None = None
+    prediction_inputs: jax.ShapeDtypeStruct | None = None
+    inference: Callable[[Any], Inference] | None = None
+    learning_rate: Callable[[Any], jax.Array | None] | None = None
+    network_inputs: Callable[[Batch], Any] | None = None
+    map_network: Callable[[Callable[[Network], Network]], Any] | None = None
+    map_optimizer: Callable[[Callable[[Optimizer], Optimizer]], Any] | None = None
+    check: Callable[[PyTree, Mapping[str, Any], str], None] | None = None
+    check_inputs: Callable[[np.ndarray], None] | None = None
+    diagnose: Callable[[Any, Batch], str] | None = None
+
+
+MEMBERS = tuple(Task.__annotations__)
+"""The names of what a task may have besides the four functions."""
+
+
+def as_task(task: Steps[Any]) -> Task[Any]:
+    """The task with all members of `Task`: those that an object with the four functions lacks None.
+
+    Example:
+        >>> class Count:
+        ...     def init(self, key, batch): return {"step": jnp.int32(0)}
+        ...     def train_step(self, state, batch): return {"step": state["step"] + 1}, {}
+        ...     def eval_step(self, state, batch): return {}
+        ...     def predict_step(self, state, batch): return batch["inputs"]
+        >>> as_task(Count()).sound is None
+        True
+    """
+    if isinstance(task, Task):
+        return task
+    adopted: Any = object.__new__(Task)
+    for name in ("init", "train_step", "eval_step", "predict_step", *MEMBERS):
+        if hasattr(task, name):
+            setattr(adopted, name, getattr(task, name))
+    return adopted
+
+
+class GradientTask(Task[TrainState]):
     """A task that learns by gradient descent: its step is two functions in a row.
 
     Techniques (`jaxnet.training.techniques`) step in at the level where they belong: the batch, the
@@ -183,7 +228,7 @@ class GradientTask:
 
     @property
     def after_evaluation(self) -> AfterEvaluation | None:
-        """See `Task.train_step`; None where an evaluation changes nothing, which costs nothing."""
+        """See `Task`; None where an evaluation changes nothing, which costs nothing."""
         return None
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

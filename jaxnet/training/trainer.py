@@ -39,9 +39,10 @@ from jaxnet.training.programs import Programs, StepsPerDispatch, without_halts
 from jaxnet.training.progress import Progress
 from jaxnet.training.resume import Wanted, resumed, say_done
 from jaxnet.training.saving import Saver
-from jaxnet.training.task import Inference, Task
+from jaxnet.training.task import Inference, Steps
 from jaxnet.training.techniques.guard import NONFINITE
 from jaxnet.training.techniques.norms import layer_order
+from jaxnet.training.techniques.transforms import chain
 
 PyTree = Any
 
@@ -83,13 +84,14 @@ class Trained:
         Raises:
             InputError: the task has no one network that predicts.
         """
-        task: Any = self.trainer.task
-        if not hasattr(task, "inference"):
+        inference = self.trainer.programs.declared.inference
+        if inference is None:
             raise InputError(
-                f"{type(task).__name__} doesn't say what it predicts with, so there is nothing to "
-                "bundle. Give it a method inference(state), or make the Bundle yourself."
+                f"{type(self.trainer.task).__name__} doesn't say what it predicts with, so there "
+                "is nothing to bundle. Give it a method inference(state), or make the Bundle "
+                "yourself."
             )
-        return task.inference(self.state)
+        return inference(self.state)
 
     def layers(self) -> list[str]:
         """The paths of the network's layers in the order in which they run."""
@@ -167,7 +169,7 @@ class Trainer:
         3.0
     """
 
-    task: Task[Any]
+    task: Steps[Any]
     early_stopping: EarlyStopping = EarlyStopping()
     checkpoints: Checkpoints | None = None
     callbacks: Sequence[Any] = ()
@@ -368,7 +370,7 @@ class Trainer:
             columns += _columns(measured, "val_")
             better |= declared(measured, "val_")
         row = JudgedRow(dict.fromkeys(["epoch", "step", *columns], np.float32(0)), better)
-        if after := getattr(self.task, "after_evaluation", None):
+        if after := self.programs.declared.after_evaluation:
             self.programs.shapes(after, shapes, row)
         return row
 
@@ -425,9 +427,7 @@ class Trainer:
     def _settings(self, early_stopping: EarlyStopping) -> dict[str, Any]:
         """What else has to be the same in all processes that train together, as plain values."""
         kept = self.checkpoints
-        plain = self.task
-        while (within := getattr(plain, "task", None)) is not None:
-            plain = within
+        *_, plain = chain(self.task)
         rate = getattr(getattr(plain, "optimizer", None), "learning_rate", None)
         return {
             "learning rate": rate if isinstance(rate, int | float) else None,
@@ -456,7 +456,7 @@ class Trainer:
 
     def _explain(self, halt: Halt, state: PyTree) -> None:
         """Say what went wrong in the step that ended training, and keep its batch."""
-        diagnose = getattr(self.task, "diagnose", None)
+        diagnose = self.programs.declared.diagnose
         message = f"step {halt.step + 1} ended training: {halt.reason}"
         if diagnose and halt.reason in NONFINITE.values():
             message += f", {diagnose(state, halt.batch)}"
@@ -481,7 +481,7 @@ class Trainer:
         """Shape and type of an example's inputs in prediction."""
         seen = train.spec()["inputs"]
         example = jax.ShapeDtypeStruct(seen.shape[1:], seen.dtype)
-        return getattr(self.task, "prediction_inputs", None) or example
+        return self.programs.declared.prediction_inputs or example
 
     def _result(self, loop: Loop, state: PyTree, progress: Progress, reason: str) -> FitResult:
         clock = loop.clock

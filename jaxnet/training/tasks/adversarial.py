@@ -25,7 +25,15 @@ from jaxnet.optimizers import learning_rate_of
 from jaxnet.training.draws import example_keys, normal
 from jaxnet.training.network import Network, as_network
 from jaxnet.training.state import PyTree, select, stream
-from jaxnet.training.task import Batch, Inference, Metrics, Optimizer, example_weights, identity
+from jaxnet.training.task import (
+    Batch,
+    Inference,
+    Metrics,
+    Optimizer,
+    Task,
+    example_weights,
+    identity,
+)
 from jaxnet.training.techniques.ema import MovingAverage, check_decay
 
 
@@ -64,7 +72,7 @@ class GameState:
 
 
 @dataclass(frozen=True)
-class Adversarial:
+class Adversarial(Task[GameState]):
     """Learn to make examples like those of the batches, `inputs` (B, ...); labels don't matter.
 
     Rows that `mask` leaves out count for neither player, and `weights` count as everywhere. (Batch

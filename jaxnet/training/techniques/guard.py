@@ -7,6 +7,7 @@ Here is the one that keeps a step that isn't finite from spoiling what was learn
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal, get_args
 
 import jax
@@ -15,56 +16,72 @@ import jax.numpy as jnp
 from jaxnet.errors import UsageError
 from jaxnet.training.nonfinite import all_finite
 from jaxnet.training.state import PyTree, select
-from jaxnet.training.task import CHANGES, HALT, OPTIONAL, Batch, Metrics, Task
+from jaxnet.training.task import HALT, Batch, Metrics, Steps, Task, as_task
 
 NonfinitePolicy = Literal["stop", "skip", "raise"]
 # Why training ends, by policy.
 NONFINITE = {"stop": "nonfinite", "raise": "nonfinite_error"}
 
 
-@dataclass(frozen=True)
-class WholeStep:
-    """A task around any task, which hands on all that it doesn't change.
+def _handed_on(name: str) -> Any:
+    """A member of `Task` that is the one of the task within."""
+    return property(lambda self: getattr(self.within, name))
 
-    Of what only some tasks have (`jaxnet.training.task.OPTIONAL`) it has what the task within has.
-    All else is asked of that task itself, `guarded.task`, whose state may be another one.
+
+def _around(name: str) -> Any:
+    """A member that changes the task within, and puts the technique around it again."""
+
+    def member(self: WholeStep) -> Any:
+        change_within = getattr(self.within, name)
+        return change_within and (lambda change: replace(self, task=change_within(change)))
+
+    return property(member)
+
+
+@dataclass(frozen=True)
+class WholeStep(Task[Any]):
+    """A task around any task, which hands on all that it doesn't change.
 
     Attributes:
         technique: the name of the function that puts it around a task.
-        handed_on: what it hands on of `OPTIONAL`.
-        task: the task within.
+        task: the task within, whose state may be another one.
     """
 
     technique: ClassVar[str]
-    handed_on: ClassVar[tuple[str, ...]] = OPTIONAL
-    task: Task[Any]
+    task: Steps[Any]
+
+    @cached_property
+    def within(self) -> Task[Any]:
+        """The task within, with all members of `Task`."""
+        return as_task(self.task)
 
     def init(self, key: jax.Array, batch: Batch) -> Any:
-        """See `Task`."""
+        """See `Steps`."""
         return self.task.init(key, batch)
 
     def train_step(self, state: Any, batch: Batch) -> tuple[Any, Metrics]:
-        """See `Task`."""
+        """See `Steps`."""
         return self.task.train_step(state, batch)
 
     def eval_step(self, state: Any, batch: Batch) -> Metrics:
-        """See `Task`."""
+        """See `Steps`."""
         return self.task.eval_step(state, batch)
 
     def predict_step(self, state: Any, batch: Batch) -> PyTree:
-        """See `Task`."""
+        """See `Steps`."""
         return self.task.predict_step(state, batch)
 
-    def __getattr__(self, name: str) -> Any:
-        if name in CHANGES:
-            change_within = getattr(self.task, name)
-            return lambda change: replace(self, task=change_within(change))
-        if name in self.handed_on:
-            return getattr(self.task, name)
-        raise AttributeError(
-            f"{type(self).__name__} has no attribute {name!r}; it is put around a task by "
-            f"{self.technique}, and `task` is the one within"
-        )
+    after_evaluation = _handed_on("after_evaluation")
+    sound = _handed_on("sound")
+    prediction_inputs = _handed_on("prediction_inputs")
+    inference = _handed_on("inference")
+    learning_rate = _handed_on("learning_rate")
+    network_inputs = _handed_on("network_inputs")
+    check = _handed_on("check")
+    check_inputs = _handed_on("check_inputs")
+    diagnose = _handed_on("diagnose")
+    map_network = _around("map_network")
+    map_optimizer = _around("map_optimizer")
 
 
 @dataclass(frozen=True)
@@ -91,12 +108,12 @@ class _HaltOnNonfinite(WholeStep):
         return new, {**metrics, self.reason: (~all_finite(metrics)).astype(jnp.int32)}
 
     def sound(self, before, after):
-        within = getattr(self.task, "sound", None)
         finite = _still_finite(after, before)
+        within = self.within.sound
         return finite & within(before, after) if within else finite
 
 
-def guard_nonfinite(task: Task[Any], policy: NonfinitePolicy) -> Task[Any]:
+def guard_nonfinite(task: Steps[Any], policy: NonfinitePolicy) -> Task[Any]:
     """Keep a step that gives a NaN or an infinity from spoiling the state.
 
     Policies:

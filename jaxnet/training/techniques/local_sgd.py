@@ -24,7 +24,6 @@ REPLICAS = (("**", ("data",)),)
 class _LocalSgd(WholeStep):
     technique: ClassVar[str] = "local_sgd"
     # What takes a state is below: the task within knows no replicas.
-    handed_on = ("check", "check_inputs", "network_inputs", "prediction_inputs")
     replicas: int
     period: int
 
@@ -71,9 +70,9 @@ class _LocalSgd(WholeStep):
 
     @property
     def sound(self) -> Any:
-        within = getattr(self.task, "sound", None)
+        within = self.within.sound
         if within is None:
-            raise AttributeError("sound")
+            return None
 
         def all_of_them(before: TrainState, after: TrainState) -> jax.Array:
             def local(old: PyTree, new: PyTree) -> jax.Array:

@@ -27,7 +27,6 @@ from jaxnet.training.network import Network, Precision, compute_in
 from jaxnet.training.nonfinite import all_finite
 from jaxnet.training.state import PyTree, TrainState, remember, select
 from jaxnet.training.task import (
-    OPTIONAL,
     AfterEvaluation,
     Aux,
     Batch,
@@ -125,14 +124,15 @@ class Technique(GradientTask):
         """See `GradientTask`."""
         return self.task.diagnose(state, batch)
 
-    def __getattr__(self, name: str) -> Any:
-        # What a task of one's own may have besides.
-        if name in OPTIONAL:
-            return getattr(self.task, name)
-        raise AttributeError(
-            f"{type(self).__name__} has no attribute {name!r}; it is a technique, and `task` is "
-            "the task within"
-        )
+    @property
+    def sound(self) -> Any:
+        """See `Task`."""
+        return self.task.sound
+
+    @property
+    def prediction_inputs(self) -> Any:
+        """See `Task`."""
+        return self.task.prediction_inputs
 
 
 # --- the update ---------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from jaxnet.report.pictures import CAPTION, tiled
 from tests.train.test_gan import pixels
 from train.autoencode import PROGRAM, SHOWN, Config, train
 
-DENSE, CONV = ["--network.hidden", "32"], ["--network.filters", "4", "8"]
+DENSE, CONV = ["--network.hidden", "32"], ["--network.filters", "8"]
 
 
 def autoencode(*arguments: str | Path) -> int:

@@ -20,7 +20,8 @@ QUICK = ["--no-progress", "--epochs", "2", "--batch-size", "60"]
 
 
 def gan(*arguments: str | Path) -> int:
-    size = "--network.hidden 32" if "dense" in arguments else "--network.features 4"
+    dense, small = "--network.hidden 32", "--network.features 4 --network.stages 1"
+    size = dense if "dense" in arguments else small
     words = [*QUICK, *size.split(), *map(str, arguments)]
     return cli.run(lambda: train(from_command_line(Config, words, PROGRAM)))
 

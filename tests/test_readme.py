@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import matplotlib
 import pytest
+
+from jaxnet.options import options
+from train.__main__ import entrypoints
 
 ROOT = Path(__file__).parents[1]
 READMES = [
     ROOT / folder / "README.md"
     for folder in ("", "jaxnet", "models", "train", "benchmarks", "tests")
 ]
-# A path below one of the folders, a module that is run, a name within the library, and a link.
+# A path below one of the folders, a module that is run, a training command and its options, a name
+# within the library, and a link.
 PATH = re.compile(r"(?<![\w./-])(?:jaxnet|models|train|tests|benchmarks)/[\w./*-]*")
 RUN = re.compile(r"python -m ((?:jaxnet|train|benchmarks)[a-z_.]*[a-z_])(?![\w.])")
+TRAIN = re.compile(r"(?:python -m|jaxnet) train[. ]([a-z_]+)\b([^`|\n]*)")
+OPTION = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
 DOTTED = re.compile(r"`(jaxnet(?:\.\w+)+)")
 LINK = re.compile(r"(?:\]\(|src=\")([^)\"\s]+)")
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -77,9 +85,31 @@ def resolves(dotted: str) -> bool:
 def test_what_is_named_exists(readme):
     text = readme.read_text(encoding="utf-8")
     missing = [path for path in PATH.findall(text) if not any(ROOT.glob(path.rstrip("/.")))]
-    names = {*RUN.findall(text), *DOTTED.findall(text)}
-    missing += [name for name in sorted(names) if not resolves(name)]
+    missing += [module for module in RUN.findall(text) if find_spec(module) is None]
+    missing += [dotted for dotted in DOTTED.findall(text) if not resolves(dotted)]
     assert not missing, f"{name(readme)} names what isn't there: {missing}"
+
+
+@functools.cache
+def options_of(entrypoint: str) -> set[str]:
+    """The options of a command."""
+    config = importlib.import_module(f"train.{entrypoint}").Config()
+    return {"--help", "--config", *map(str, options(config))}
+
+
+@pytest.mark.parametrize("readme", READMES, ids=name)
+def test_options_exist(readme):
+    text = readme.read_text(encoding="utf-8")
+    unknown = [
+        f"train.{entrypoint} {option}"
+        for entrypoint, words in TRAIN.findall(text)
+        for option in OPTION.findall(words)
+        if option not in options_of(entrypoint)
+    ]
+    # Options that stand by themselves: those of a group belong to at least one command.
+    known = set().union(*map(options_of, entrypoints()))
+    grouped = {option for option in OPTION.findall(text) if "." in option}
+    assert not unknown + sorted(grouped - known)
 
 
 def anchors(readme: Path) -> set[str]:

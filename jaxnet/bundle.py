@@ -36,7 +36,7 @@ from jaxnet.training.network import Network, Precision, as_network, compute_in
 from jaxnet.training.programs import Programs
 from jaxnet.training.task import Batch, GradientTask, identity
 from jaxnet.training.techniques.scaled_target import Unscaled
-from jaxnet.training.trainer import Trained
+from jaxnet.training.trained import Trained
 
 PyTree = Any
 JSON = Any

@@ -34,6 +34,6 @@ from .techniques.transforms import remat as remat
 from .techniques.updates import clip_values as clip_values
 from .techniques.updates import reduce_on_plateau as reduce_on_plateau
 from .techniques.updates import scale_by_path as scale_by_path
-from .trainer import FitResult as FitResult
-from .trainer import Trained as Trained
+from .trained import FitResult as FitResult
+from .trained import Trained as Trained
 from .trainer import Trainer as Trainer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +19,7 @@ from jaxnet.cluster import activity, processes
 from jaxnet.data.arrays import Arrays
 from jaxnet.data.pipeline.device_batches import Chunk
 from jaxnet.data.pipeline.epochs import ArrayPipeline, Pipeline, Placement, pipeline
-from jaxnet.errors import InputError, NonFiniteError, UsageError
+from jaxnet.errors import NonFiniteError, UsageError
 from jaxnet.files import expanded, write_atomically
 from jaxnet.inference import Predictor
 from jaxnet.metrics.direction import declared
@@ -33,108 +33,21 @@ from jaxnet.training.display import displays
 from jaxnet.training.early_stopping import EarlyStopping
 from jaxnet.training.evaluation import BatchSize, Data, Evaluator
 from jaxnet.training.halting import Halt
-from jaxnet.training.history import History, JudgedRow, computed, scalars
+from jaxnet.training.history import JudgedRow, computed, scalars
 from jaxnet.training.loop import Loop
 from jaxnet.training.programs import Programs, StepsPerDispatch, without_halts
 from jaxnet.training.progress import Progress
 from jaxnet.training.resume import Wanted, resumed, say_done
 from jaxnet.training.saving import Saver
-from jaxnet.training.task import Inference, Steps
+from jaxnet.training.task import Steps
 from jaxnet.training.techniques.guard import NONFINITE
-from jaxnet.training.techniques.norms import layer_order
 from jaxnet.training.techniques.transforms import chain
+from jaxnet.training.trained import FitResult, Trained
 
 PyTree = Any
 
 log = logging.getLogger("jaxnet")
 layout_log = logging.getLogger("jaxnet.layout")
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained network, ready for use.
-
-    Attributes:
-        trainer: how it was trained.
-        state: the best state.
-        inputs: shape and type of an example's inputs in prediction.
-        matmul_precision: that of the matrix products in training, as far as it is known.
-    """
-
-    trainer: Trainer
-    state: PyTree
-    inputs: jax.ShapeDtypeStruct
-    matmul_precision: numerics.MatmulPrecision | None = None
-
-    def predict(self, inputs: Any) -> Any:
-        """The outputs for `inputs`, (n, ...) or a dataset of n, as numpy arrays with n rows."""
-        return self._predictor(inputs)
-
-    @cached_property
-    def _predictor(self) -> Predictor:
-        return self.trainer.predictor(self.state)
-
-    def evaluate(self, data: Data) -> dict[str, Any]:
-        """The metrics of labelled data."""
-        return self.trainer.evaluate(self.state, data)
-
-    def inference(self) -> Inference:
-        """The network, what goes before it, and the weights that evaluation uses.
-
-        Raises:
-            InputError: the task has no one network that predicts.
-        """
-        inference = self.trainer.programs.declared.inference
-        if inference is None:
-            raise InputError(
-                f"{type(self.trainer.task).__name__} doesn't say what it predicts with, so there "
-                "is nothing to bundle. Give it a method inference(state), or make the Bundle "
-                "yourself."
-            )
-        return inference(self.state)
-
-    def layers(self) -> list[str]:
-        """The paths of the network's layers in the order in which they run."""
-        network, preprocess, variables = self.inference()
-        batch = jax.ShapeDtypeStruct((1, *self.inputs.shape), self.inputs.dtype)
-        return layer_order(network, variables, jax.eval_shape(preprocess, batch))
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What a run came to.
-
-    Attributes:
-        state: the state of the best step.
-        model: the trained network with that state.
-        history: the epochs.
-        stop_reason: `"epochs"`, `"steps"`, `"early_stopping"`, `"diverged"`, `"nonfinite_metric"`,
-            `"nonfinite"`, `"preempted"`, or what a callback returned.
-        best_step: the step whose state this is.
-        best: the value of the monitored metric there.
-        last_step: the last step that was taken.
-        halt: the step that ended training before its time, if one did, with its batch.
-        seconds: the time spent, over all resumes.
-        samples_per_second: training examples a second in this process, without compiling.
-        data_wait_share: the share of the training time spent waiting for data, from 0 to 1.
-        seconds_to_first_step: from the call of `fit` to the end of the first chunk of steps.
-        fingerprints: what identifies the run (`jaxnet.training.fingerprints`); nothing without
-            checkpoints.
-    """
-
-    state: PyTree
-    model: Trained
-    history: History
-    stop_reason: str
-    best_step: int
-    best: float | None
-    last_step: int
-    halt: Halt | None
-    seconds: float
-    samples_per_second: float
-    data_wait_share: float
-    seconds_to_first_step: float
-    fingerprints: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -15,7 +15,6 @@ from jaxnet.inference import Predictor
 from jaxnet.training.evaluation import Data
 from jaxnet.training.halting import Halt
 from jaxnet.training.history import History
-from jaxnet.training.programs import Programs
 from jaxnet.training.task import Inference, Steps
 from jaxnet.training.techniques.norms import layer_order
 
@@ -31,8 +30,13 @@ class Trains(Protocol):
         ...
 
     @property
-    def programs(self) -> Programs:
-        """The compiled task."""
+    def programs(self) -> Any:
+        """The compiled task, `Programs`."""
+        ...
+
+    @property
+    def inference_of(self) -> Callable[[PyTree], Inference] | None:
+        """What a state is predicted with; None where the task doesn't say."""
         ...
 
     def predictor(self, state: PyTree) -> Predictor:
@@ -78,7 +82,7 @@ class Trained:
         Raises:
             InputError: the task has no one network that predicts.
         """
-        inference = self.trainer.programs.declared.inference
+        inference = self.trainer.inference_of
         if inference is None:
             raise InputError(
                 f"{type(self.trainer.task).__name__} doesn't say what it predicts with, so there "

@@ -39,7 +39,7 @@ from jaxnet.training.programs import Programs, StepsPerDispatch, without_halts
 from jaxnet.training.progress import Progress
 from jaxnet.training.resume import Wanted, resumed, say_done
 from jaxnet.training.saving import Saver
-from jaxnet.training.task import Steps
+from jaxnet.training.task import Inference, Steps
 from jaxnet.training.techniques.guard import NONFINITE
 from jaxnet.training.techniques.transforms import chain
 from jaxnet.training.trained import FitResult, Trained
@@ -249,6 +249,11 @@ class Trainer:
             state: the task's state.
         """
         return self.evaluator.predictor(self.programs.forms.put(state))
+
+    @property
+    def inference_of(self) -> Callable[[PyTree], Inference] | None:
+        """`state -> Inference`, what a state is predicted with; None where the task doesn't say."""
+        return self.programs.declared.inference
 
     @cached_property
     def _pipelines(self) -> WeakKeyDictionary[Arrays, Pipeline]:

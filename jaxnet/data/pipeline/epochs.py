@@ -79,8 +79,49 @@ class Pipeline(Protocol):
         ...
 
 
+class _Batches:
+    """What the batches of arrays and of sources have in common."""
+
+    batch_size: int
+    capacity: int
+    places: BatchPlacement
+
+    @property
+    def examples(self) -> int:
+        """The number of examples."""
+        raise NotImplementedError
+
+    def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes and types of an example."""
+        raise NotImplementedError
+
+    @property
+    def steps(self) -> int:
+        """The number of batches an epoch."""
+        return steps_per_epoch(self.examples, self.batch_size)
+
+    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes and types of a batch."""
+        columns = {
+            name: jax.ShapeDtypeStruct((self.batch_size, *leaf.shape), leaf.dtype)
+            for name, leaf in self.example().items()
+        }
+        return {**columns, "mask": jax.ShapeDtypeStruct((self.batch_size,), jnp.bool_)}
+
+    def _send(self, batches: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        return self.places.shard_batch(batches, self.batch_size)
+
+    @cached_property
+    def _capacity(self) -> int:
+        return most_steps(self.spec(), self.capacity)
+
+    @cached_property
+    def _memory(self) -> Memory:
+        return Memory()
+
+
 @dataclass(frozen=True, eq=False)
-class ArrayPipeline:
+class ArrayPipeline(_Batches):
     """Batches of arrays in memory.
 
     The order of an epoch is a pure function of (seed, epoch), so that a resumed run seeks in O(1).
@@ -113,22 +154,16 @@ class ArrayPipeline:
         return len(self.columns["inputs"])
 
     @property
-    def steps(self) -> int:
-        """The number of batches an epoch."""
-        return steps_per_epoch(self.examples, self.batch_size)
-
-    @property
     def bytes(self) -> int:
         """The memory that the arrays take."""
         return sum(column.nbytes for column in self.columns.values())
 
-    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The shapes and types of a batch."""
-        columns = {
-            name: jax.ShapeDtypeStruct((self.batch_size, *column.shape[1:]), column.dtype)
+    def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes and types of an example."""
+        return {
+            name: jax.ShapeDtypeStruct(column.shape[1:], column.dtype)
             for name, column in self.columns.items()
         }
-        return {**columns, "mask": jax.ShapeDtypeStruct((self.batch_size,), jnp.bool_)}
 
     def chunks(
         self, seed: int, epoch: int, start: int, size: Callable[[int], int]
@@ -154,9 +189,6 @@ class ArrayPipeline:
             return Stack(stack, len(order), [pool.submit(fill, *c) for c in pairwise(cuts)])
 
         return sent_ahead(pieces, begin, COPYING_THREADS, self._send)
-
-    def _send(self, batches: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        return self.places.shard_batch(batches, self.batch_size)
 
     @cached_property
     def _capacity(self) -> int:
@@ -200,17 +232,13 @@ class ArrayPipeline:
             self._vary(stack["inputs"][part], rows, draws[part])
 
     @cached_property
-    def _memory(self) -> Memory:
-        return Memory()
-
-    @cached_property
     def _vary(self) -> Fill:
         assert self.augment is not None
         return self.augment.open(self.columns["inputs"])
 
 
 @dataclass(frozen=True, eq=False)
-class SourcePipeline:
+class SourcePipeline(_Batches):
     """Batches of a source, read while the device computes.
 
     Several threads read and decode, one more puts stacks of batches together, and both run ahead.
@@ -244,18 +272,9 @@ class SourcePipeline:
         """The number of examples."""
         return len(self.source)
 
-    @property
-    def steps(self) -> int:
-        """The number of batches an epoch."""
-        return steps_per_epoch(self.examples, self.batch_size)
-
-    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The shapes and types of a batch."""
-        columns = {
-            name: jax.ShapeDtypeStruct((self.batch_size, *leaf.shape), leaf.dtype)
-            for name, leaf in self.source.spec().items()
-        }
-        return {**columns, "mask": jax.ShapeDtypeStruct((self.batch_size,), jnp.bool_)}
+    def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes and types of an example."""
+        return dict(self.source.spec())
 
     def chunks(
         self, seed: int, epoch: int, start: int, size: Callable[[int], int]
@@ -281,18 +300,7 @@ class SourcePipeline:
             parts = read_into(columns, self.source, wanted, epoch, pool)
             return Stack(stack, len(order), parts, partial(padding.fill, columns, rows, step))
 
-        def send(batches: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-            return self.places.shard_batch(batches, self.batch_size)
-
-        return sent_ahead(pieces, begin, self.threads or reading_threads(), send)
-
-    @cached_property
-    def _capacity(self) -> int:
-        return most_steps(self.spec(), self.capacity)
-
-    @cached_property
-    def _memory(self) -> Memory:
-        return Memory()
+        return sent_ahead(pieces, begin, self.threads or reading_threads(), self._send)
 
 
 def pipeline(

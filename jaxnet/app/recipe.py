@@ -142,7 +142,7 @@ class Augment:
     ] = False
     """what lies beyond the image is its mirror image, and not zeros"""
     resized_crop: Probability = 0.0
-    """cut out a rectangle of at least this share of the area, such as 0.25, and chunk it"""
+    """cut out a rectangle of at least this share of the area, such as 0.25, and stretch it"""
     rotate: NotNegative = 0.0
     """degrees"""
     translate: NotNegative = 0.0

@@ -24,14 +24,14 @@ _SAME = {("YCbCr", 3): "RGB", ("Gray", 3): "RGB", ("Gray", 1): "GRAY"}
 _CHUNK = 1 << 16
 
 Channels = Literal[1, 3]
-Resize = Literal["chunk", "crop"]
+Resize = Literal["stretch", "crop"]
 
 
 def decode(
     file: str | bytes,
     size: tuple[int, int] | None = None,
     channels: Channels = 3,
-    resize: Resize = "chunk",
+    resize: Resize = "stretch",
     name: str | None = None,
 ) -> np.ndarray:
     """The pixels of one image, uint8 (height, width, channels), upright as its EXIF says.
@@ -43,7 +43,7 @@ def decode(
         file: a path, or what a file holds.
         size: the height and width to resize to.
         channels: 3 or 1.
-        resize: `"chunk"` or `"crop"`.
+        resize: `"stretch"` or `"crop"`.
         name: what messages call the file; by default its path.
 
     Raises:

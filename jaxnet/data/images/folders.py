@@ -61,7 +61,7 @@ class ImageFolder:
         size: height and width to which images are resized; None accepts only images of one size,
             that of the first.
         channels: 3 for red, green and blue, 1 for grey.
-        resize: what is done to other proportions: `"chunk"` changes them, `"crop"` keeps them
+        resize: what is done to other proportions: `"stretch"` changes them, `"crop"` keeps them
             and cuts off what is too much on both sides.
         name: what messages call this dataset.
 
@@ -74,7 +74,7 @@ class ImageFolder:
     class_names: tuple[str, ...]
     size: tuple[int, int] | None = None
     channels: Channels = 3
-    resize: Resize = "chunk"
+    resize: Resize = "stretch"
     name: str = "images"
 
     def __post_init__(self) -> None:
@@ -85,9 +85,9 @@ class ImageFolder:
             )
         if self.size is not None and not (len(self.size) == 2 and min(self.size) > 0):
             raise UsageError(f"expected a size such as (224, 224), got {self.size}")
-        if self.channels not in (1, 3) or self.resize not in ("chunk", "crop"):
+        if self.channels not in (1, 3) or self.resize not in ("stretch", "crop"):
             raise UsageError(
-                "expected channels 1 or 3 and resize 'chunk' or 'crop', got "
+                "expected channels 1 or 3 and resize 'stretch' or 'crop', got "
                 f"{self.channels!r} and {self.resize!r}"
             )
 
@@ -167,7 +167,7 @@ def image_folders(
     folder: str | PathLike[str],
     size: tuple[int, int] | None = None,
     channels: Channels = 3,
-    resize: Resize = "chunk",
+    resize: Resize = "stretch",
 ) -> dict[str, ImageFolder]:
     """Find the images of a folder that has a sub-folder for each class.
 
@@ -178,7 +178,7 @@ def image_folders(
         folder: holds CLASS/*.jpg, or train/CLASS/*.jpg and so on, of any of `EXTENSIONS`.
         size: height and width to bring all images to; None expects all to be of one size.
         channels: 3 for colours, 1 for grey.
-        resize: `"chunk"` or `"crop"`, as in `ImageFolder`.
+        resize: `"stretch"` or `"crop"`, as in `ImageFolder`.
 
     Returns:
         The parts that are there, called `train`, `valid` and `test`; only `train` where the folder

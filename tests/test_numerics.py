@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxnet import Bundle, numerics
-from jaxnet.app.recipe import Numerics
+from jaxnet.app.run_options import Numerics
 from jaxnet.errors import InputError, UsageError
 from jaxnet.numerics import DETERMINISTIC_FLAG, effective, in_force, matmul_precision
 
@@ -22,7 +22,7 @@ from jaxnet.numerics import DETERMINISTIC_FLAG, effective, in_force, matmul_prec
 COMMANDS = """
 import importlib, json, os, sys
 from jaxnet.app.command_line import from_command_line
-from jaxnet.app.recipe import started
+from jaxnet.app.run_options import started
 
 for name in {names}:
     module = importlib.import_module("train." + name)

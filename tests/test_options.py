@@ -14,7 +14,7 @@ import pytest
 
 from jaxnet import generate, optimizers
 from jaxnet import options as options_module
-from jaxnet.app import config, recipe
+from jaxnet.app import config, data_options, optimizer_options
 from jaxnet.data.images.by_name import IMAGE_SETS
 from jaxnet.errors import UsageError
 from jaxnet.options import (
@@ -162,10 +162,8 @@ def test_the_defaults_of_each_command_are_sound(name):
 
 def _names(name: str, reader: str) -> set[str]:
     """The choices that there are for `--data` or `--model` of a command."""
-    module = importlib.import_module(f"train.{name}")
-    if reader == "model":
-        return set(getattr(module, "MODELS", ()))
-    return set(getattr(module, "DATA", ())) or {"python", "text", *IMAGE_SETS}
+    kind = type(CONFIGS[name]())
+    return set(getattr(kind, "MODELS" if reader == "model" else "DATA", ()))
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -182,7 +180,7 @@ def test_readers_are_choices_that_there_are(name):
 
 
 def test_the_names_of_image_data_are_those_that_are_read():
-    assert set(recipe.IMAGES) == set(IMAGE_SETS)
+    assert set(data_options.IMAGES) == set(IMAGE_SETS)
 
 
 @pytest.mark.parametrize("optimizer", optimizers.OPTIMIZERS)
@@ -196,21 +194,21 @@ def test_optimizers_read_what_they_take(optimizer):
         "decay": "mask" in taken,
         "schedule": rated,
     }
-    group = recipe.Optimizer(optimizer, weight_decay=0.1)
+    group = optimizer_options.Optimizer(optimizer, weight_decay=0.1)
     scope = next(iter(options(group))).scope
     read = {name: Option(scope, name).unread() is None for name in expected}
     assert read == expected
     # Weights that an optimizer shrinks by itself may be chosen without saying by how much.
     shrinks = taken.get("weight_decay") and taken["weight_decay"].default
-    own = Option(next(iter(options(recipe.Optimizer(optimizer)))).scope, "decay")
+    own = Option(next(iter(options(optimizer_options.Optimizer(optimizer)))).scope, "decay")
     assert (own.unread() is None) == bool("mask" in taken and shrinks)
 
 
-@pytest.mark.parametrize("schedule", [*optimizers.SCHEDULES, recipe.PLATEAU])
+@pytest.mark.parametrize("schedule", [*optimizers.SCHEDULES, optimizer_options.PLATEAU])
 def test_schedules_read_what_they_take(schedule):
     make = optimizers.SCHEDULES.get(schedule, optimizers.SCHEDULES["constant"])
     taken = inspect.signature(make).parameters
-    group = recipe.Optimizer(schedule=schedule)
+    group = optimizer_options.Optimizer(schedule=schedule)
     scope = next(iter(options(group))).scope
     for name in ("warmup_steps", "transition_steps", "decay_rate", "boundaries"):
         option = Option(scope, name)

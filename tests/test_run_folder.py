@@ -14,7 +14,8 @@ from jaxnet import locks
 from jaxnet.app import cli, run_folder
 from jaxnet.app.command_line import from_command_line
 from jaxnet.app.config import from_toml
-from jaxnet.app.recipe import Optimizer, ProseRun, Tabular
+from jaxnet.app.optimizer_options import Optimizer
+from jaxnet.app.run_options import ProseRun, Tabular
 from jaxnet.data import Arrays
 from jaxnet.errors import InputError, UsageError
 from jaxnet.training.early_stopping import EarlyStopping
@@ -36,7 +37,7 @@ def _elsewhere(tmp_path, monkeypatch):
 
 def begin(config: Tabular, folder: Path) -> Path:
     """As if a run had begun to train there."""
-    run_folder.prepare(folder, config, resume=True, may_change=run_folder.changeable(config))
+    run_folder.open_run(folder, config, resume=True, may_change=run_folder.changeable(config))
     (folder / "metrics.jsonl").touch()
     return folder
 
@@ -142,7 +143,7 @@ def test_leftovers_are_swept_from_runs_alone(tmp_path):
 
 def test_folds_that_are_done_bind_too(tmp_path):
     config = replace(CONFIG, folds=2, optimizer=CONSTANT)
-    run_folder.prepare(tmp_path, config, resume=True)
+    run_folder.open_run(tmp_path, config, resume=True)
     (tmp_path / "fold-1").mkdir()
     (tmp_path / "fold-1" / "summary.json").write_text("{}")
     for change in ({"epochs": 50}, {"early_stopping": EarlyStopping(patience=3)}):
@@ -155,8 +156,8 @@ def test_a_folder_in_use_is_refused(tmp_path):
     begin(CONFIG, tmp_path)
     script = (
         "import sys; from pathlib import Path; from jaxnet.app import run_folder; "
-        "from jaxnet.app.recipe import Tabular; "
-        "run_folder.prepare(Path(sys.argv[1]), Tabular(), resume=False)"
+        "from jaxnet.app.run_options import Tabular; "
+        "run_folder.open_run(Path(sys.argv[1]), Tabular(), resume=False)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)],
@@ -231,7 +232,8 @@ def test_each_fold_weighs_classes_by_its_own_rows(tmp_path, monkeypatch):
     file = tmp_path / "fruit.csv"
     write(file, {})
     assert classified(file, "--folds", "2", "--balanced", "--class-weights", "yes", "3") == 0
-    task_for = caught[0][3]
+    _, config, problem = caught[0]
+    task_for = cross_validation.shared(config, problem)
     tasks = []
     for labels in ([0, 0, 1], [0, 1, 1], [1, 0, 0]):
         labels = np.array(labels, np.int32)

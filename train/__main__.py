@@ -14,8 +14,10 @@ def entrypoints() -> dict[str, str]:
     found = {}
     for file in sorted(Path(__file__).parent.glob("*.py")):
         tree = ast.parse(file.read_text(encoding="utf-8"))
-        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-        if "main" in functions and file != Path(__file__):
+        names = {getattr(node, "name", None) for node in tree.body} | {
+            ast.unparse(node.targets[0]) for node in tree.body if isinstance(node, ast.Assign)
+        }
+        if "main" in names and file != Path(__file__):
             found[file.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
     return found
 

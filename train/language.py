@@ -14,22 +14,17 @@ before it for early stopping. After each epoch a sample is printed and added to 
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from jaxnet.app import cli, run_folder
-from jaxnet.app.command_line import from_command_line
-from jaxnet.app.recipe import ProseRun, Techniques, started
-from jaxnet.names import lookup
-from jaxnet.options import Count, OnlyWith, Range, Share, settled
+from jaxnet import app
+from jaxnet.app.language_reports import per_character
+from jaxnet.options import Count, OnlyWith, Range, Share
 
 if TYPE_CHECKING:
     import flax.linen as nn
-
-    from jaxnet.data import Arrays, Tokenizer
 
 PROGRAM = "python -m train.language"
 HELD_OUT = (0.85, 0.9)
@@ -89,131 +84,66 @@ class Writing:
 
 
 @dataclass(frozen=True)
-class Config(ProseRun):
+class Config(app.ProseRun):
     """Train a language model, and leave a run folder with samples and the network."""
+
+    MODELS = (*RECURRENT, *TRANSFORMERS)
 
     model: str | None = None
     """lstm (by default), gru, rnn, gpt or llama"""
     epochs: Count = 10
     """how often to go through the training part, at most"""
-    techniques: Techniques = Techniques(clip=1.0)
+    techniques: app.Techniques = app.Techniques(clip=1.0)
     tokens: Tokens = Tokens()
     network: Network = Network()
     writing: Writing = Writing()
 
 
-def _recurrent(config: Config, vocab_size: int) -> nn.Module:
-    from jaxnet.models import RecurrentLM
-
-    network = config.network
-    return RecurrentLM(
-        vocab_size,
-        str(config.model),
-        network.embedding,
-        network.features,
-        1 if network.num_layers is None else network.num_layers,
-        network.dropout,
-        network.tie,
-    )
-
-
-def _gpt(config: Config, vocab_size: int) -> nn.Module:
-    from jaxnet.models import GPT2
-
-    network = config.network
-    return GPT2(
-        vocab_size,
-        config.tokens.length,
-        network.features,
-        4 if network.num_layers is None else network.num_layers,
-        network.num_heads,
-        network.dropout,
-        network.experts,
-    )
-
-
-def _llama(config: Config, vocab_size: int) -> nn.Module:
-    from jaxnet.models import Llama
-
-    network = config.network
-    return Llama(
-        vocab_size,
-        network.features,
-        4 if network.num_layers is None else network.num_layers,
-        network.num_heads,
-        hidden=8 * network.features // 3,
-        num_kv_heads=network.num_kv_heads,
-        dropout=network.dropout,
-        tie=True,
-    )
-
-
-MODELS: Mapping[str, Callable[[Config, int], nn.Module]] = {
-    **dict.fromkeys(RECURRENT, _recurrent),
-    "gpt": _gpt,
-    "llama": _llama,
-}
-
-
-def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
-    """Train as configured, and write the run folder."""
-    config = replace(config, model=config.model or "lstm")
-    build = lookup(str(config.model), MODELS, "model")
-    config = settled(config)
-    folder = run_folder.located(config, str(config.model))
-    config = replace(config, run_dir=folder)
-
-    from jaxnet import losses
-    from jaxnet.data import TextEncoder
-    from jaxnet.generation import Samples, checked_prompts, chosen
+def problem(config: Config) -> app.Problem:
+    """The next token of a text."""
+    from jaxnet import generation, losses
+    from jaxnet.data import TextEncoder, fit_tokenizer, token_windows
     from jaxnet.training import Supervised
 
-    tokenizer, (train, valid, test), per_character = _parts(config)
-    model = build(config, tokenizer.vocab_size)
-    task = Supervised(model, losses.cross_entropy, config.optimizer_for(len(train)))
-    writing = config.writing
-    filters = chosen(writing.temperature, writing.top_k, writing.top_p)
-    checked_prompts(model, tokenizer, [writing.prompt], "--writing.prompt")
-    # The weights that are evaluated write, a moving average say: the task with all techniques
-    # knows which these are.
-    applied = config.techniques.apply(config.optimizer.apply(task))
-    samples = Samples(folder, applied, tokenizer, writing.prompt, writing.new_tokens, filters)
-    encoder = TextEncoder(tokenizer, config.tokens.length)
-    result = fit(folder, config, task, train, valid, callbacks=[samples], encoder=encoder)
-    if result is None:
-        return cli.PREEMPTED
-    measured = result.model.evaluate(test)
-    nats = per_character * float(measured["loss"])
-    figures = {
-        **measured,
-        "perplexity": math.exp(float(measured["loss"])),
-        "nats_per_character": nats,
-        "bits_per_character": nats / math.log(2),
-    }
-    run_folder.finish(folder, result, figures, encoder=encoder)
-    return cli.DONE
-
-
-def _parts(config: Config) -> tuple[Tokenizer, tuple[Arrays, ...], float]:
-    """The tokenizer, training, validation and test part, and the tokens of a character in tests."""
-    from jaxnet.data import fit_tokenizer, token_windows
-
-    parts = config.read(*HELD_OUT)
-    tokens = config.tokens
-    tokenizer = fit_tokenizer(parts[0], tokens.level, tokens.vocab_size)
-    encoded = [tokenizer.encode(part) for part in parts]
-    strides = (tokens.stride, None, None)
-    pieces = tuple(
-        token_windows(part, tokens.length, stride)
-        for part, stride in zip(encoded, strides, strict=True)
+    tokens, writing, texts = config.tokens, config.writing, config.read(*HELD_OUT)
+    tokenizer = fit_tokenizer(texts[0], tokens.level, tokens.vocab_size)
+    encoded = [tokenizer.encode(text) for text in texts]
+    train = token_windows(encoded[0], tokens.length, tokens.stride)
+    valid, test = (token_windows(part, tokens.length) for part in encoded[1:])
+    model = network(config, tokenizer.vocab_size)
+    filters = generation.chosen(writing.temperature, writing.top_k, writing.top_p)
+    generation.checked_prompts(model, tokenizer, [writing.prompt], "--writing.prompt")
+    written = (tokenizer, writing.prompt, writing.new_tokens, filters)
+    rate = len(encoded[2]) / len(texts[2])
+    return app.Problem(
+        Supervised(model, losses.cross_entropy, config.optimizer_for(len(train))),
+        train,
+        valid,
+        report=lambda folder, result: app.Tested(
+            per_character(result.model.evaluate(test), tokens_per_character=rate)
+        ),
+        callbacks=lambda folder, task: [generation.Samples(folder, *written)],
+        encoder=TextEncoder(tokenizer, tokens.length),
     )
-    return tokenizer, pieces, len(encoded[2]) / len(parts[2])
 
 
-def main() -> int:
-    """The command."""
-    return cli.run(lambda: train(started(from_command_line(Config, sys.argv[1:], PROGRAM))))
+def network(config: Config, vocab_size: int) -> nn.Module:
+    """A recurrent network, or a transformer that attends to what came before."""
+    from jaxnet import models
 
+    size = app.given(config)
+    if config.model in RECURRENT:
+        return models.RecurrentLM(vocab_size, config.model, **{"num_layers": 1, **size})
+    size = {"num_layers": 4, **size}
+    if config.model == "gpt":
+        return models.GPT2(
+            vocab_size, config.tokens.length, num_experts=size.pop("experts"), **size
+        )
+    return models.Llama(vocab_size, hidden=8 * size["features"] // 3, tie=True, **size)
+
+
+train = partial(app.run, problem)
+main = app.command(Config, train, PROGRAM)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -21,29 +21,21 @@ The bundle takes texts. The trained encoder is the start of a classifier (sectio
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from jaxnet.app import cli, run_folder
-from jaxnet.app.command_line import from_command_line
-from jaxnet.app.recipe import LearningRate, Optimizer, ProseRun, Techniques, started
-from jaxnet.names import lookup
-from jaxnet.options import Count, Probability, Share, settled
+from jaxnet import app
+from jaxnet.app.language_reports import report_filled
+from jaxnet.options import Count, Probability, Share
 from jaxnet.training.early_stopping import EarlyStopping
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from jaxnet.data import Arrays, Tokenizer
-    from jaxnet.data.augmentation import Augmentation
-    from jaxnet.training import Trained
+    import flax.linen as nn
 
 PROGRAM = "python -m train.masked"
 # Where the parts for validation and for testing begin.
 HELD_OUT = (0.9, 0.95)
-# Pieces that are written out, and the tokens of the picture.
-SHOWN, DRAWN = 8, 24
 
 
 @dataclass(frozen=True)
@@ -73,173 +65,72 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Config(ProseRun):
+class Config(app.ProseRun):
     """Pre-train BERT, and leave a run folder with filled-in texts, pictures and the network."""
+
+    MODELS = ("bert",)
 
     model: str | None = None
     """bert"""
     epochs: Count = 40
     """how often to go through the training part, at most"""
-    learning_rate: LearningRate = 2e-3
+    learning_rate: app.LearningRate = 2e-3
     """the largest learning rate"""
-    optimizer: Optimizer = Optimizer(
+    optimizer: app.Optimizer = app.Optimizer(
         name="adamw", schedule="one_cycle", weight_decay=0.01, decay=("**/*kernel",)
     )
-    techniques: Techniques = Techniques(clip=1.0)
+    techniques: app.Techniques = app.Techniques(clip=1.0)
     early_stopping: EarlyStopping = EarlyStopping(monitor="val_loss", patience=10)
     tokens: Tokens = Tokens()
     network: Network = Network()
 
 
-@dataclass(frozen=True, eq=False)
-class Data:
-    """The text as the network gets it.
-
-    Attributes:
-        tokenizer: what makes tokens of it.
-        hide: what hides some of them.
-        train: pieces with nothing hidden.
-        valid: pieces with some tokens hidden, always the same.
-        test: likewise.
-    """
-
-    tokenizer: Tokenizer
-    hide: Augmentation
-    train: Arrays
-    valid: Arrays
-    test: Arrays
-
-
-def train(config: Config, fit: run_folder.Fit = run_folder.fit) -> int:
-    """Train as configured, and write the run folder."""
-    lookup(config.model or "bert", {"bert": None}, "model")
-    config = settled(replace(config, model="bert"))
-    folder = run_folder.located(config, "bert")
-    config = replace(config, run_dir=folder)
-
+def problem(config: Config) -> app.Problem:
+    """What stood where tokens of a text are hidden."""
     from jaxnet import losses, metrics
-    from jaxnet.data import TextEncoder
-    from jaxnet.models import BERT, BERTMaskedLM
-    from jaxnet.training import Supervised, augment
-
-    data, size = _read(config), config.network
-    network = BERT(
-        data.tokenizer.vocab_size,
-        config.tokens.length,
-        size.features,
-        size.num_layers,
-        size.num_heads,
-        hidden=4 * size.features,
-        dropout=size.dropout,
-        init_std=size.features**-0.5,
-    )
-    task = Supervised(
-        BERTMaskedLM(network),
-        losses.masked(losses.cross_entropy),
-        config.optimizer_for(len(data.train)),
-        metrics={"accuracy": metrics.masked(metrics.accuracy)},
-    )
-    encoder = TextEncoder(data.tokenizer, config.tokens.length, start=True)
-    result = fit(folder, config, augment(task, data.hide), data.train, data.valid, encoder=encoder)
-    if result is None:
-        return cli.PREEMPTED
-    figures = {**result.model.evaluate(data.test), **_unigram(data)}
-    _show(folder, data, result.model)
-    run_folder.finish(folder, result, figures, encoder=encoder)
-    return cli.DONE
-
-
-def _read(config: Config) -> Data:
-    from jaxnet.data import Arrays, fit_tokenizer, token_pieces
+    from jaxnet.data import Arrays, TextEncoder, fit_tokenizer, token_pieces
     from jaxnet.data.augmentation import mask_tokens, masked_once
     from jaxnet.data.text.tokenizer import END, MASK, PAD, START, UNKNOWN
+    from jaxnet.training import Supervised, augment
 
-    parts = config.read(*HELD_OUT)
-    tokenizer = fit_tokenizer(parts[0], "bpe", config.tokens.vocab_size, mask=True)
+    tokens, parts = config.tokens, config.read(*HELD_OUT)
+    tokenizer = fit_tokenizer(parts[0], "bpe", tokens.vocab_size, mask=True)
     start, end, mask = map(tokenizer.id_of, (START, END, MASK))
     special = tuple(map(tokenizer.id_of, (PAD, UNKNOWN, START, END)))
-    hide = mask_tokens(mask, tokenizer.vocab_size, special, config.tokens.share)
-    train, valid, test = (
-        token_pieces(tokenizer.encode(part), config.tokens.length, start, end) for part in parts
+    hide = mask_tokens(mask, tokenizer.vocab_size, special, tokens.share)
+    pieces, valid, test = (
+        token_pieces(tokenizer.encode(part), tokens.length, start, end) for part in parts
     )
-    return Data(
-        tokenizer,
-        hide,
-        Arrays(train, train, name="training"),
-        masked_once(valid, hide, 2 * config.seed, "validation"),
-        masked_once(test, hide, 2 * config.seed + 1, "test"),
+    train = Arrays(pieces, pieces, name="training")
+    # What is hidden is drawn once here, and anew at each step of training.
+    valid = masked_once(valid, hide, 2 * config.seed, "validation")
+    test = masked_once(test, hide, 2 * config.seed + 1, "test")
+    task = Supervised(
+        network(config, tokenizer.vocab_size),
+        losses.masked(losses.cross_entropy),
+        config.optimizer_for(len(train)),
+        metrics={"accuracy": metrics.masked(metrics.accuracy)},
     )
-
-
-def _unigram(data: Data) -> dict[str, float]:
-    """How good it is to guess always the token that is the most frequent in training."""
-    import numpy as np
-
-    from jaxnet.data.augmentation import IGNORED
-
-    body = data.train.inputs[:, 1:-1]
-    counts = np.bincount(body.ravel(), minlength=data.tokenizer.vocab_size)
-    hidden = data.test.labels[data.test.labels != IGNORED]
-    share = (counts + 1) / (counts + 1).sum()
-    return {
-        "unigram_accuracy": float((hidden == counts.argmax()).mean()),
-        "unigram_loss": float(-np.log(share[hidden]).mean()),
-    }
-
-
-def _show(folder: Path, data: Data, model: Trained) -> None:
-    """Write and print some held-out pieces, filled in, and draw what the heads attend to."""
-    import numpy as np
-
-    from jaxnet.cluster import processes
-    from jaxnet.files import write_atomically
-    from jaxnet.report.plots import plot_attention
-    from jaxnet.training.attention_maps import self_attention_maps
-
-    rows = np.linspace(0, len(data.test) - 1, min(SHOWN, len(data.test))).astype(int)
-    guesses = model.predict(data.test.inputs[rows]).argmax(axis=-1)
-    lines = [
-        _filled(data.tokenizer, data.test.inputs[row], data.test.labels[row], guess)
-        for row, guess in zip(rows, guesses, strict=True)
-    ]
-    with write_atomically(folder / "filled.txt") as file:
-        file.write("\n\n".join(lines) + "\n")
-    print("Filled in; where it was wrong, what stood there follows the bar:\n")
-    print("\n\n".join(lines[:3]) + "\n")
-    # Of several processes each may have a part of the state, and the first one draws.
-    state = processes.on_host(model.state) if processes.several() else model.state
-    if not processes.is_first():
-        return
-    network, _, variables = model.trainer.task.inference(state)  # pyright: ignore[reportAttributeAccessIssue]
-    piece = data.test.inputs[rows[:1]]
-    weights = self_attention_maps(network.module, variables, piece)[:, 0, :, :DRAWN, :DRAWN]
-    names = [str(data.tokenizer.backend.id_to_token(int(token))) for token in piece[0, :DRAWN]]
-    plot_attention(
-        weights,
-        [name.replace("Ġ", " ").replace("Ċ", "\\n") for name in names],
-        folder / "attention.png",
-        title=run_folder.title(folder),
+    return app.Problem(
+        augment(task, hide),
+        train,
+        valid,
+        report=report_filled(tokenizer, train, test),
+        encoder=TextEncoder(tokenizer, tokens.length, start=True),
     )
 
 
-def _filled(tokenizer: Tokenizer, tokens: np.ndarray, labels: np.ndarray, guess: np.ndarray) -> str:
-    """The text, with [guess] or [guess|truth] where a token was hidden."""
-    from jaxnet.data.augmentation import IGNORED
+def network(config: Config, vocab_size: int) -> nn.Module:
+    """BERT, with weights that suit its width."""
+    from jaxnet.models import BERT, BERTMaskedLM
 
-    parts = []
-    for token, label, answer in zip(tokens, labels, guess, strict=True):
-        if label == IGNORED:
-            parts.append(tokenizer.decode([token]))
-            continue
-        said, true = tokenizer.decode([answer]), tokenizer.decode([label])
-        parts.append(f"[{said}]" if answer == label else f"[{said}|{true}]")
-    return " ".join("".join(parts).split())
+    size = config.network
+    start = {"hidden": 4 * size.features, "init_std": size.features**-0.5}
+    return BERTMaskedLM(BERT(vocab_size, config.tokens.length, **start, **app.given(config)))
 
 
-def main() -> int:
-    """The command."""
-    return cli.run(lambda: train(started(from_command_line(Config, sys.argv[1:], PROGRAM))))
-
+train = partial(app.run, problem)
+main = app.command(Config, train, PROGRAM)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from jaxnet.app import cli
 from jaxnet.app.command_line import from_command_line
-from jaxnet.app.recipe import AtTheTop, Numerics, started
+from jaxnet.app.run_options import AtTheTop, Numerics, started
 from jaxnet.options import Count, Positive, Range, check_ranges
 
 if TYPE_CHECKING:

@@ -19,44 +19,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnet.app import cli, run_folder
-from jaxnet.app.recipe import FREE, CrossValidated
+from jaxnet.app.fitting import check_learnt, task_of
+from jaxnet.app.problem import Folds
+from jaxnet.app.run_options import FREE, CrossValidated
+from jaxnet.app.run_report import environment, print_table, summarised
 from jaxnet.files import write_json
 
 if TYPE_CHECKING:
-    from jaxnet.data import Arrays, Table, Texts
+    from jaxnet.data import Arrays
     from jaxnet.data.scaling import Scale
     from jaxnet.training.task import GradientTask
-    from jaxnet.training.trainer import FitResult, Trained, Trainer
+    from jaxnet.training.trainer import FitResult, Trainer
 
 # The share of what isn't in a fold's test part that early stopping watches.
 VALID = 0.1
 
 
-def run(
-    folder: Path,
-    config: CrossValidated,
-    data: Arrays | Table | Texts,
-    task_for: Callable[[Arrays], GradientTask],
-    measure: Callable[[Trained, Arrays, Scale | None], Mapping[str, Any]] | None = None,
-    prepare_with: Callable[[Any], Callable[[Any], Arrays]] | None = None,
-    target: Callable[[Arrays], Scale] | None = None,
-) -> int:
+def run(folder: Path, config: CrossValidated, problem: Folds) -> int:
     """Train and test on every fold, write the run folder, and print mean and spread.
-
-    What is done to the inputs is fitted on each fold's training part, outside of the compiled
-    programs, so that folds with the same task share these.
 
     Args:
         folder: the run folder.
         config: the configuration; `config.folds` is their number.
-        data: what to cut into folds.
-        task_for: the task for a fold's training part; see `shared`.
-        measure: the metrics of a fold's test part, with labels as they are, by default those of the
-            task; a matrix called `confusion` is summed over all.
-        prepare_with: what makes, of a fold's training part, the function that makes inputs and
-            labels of any part; by default `prepared`.
-        target: what fits, on a fold's training part, the scale on which numbers are learnt and
-            predicted; `measure` gets it.
+        problem: what to train and to measure.
 
     Returns:
         The exit code.
@@ -70,21 +55,23 @@ def run(
 
     config.numerics.check()
     k = config.folds or 1
-    pairs = k_fold(data, k, seed=config.seed)
-    known_by = fingerprints.of_data(data)
-    run_folder.prepare(folder, config, resume=config.resume, may_change=FREE, fingerprints=known_by)
+    pairs = k_fold(problem.data, k, seed=config.seed)
+    known_by = fingerprints.of_data(problem.data)
+    run_folder.open_run(
+        folder, config, resume=config.resume, may_change=FREE, fingerprints=known_by
+    )
     files = [folder / f"fold-{number}" / "summary.json" for number in range(1, k + 1)]
     if not config.resume:
         for file in files:
             file.unlink(missing_ok=True)
-    trainers = _Trainers(config)
+    trainers, task_for = _Trainers(config), shared(config, problem)
     for number, (file, (rest, test)) in enumerate(zip(files, pairs, strict=True), start=1):
         if file.exists():
             continue
         train, valid = split(rest, (1 - VALID, VALID), seed=config.seed)
-        prepare = (prepare_with or prepared)(train)
+        prepare = (problem.prepare or prepared)(train)
         learnt = prepare(train)
-        scale = target(learnt) if target else None
+        scale = problem.target(learnt) if problem.target else None
         trainer = trainers.of(task_for(learnt), learnt)
         parts = _scaled(learnt, scale), _scaled(prepare(valid), scale)
         result = _fit(config, trainer, *parts, f"fold {number}/{k}")
@@ -92,12 +79,13 @@ def run(
             print(f"preempted in fold {number}: run the same command again to go on")
             return cli.PREEMPTED
         result.history.write_csv(file.parent / "history.csv")
-        run_folder.check_learnt(result, config)
+        check_learnt(result, config)
         tested = prepare(test)
-        figures = measure(result.model, tested, scale) if measure else result.model.evaluate(tested)
+        model, measure = result.model, problem.measure
+        figures = measure(model, tested, scale) if measure else model.evaluate(tested)
         _write(file, result, figures, len(test))
     summaries = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    _finish(folder, summaries, data.class_names, trainers.compiles)
+    _finish(folder, summaries, problem.data.class_names, trainers.compiles)
     return cli.DONE
 
 
@@ -106,22 +94,15 @@ def _scaled(part: Arrays, scale: Scale | None) -> Arrays:
     return part if scale is None else dataclasses.replace(part, labels=scale(part.labels))
 
 
-def shared(
-    make: Callable[[Arrays], GradientTask], fitted: Callable[[Arrays], Hashable]
-) -> Callable[[Arrays], GradientTask]:
-    """`make`, but with one task for folds that agree in all that is fitted, and so one compile.
-
-    Args:
-        make: the task for a training part.
-        fitted: all that it takes from the training part: shapes, the number of steps, weights of
-            classes.
-    """
+def shared(config: CrossValidated, problem: Folds) -> Callable[[Arrays], GradientTask]:
+    """The task of a training part: one for all that agree in what it takes from them."""
     tasks: dict[Hashable, GradientTask] = {}
 
     def task_for(train: Arrays) -> GradientTask:
-        key = fitted(train)
+        steps = config.steps_for(len(train))
+        key = train.inputs.shape[1:], steps, problem.fitted(train)
         if key not in tasks:
-            tasks[key] = make(train)
+            tasks[key] = problem.task(train)
         return tasks[key]
 
     return task_for
@@ -158,7 +139,7 @@ class _Trainers:
         key = id(task), rounded_up(len(train))
         if key not in self.made:
             trainer = Trainer(
-                self.config.techniques.apply(self.config.optimizer.apply(task)),
+                task_of(self.config, task),
                 early_stopping=self.config.early_stopping,
                 progress=self.config.progress,
                 eval_batch_size=self.config.eval_batch_size,
@@ -186,7 +167,7 @@ def _fit(
 
 
 def _write(file: Path, result: FitResult, test: Mapping[str, Any], examples: int) -> None:
-    values = run_folder.summarised(result, test)
+    values = summarised(result, test)
     values["examples"] = examples
     if "confusion" in test:
         values["confusion"] = np.asarray(test["confusion"]).tolist()
@@ -217,6 +198,6 @@ def _finish(
         names = class_names or [str(i) for i in range(len(confusion))]
         plot_confusion(confusion, names, folder / "confusion.png", run_folder.title(folder))
         figures["confusion"] = confusion.tolist()
-    write_json(folder / "summary.json", {**figures, **run_folder.environment()})
+    write_json(folder / "summary.json", {**figures, **environment()})
     shown |= {name: f"{figures[name]}" for name in ("seconds", "compiles")}
-    run_folder.print_table({**shown, "results": str(folder)})
+    print_table({**shown, "results": str(folder)})

@@ -5,31 +5,21 @@ from __future__ import annotations
 import importlib
 import io
 import json
-import tempfile
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxnet.app.config import from_toml
-from jaxnet.app.recipe import Augment, Run
+from jaxnet.app.entrypoint import completed
+from jaxnet.app.problem import Problem
+from jaxnet.app.run_options import Run
 from jaxnet.doctor.findings import Finding
 from jaxnet.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from jaxnet.doctor.step import Stage
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What an entrypoint gave `run_folder.fit`."""
-
-    folder: Path
-    config: Any
-    task: Any
-    train: Any
-    augment: Augment = Augment()
 
 
 def check(run: Path, program: str | None = None) -> Finding:
@@ -50,8 +40,7 @@ def check(run: Path, program: str | None = None) -> Finding:
     from jaxnet.doctor.step import compare
 
     program = program or program_that_trained(run)
-    given = fitted(run, program)
-    task, state, batch, step = _prepared(run, given)
+    task, state, batch, step = _prepared(run, *posed(run, program))
     what = f"{run} ({program}, step {step}, a batch of {len(batch['mask'])})"
     return judged(what, compare(task, state, batch))
 
@@ -106,8 +95,8 @@ def program_that_trained(run: Path) -> str:
     return program
 
 
-def fitted(run: Path, program: str) -> Fitted:
-    """What a program would train in a run folder, as configured there, without training it."""
+def posed(run: Path, program: str) -> tuple[Run, Problem]:
+    """The configuration of a run folder, and the problem that a program trains with it."""
     try:
         # Ours are found wherever jaxnet is installed.
         own = program.startswith("train.")
@@ -117,49 +106,34 @@ def fitted(run: Path, program: str) -> Fitted:
             f"{run} was trained by {program}, which can't be imported here: {error}. Run doctor "
             f"where `python -m {program}` runs"
         ) from error
+    if not hasattr(module, "problem"):
+        raise InputError(f"{program} has no function `problem`, which says what it trains")
     config = from_toml(module.Config, run / "config.toml")
     config.numerics.start()
     # A network that is trained over folds is the same on one split.
     if any(field.name == "folds" for field in fields(config)):
         config = replace(config, folds=None)
-    given: list[Fitted] = []
-
-    def instead(
-        folder: Path,
-        config: Run,
-        task: Any,
-        train: Any,
-        valid: Any,
-        augment: Augment = Augment(),  # noqa: B008
-        **others: Any,
-    ) -> None:
-        given.append(Fitted(folder.relative_to(elsewhere), config, task, train, augment))
-
-    with tempfile.TemporaryDirectory() as temporary, redirect_stdout(io.StringIO()):
-        elsewhere = Path(temporary)
-        module.train(replace(config, run_dir=elsewhere), fit=instead)
-    if not given:
-        raise InputError(f"{program} trained nothing with the configuration of {run}")
-    return given[0]
+    with redirect_stdout(io.StringIO()):
+        config = completed(replace(config, run_dir=run))
+        return config, module.problem(config)
 
 
-def _prepared(run: Path, given: Fitted) -> tuple[Any, Any, Any, int]:
+def _prepared(run: Path, config: Run, problem: Problem) -> tuple[Any, Any, Any, int]:
     """The task, a state of the run, one of its batches, and the step of that state."""
     import jax
 
-    from jaxnet.app import run_folder
+    from jaxnet.app.fitting import task_of
     from jaxnet.data.pipeline.epochs import pipeline
     from jaxnet.training.checkpoints import CheckpointStore
     from jaxnet.training.programs import Programs
 
-    config = given.config
-    programs = Programs(run_folder.task_of(config, given.task, given.augment))
-    train = pipeline(given.train, config.batch_size, shuffle=True, capacity=1)
+    programs = Programs(task_of(config, problem.task, problem.augment))
+    train = pipeline(problem.train, config.batch_size, shuffle=True, capacity=1)
     chunks = train.chunks(config.seed, 0, 0, lambda position: 1)
     feed, _ = next(iter(chunks))
     batch = feed.batch(0)
     key = jax.random.key(config.seed)
-    folder = run / given.folder / "checkpoints"
+    folder = run / problem.stage / "checkpoints"
     restored = None
     if folder.is_dir():
         store = CheckpointStore(folder.absolute(), keep=1)

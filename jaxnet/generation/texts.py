@@ -102,15 +102,12 @@ class EpochTexts(Callback):
 
     Attributes:
         folder: the run folder.
-        task: what is trained, with all techniques: its `inference` says which weights are
-            evaluated, and these write.
         tokenizer: the network's tokenizer.
     """
 
     heading: ClassVar[str] = "===== epoch {epoch} ====="
 
     folder: Path
-    task: Any
     tokenizer: Tokenizer
 
     def text(self, model: Any, variables: Any) -> str:
@@ -144,7 +141,6 @@ class Samples(EpochTexts):
 
     Attributes:
         folder: the run folder.
-        task: see `EpochTexts`.
         tokenizer: the model's tokenizer.
         prompt: what it goes on with.
         new_tokens: how many tokens it adds; fewer where it has no positions for so many.

@@ -125,7 +125,6 @@ class Translations(EpochTexts):
 
     Attributes:
         folder: the run folder.
-        task: see `EpochTexts`; its model is as in `translate`.
         tokenizer: see `translate`.
         texts: what to translate.
         references: what a human wrote for them.

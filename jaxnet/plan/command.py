@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jaxnet.app import cli
 from jaxnet.app.command_line import from_command_line
 from jaxnet.app.config import from_mapping, to_mapping
-from jaxnet.app.recipe import Layout
+from jaxnet.app.run_options import Layout
 from jaxnet.errors import UsageError
 from jaxnet.files import json_text
 from jaxnet.names import lookup

@@ -116,7 +116,7 @@ def main() -> None:
     # The program is looked at and thrown away.
     jax.config.update("jax_enable_compilation_cache", False)
     from jaxnet.app.config import from_mapping
-    from jaxnet.app.recipe import Layout
+    from jaxnet.app.run_options import Layout
     from jaxnet.plan import request
 
     config = from_mapping(request.Config, job["config"], "the job")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from jaxnet.app.recipe import Layout
+from jaxnet.app.run_options import Layout
 from jaxnet.errors import UsageError
 
 if TYPE_CHECKING:

@@ -49,13 +49,13 @@ def test_a_set_of_images_is_known_by_its_name(held, known, monkeypatch, tmp_path
 
 def test_tables_and_texts_are_found_and_asked_for_where_they_are_not(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXNET_DATA_DIR", str(tmp_path))
-    spam = text.DATA["sms_spam"]
+    spam = text.LABELLED["sms_spam"]
     with pytest.raises(UsageError, match="--data sms_spam needs --data-dir"):
         spam(text.Config(data="sms_spam"))
     with pytest.raises(UsageError, match="--data titanic needs --data-dir"):
         classify.DATA["titanic"](classify.Config(data="titanic"))
     with pytest.raises(UsageError, match="--data movielens needs --data-dir"):
-        recommend.DATA["movielens"](recommend.Config(data="movielens"))
+        recommend.INTERACTIONS["movielens"](recommend.Config(data="movielens"))
     (tmp_path / "sms_spam.tsv").write_text("spam\tWin\nham\tSee you\n")
     assert spam(text.Config(data="sms_spam")).class_names == ("ham", "spam")
     other = tmp_path / "other.tsv"

@@ -116,7 +116,7 @@ def test_the_weights_that_are_evaluated_write(technique, writer, tmp_path, monke
     monkeypatch.setattr(f"jaxnet.{writer}", write)
     make, text = CALLBACKS[writer]
     trained = Trained(Trainer(task), state, batch["inputs"])
-    make(tmp_path, task, LETTERS).on_epoch({"epoch": 3}, trained)
+    make(tmp_path, LETTERS).on_epoch({"epoch": 3}, trained)
     assert (tmp_path / "samples.txt").read_text() == text
     ((model, variables),) = written
     assert model == plain.model
@@ -128,8 +128,8 @@ def test_the_weights_that_are_evaluated_write(technique, writer, tmp_path, monke
 @pytest.mark.parametrize(
     "made",
     [
-        lambda folder: Samples(folder, None, LETTERS, "a", 1, ()),
-        lambda folder: Translations(folder, None, LETTERS, [], []),
+        lambda folder: Samples(folder, LETTERS, "a", 1, ()),
+        lambda folder: Translations(folder, LETTERS, [], []),
     ],
     ids=["samples", "translations"],
 )

@@ -12,7 +12,7 @@ from jaxnet.models.gpt2 import SHARDING
 from jaxnet import trees
 from jaxnet.app import cli
 from jaxnet.app.command_line import from_command_line
-from jaxnet.app.recipe import Layout, Run
+from jaxnet.app.run_options import Layout, Run
 from jaxnet.bundle import Bundle
 from jaxnet.models import GPT2
 from jaxnet.parallel.model_rules import family_rules

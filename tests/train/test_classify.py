@@ -17,12 +17,11 @@ import numpy as np
 import pytest
 
 from jaxnet import Bundle
-from jaxnet.app import cli
+from jaxnet.app import cli, completed
 from jaxnet.app.command_line import from_command_line
 from jaxnet.data import load_digits
 from jaxnet.models import CIFARResNet
-from train.classify import PROGRAM, Config, train
-from train.networks import MODELS
+from train.classify import PROGRAM, Config, problem, train
 
 QUICK = ["--model", "mlp", "--network.hidden", "64", "--epochs", "12", "--batch-size", "64"]
 
@@ -114,7 +113,9 @@ def test_a_run_can_be_repeated_from_its_config(run, tmp_path):
 @pytest.mark.slow
 def test_a_deep_network_with_the_recipe_of_its_paper(tmp_path, monkeypatch):
     # With one block a stage, which compiles in a third of the time.
-    monkeypatch.setitem(MODELS, "resnet20", lambda network, data: CIFARResNet(8, data.num_classes))
+    monkeypatch.setattr(
+        "train.classify.build", lambda config, data: CIFARResNet(8, data.num_classes)
+    )
     pictures = write_stripes(tmp_path / "stripes")
     options = ["--data", "folder", "--data-dir", pictures, "--image-size", "16"]
     options += ["--model", "resnet20", "--optimizer.name", "momentum", "--learning-rate", "0.01"]
@@ -133,14 +134,10 @@ def test_a_deep_network_with_the_recipe_of_its_paper(tmp_path, monkeypatch):
 
 def test_heads_that_are_there_for_training_count_in_its_loss(tmp_path):
     """Without training: GoogLeNet compiles for minutes."""
-    tasks = []
-
-    def fit(folder, config, task, *data, **options):
-        tasks.append(task)
-
-    for model in ("googlenet", "cnn"):
-        train(Config(run_dir=tmp_path, model=model, data="digits"), fit)
-    deep, plain = tasks
+    deep, plain = (
+        problem(completed(Config(run_dir=tmp_path, model=model, data="digits"))).task
+        for model in ("googlenet", "cnn")
+    )
     outputs, labels = jnp.eye(3), jnp.arange(3)
     main, head = plain.loss(outputs, labels), plain.loss(-outputs, labels)
     np.testing.assert_allclose(

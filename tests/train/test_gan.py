@@ -91,7 +91,7 @@ import sys, time
 from pathlib import Path
 import jax
 from jaxnet.app import cli
-from jaxnet.app.recipe import Layout
+from jaxnet.app.run_options import Layout
 from train import classify, gan
 
 home = Path(sys.argv[1])
@@ -106,7 +106,7 @@ def train(config):  # the first process writes, and the others return at once
     return cli.DONE
 
 def work():
-    code = gan._train_judge(gan.Config(layout=Layout(data=2)), home, 100)
+    code = gan.train_judge(gan.Config(layout=Layout(data=2), run_dir=home.parent), 100)
     assert bundle.exists()
     return code
 
@@ -117,7 +117,7 @@ sys.exit(cli.run(work))
 
 @pytest.mark.slow
 def test_processes_wait_for_the_judges_bundle(tmp_path):
-    with Job([sys.executable, "-c", JUDGE, str(tmp_path)], 2) as job:
+    with Job([sys.executable, "-c", JUDGE, str(tmp_path / "judge")], 2) as job:
         for number, (code, errors) in job.ends().items():
             assert code == cli.DONE, f"process {number}: {errors}"
 

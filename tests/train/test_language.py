@@ -14,10 +14,10 @@ from jaxnet import Bundle
 from jaxnet import generate as command
 from jaxnet.app import cli, run_folder
 from jaxnet.app.command_line import from_command_line
-from jaxnet.app.recipe import FREE
+from jaxnet.app.run_options import FREE
 from jaxnet.data import token_windows
 from jaxnet.errors import UsageError
-from train.language import MODELS, PROGRAM, Config, Network, Writing, train
+from train.language import PROGRAM, Config, Network, Writing, network, train
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 60
 SMALL = ["--network.features", "16", "--tokens.length", "20"]
@@ -125,23 +125,23 @@ def test_a_prompt_that_cannot_be_is_refused_before_training(
 
 def test_what_is_written_may_change_when_a_run_goes_on(tmp_path):
     before, after = Config(), Config(writing=Writing(prompt="A "))
-    run_folder.prepare(tmp_path, before, resume=True, may_change=FREE)
-    run_folder.prepare(tmp_path, after, resume=True, may_change=FREE)
+    run_folder.open_run(tmp_path, before, resume=True, may_change=FREE)
+    run_folder.open_run(tmp_path, after, resume=True, may_change=FREE)
     (tmp_path / "metrics.jsonl").touch()  # it has begun to train
     with pytest.raises(UsageError, match=r"network\.features"):
         changed = Config(network=Network(features=8))
-        run_folder.prepare(tmp_path, changed, resume=True, may_change=FREE)
+        run_folder.open_run(tmp_path, changed, resume=True, may_change=FREE)
 
 
 def test_a_run_that_learnt_nothing_binds_nobody(tmp_path):
-    run_folder.prepare(tmp_path, Config(network=Network(features=7)), resume=True)
-    run_folder.prepare(tmp_path, Config(), resume=True)
+    run_folder.open_run(tmp_path, Config(network=Network(features=7)), resume=True)
+    run_folder.open_run(tmp_path, Config(), resume=True)
     assert "features = 256" in (tmp_path / "config.toml").read_text()
 
 
 def test_llama_shares_keys_and_values():
     config = Config(model="llama", network=Network(features=16, num_kv_heads=2))
-    assert MODELS["llama"](config, 20).num_kv_heads == 2
+    assert network(config, 20).num_kv_heads == 2
 
 
 def test_a_resumed_run_repeats_no_sample(own, tmp_path):
@@ -152,7 +152,7 @@ def test_a_resumed_run_repeats_no_sample(own, tmp_path):
     file = tmp_path / "samples.txt"
     blocks = [f"===== epoch {epoch} =====\ntext {epoch}\n\n" for epoch in (1, 2, 10)]
     file.write_text("".join(blocks))
-    samples = Samples(tmp_path, None, None, "a", 1, ())  # type: ignore[arg-type]
+    samples = Samples(tmp_path, None, "a", 1, ())  # type: ignore[arg-type]
     samples.on_start(Plan(9, 1, 9, 1, History(({"epoch": 1, "step": 1},))))
     assert file.read_text() == blocks[0]
 

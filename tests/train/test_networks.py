@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from jaxnet import models
+from jaxnet.app import image_networks
+from jaxnet.app.image_networks import MODELS, Network
 from jaxnet.errors import UsageError
 from jaxnet.options import settled
 from train.classify import Config
-from train.networks import MODELS, Network
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Data:
 
 
 def build(name: str, *shape: int, **options):
-    return MODELS[name](Network(**options), Data(np.empty((1, *shape), np.uint8)))
+    config = Config(model=name, network=Network(**options))
+    return image_networks.build(config, Data(np.empty((1, *shape), np.uint8)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

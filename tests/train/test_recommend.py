@@ -31,7 +31,7 @@ def small(monkeypatch):
     from jaxnet.data import draw_interactions
 
     pairs = draw_interactions(users=80, items=30, each=15)
-    monkeypatch.setitem(recommend.DATA, "known", lambda config: pairs)
+    monkeypatch.setitem(recommend.INTERACTIONS, "known", lambda config: pairs)
     return pairs
 
 

@@ -14,7 +14,8 @@ import optax
 import pytest
 
 from jaxnet import Bundle
-from jaxnet.app.recipe import Augment, Optimizer, Techniques
+from jaxnet.app.optimizer_options import Optimizer
+from jaxnet.app.technique_options import Augment, Techniques
 from jaxnet.errors import InputError, UsageError
 from jaxnet.losses.adversarial import GAMES
 from jaxnet.training import Checkpoints, Trainer, accumulate, guard_nonfinite, with_ema

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnet.app.recipe import Techniques
+from jaxnet.app.technique_options import Techniques
 from jaxnet.errors import UsageError
 from jaxnet.training import (
     augment,

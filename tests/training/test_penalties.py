@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from jaxnet import losses, optimizers, trees
-from jaxnet.app.recipe import Techniques
+from jaxnet.app.technique_options import Techniques
 from jaxnet.errors import InputError, UsageError
 from jaxnet.layers import GRU, LSTM, MultiHeadAttention, SeparableConv, SimpleRNN
 from jaxnet.training import (

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.app.recipe import Augment, Optimizer
+from jaxnet.app.optimizer_options import Optimizer
+from jaxnet.app.technique_options import Augment
 from jaxnet.data.augmentation import compose
 from jaxnet.errors import UsageError
 
@@ -75,14 +76,14 @@ def test_impossible_amounts_are_refused():
 
 
 def test_the_schedules_take_their_options_and_weight_decay_spares_what_is_not_named():
-    recipe = Optimizer(
+    options = Optimizer(
         "momentum",
         schedule="piecewise",
         boundaries=(1, 2),
         weight_decay=0.5,
         decay=("**/kernel",),
     )
-    optimizer = recipe.build(0.1, steps=4)
+    optimizer = options.build(0.1, steps=4)
     params = {"layer": {"kernel": jnp.asarray(2.0), "bias": jnp.asarray(2.0)}}
     state, zeros, velocity = optimizer.init(params), jax.tree.map(jnp.zeros_like, params), 0.0
     for rate in (0.1, 0.01, 0.001, 0.001):

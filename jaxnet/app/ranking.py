@@ -1,4 +1,4 @@
-"""The second stage of `train.recommend`: a network that says how much a candidate is liked.
+"""The second stage of a recommender: a network that says how much a candidate is liked.
 
 It predicts ratings where there are any, by the mean square of the error; otherwise whether a user
 takes an item, with random items for those that were not taken.
@@ -6,20 +6,20 @@ takes an item, with random items for those that were not taken.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from jaxnet.app import run_folder
-from jaxnet.app.recipe import Run
+from jaxnet.app.interaction_data import Parts
+from jaxnet.app.networks import network
+from jaxnet.app.problem import Problem, Tested
+from jaxnet.app.run_options import Run
 from jaxnet.errors import UsageError
 from jaxnet.options import Count, OnlyWith, Share
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from jaxnet.data import Arrays, GroundTruth, Interactions, Lists
-    from jaxnet.training import FitResult
+    from jaxnet.data import Arrays
     from jaxnet.training.task import GradientTask
 
     Stage = tuple[GradientTask, Arrays, Arrays, Arrays, dict[str, float]]
@@ -46,68 +46,39 @@ class Ranking:
     """click: random items for each one that was taken"""
 
 
-@dataclass(frozen=True)
-class Data:
-    """What to learn from, to watch, and to test with."""
+def ranking_problem(config: Run, ranking: Ranking, data: Parts) -> Problem:
+    """The problem of ranking candidates.
 
-    train: Interactions
-    valid: Interactions
-    test: Interactions
-    numbered: bool
-    """whether users are known by their numbers"""
-    known: GroundTruth | None = None
-    """the model that the data was drawn from"""
-
-    @property
-    def had(self) -> Lists:
-        """What each user has before the test."""
-        from jaxnet.data.interactions.interactions import as_lists
-
-        return as_lists(self.train, self.valid)
-
-    @property
-    def mappings(self) -> dict[str, Any]:
-        """What the numbers of users and items stand for."""
-        from jaxnet.digests import array_digest, texts_digest
-
-        sides = {"users": self.train.known_users, "items": self.train.known_items}
-        return {
-            name: [texts_digest(side.ids), array_digest(side.features)]
-            for name, side in sides.items()
-        }
-
-
-def fit_ranking(folder: Path, config: Run, network: Ranking, data: Data) -> FitResult | None:
-    """Train the ranking as configured, and write its run folder; None where the run was ended.
+    Args:
+        config: how to train.
+        ranking: the network, and what it predicts.
+        data: the interactions.
 
     Raises:
         UsageError: ratings are asked for, and there are none.
     """
-    by = network.by
+    by = ranking.by
     if by == "auto":
         by = "click" if data.train.ratings is None else "rating"
     if by == "rating" and data.train.ratings is None:
         raise UsageError(f"--ranking.by rating: {data.train.name} has no ratings")
-    from jaxnet.models import Ranker
-
-    config = replace(config, epochs=network.epochs)
     users, items = data.train.known_users, data.train.known_items
-    model = Ranker(
-        (*users.column_sizes(data.numbered), *items.column_sizes()),
-        embedding=network.embedding,
-        hidden=network.hidden,
-        dropout=network.dropout,
-    )
+    size = {name: asdict(ranking)[name] for name in ("embedding", "hidden", "dropout")}
+    columns = (*users.column_sizes(data.numbered), *items.column_sizes())
+    model = network("recommender:Ranker", {"sizes": columns, **size})
     make = _rating_stage if by == "rating" else _click_stage
-    task, fit, valid, test, figures = make(config, network, data, model)
-    result = run_folder.fit(folder, config, task, fit, valid, mappings=data.mappings)
-    if result is None:
-        return None
-    run_folder.finish(folder, result, {**result.model.evaluate(test), **figures})
-    return result
+    task, train, valid, test, figures = make(config, ranking, data, model)
+    return Problem(
+        task,
+        train,
+        valid,
+        report=lambda folder, result: Tested({**result.model.evaluate(test), **figures}),
+        mappings=data.mappings,
+        stage="ranking",
+    )
 
 
-def _rating_stage(config: Run, network: Ranking, data: Data, model: Any) -> Stage:
+def _rating_stage(config: Run, ranking: Ranking, data: Parts, model: Any) -> Stage:
     import numpy as np
 
     from jaxnet import losses, metrics
@@ -135,7 +106,7 @@ def _rating_stage(config: Run, network: Ranking, data: Data, model: Any) -> Stag
     return scaled_target(task, fit_target(fit)), fit, valid, test, figures
 
 
-def _click_stage(config: Run, network: Ranking, data: Data, model: Any) -> Stage:
+def _click_stage(config: Run, ranking: Ranking, data: Parts, model: Any) -> Stage:
     from jaxnet import losses, metrics
     from jaxnet.data import with_negatives
     from jaxnet.data.interactions.interactions import as_lists
@@ -147,7 +118,7 @@ def _click_stage(config: Run, network: Ranking, data: Data, model: Any) -> Stage
         with_negatives(
             part,
             as_lists(*parts[: place + 1]),
-            network.negatives,
+            ranking.negatives,
             data.numbered,
             config.seed + place,
         )

@@ -1,0 +1,111 @@
+"""Train a tagger: a class for each word of a text, such as what it is the name of.
+
+    python -m train.tag                                    which words of a text are code?
+    python -m train.tag --data conll --data-dir FILE       a word and its tag on each line
+    python -m train.tag --help                             all options
+
+The text of the first command is the Python language reference, as `help()` shows it (PSF licence),
+so it needs no download. Pieces of code stand in quotes there; the quotes are taken away, and the
+tags `B-code` and `I-code` say where they were. In a file of your own, blanks part the columns, the
+first is the word and the last its tag, and an empty line ends a sentence.
+
+The network is a BERT from scratch. The bundle takes texts, with blanks between words and signs, and
+`bundle.predict_class(texts)` gives a tag for each token.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+from jaxnet import app
+from jaxnet.app.tagging import TAGGED, report_tags
+from jaxnet.options import Count, OnlyWith, Share
+
+PROGRAM = "python -m train.tag"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What the network reads of a text."""
+
+    level: Literal["word", "bpe"] = "bpe"
+    """a token is a frequent piece of a word, or a word"""
+    vocab_size: Count = 2000
+    """the most tokens that are told apart"""
+    length: Count = 64
+    """tokens of a sentence; longer ones are cut off"""
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network's size."""
+
+    features: Count = 128
+    """the width of a token"""
+    num_layers: Count = 2
+    """the blocks"""
+    num_heads: Count = 4
+    """the heads of attention"""
+    dropout: Share = 0.3
+    """the share of units left out in training"""
+
+
+@dataclass(frozen=True)
+class Config(app.Run):
+    """Train a tagger of words, and leave a run folder with pictures and the network."""
+
+    DATA, MODELS = TAGGED, ("bert",)
+
+    data: str = "python"
+    """python, the language reference, or conll for a file of your own"""
+    data_dir: Annotated[Path | None, OnlyWith(data="conll")] = None
+    """the file"""
+    model: str | None = None
+    """bert"""
+    epochs: Count = 20
+    """how often to go through the training texts, at most"""
+    learning_rate: app.LearningRate = 1e-3
+    """the largest learning rate"""
+    optimizer: app.Optimizer = app.Optimizer(schedule="one_cycle")
+    techniques: app.Techniques = app.Techniques(clip=1.0)
+    tokens: Tokens = Tokens()
+    network: Network = Network()
+
+
+def problem(config: Config) -> app.Problem:
+    """The tag of each word; the tokens of padding, and later ones of a word, don't count."""
+    from jaxnet import losses, metrics
+    from jaxnet.data import TextEncoder, fit_tokenizer, split
+    from jaxnet.models import BERT, BERTTagger
+    from jaxnet.training import Supervised
+
+    texts, tokens, width = TAGGED[config.data](config), config.tokens, config.network.features
+    parts = split(texts, app.SHARES, seed=config.seed, stratify=False)
+    tokenizer = fit_tokenizer(parts[0].texts, tokens.level, tokens.vocab_size)
+    train, valid, test = (part.arrays(tokenizer, tokens.length) for part in parts)
+    size = {"hidden": 4 * width, "segments": 1, "init_std": width**-0.5, **app.given(config)}
+    task = Supervised(
+        BERTTagger(BERT(tokenizer.vocab_size, tokens.length, **size), len(texts.class_names)),
+        losses.masked(losses.cross_entropy),
+        config.optimizer_for(len(train)),
+        metrics={"accuracy": metrics.masked(metrics.accuracy)},
+    )
+    return app.Problem(
+        task,
+        train,
+        valid,
+        report=report_tags(parts[2], test),
+        encoder=TextEncoder(tokenizer, tokens.length),
+        class_names=texts.class_names,
+    )
+
+
+train = partial(app.run, problem)
+main = app.command(Config, train, PROGRAM)
+
+if __name__ == "__main__":
+    sys.exit(main())

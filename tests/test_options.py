@@ -36,7 +36,7 @@ from jaxnet.options import (
 
 COMMANDS = (
     *("classify", "regress", "text", "language", "masked", "translate", "gan", "autoencode"),
-    *("recommend", "vanishing"),
+    *("recommend", "tag", "vanishing"),
 )
 CONFIGS = {name: importlib.import_module(f"train.{name}").Config for name in COMMANDS}
 CONFIGS["generate"] = generate.Config
@@ -272,6 +272,7 @@ def files(tmp_path_factory):
     ]
     (folder / "lines.tsv").write_text("\n".join(lines) + "\n")
     (folder / "a.txt").write_text("\n".join(f"say number {i}" for i in range(60)) + "\n")
+    (folder / "names.conll").write_text("Ada B-PER\nwrote O\n\n" * 20)
     return folder
 
 
@@ -296,6 +297,7 @@ RUNS = [
     ("autoencode", "--model vae"),
     ("autoencode", "--model conv"),
     ("recommend", "--data csv --data-dir likes.csv --columns.rating stars --k 3"),
+    ("tag", "--data conll --data-dir names.conll --tokens.level word"),
 ]
 
 

@@ -86,11 +86,12 @@ def given(config: Any, group: str = "network") -> dict[str, Any]:
         >>> given(Config()), given(Config("gpt"))
         ({'hidden': 8}, {'hidden': 8, 'heads': 4})
     """
-    return {
-        option.field: option.value
+    chosen = [
+        option
         for option in options(config)
         if option.scope.name == f"{group}." and option.value is not None and not option.unread()
-    }
+    ]
+    return {option.field: getattr(option.scope.group, option.field) for option in chosen}
 
 
 def _imported(file: str) -> ModuleType:

@@ -23,6 +23,7 @@ from jaxnet.app import cli
 from jaxnet.app.command_line import from_command_line
 from jaxnet.app.run_options import AtTheTop, Numerics, started
 from jaxnet.options import Count, Positive, Range, check_ranges
+from jaxnet.report.layer_norms import Start, plot_starts, print_starts
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -58,20 +59,6 @@ class Config:
         check_ranges(self)
 
 
-@dataclass(frozen=True)
-class Run:
-    """What came of one pair of an activation and an initialiser."""
-
-    activation: str
-    initializer: str
-    gradients: tuple[float, ...]
-    """the norm of each layer's gradient in the first step, from the input on"""
-    outputs: tuple[float, ...]
-    """the root mean square of what each layer puts out, before its activation"""
-    accuracy: float
-    """on the test set, after the last epoch"""
-
-
 def build(config: Config, activation: str, initializer: str) -> nn.Module:
     """A network of `depth` hidden layers."""
     from flax import linen as nn
@@ -91,7 +78,7 @@ def build(config: Config, activation: str, initializer: str) -> nn.Module:
     return nn.Sequential([*flat, *hidden, nn.Dense(10, kernel_init=init)])
 
 
-def run(config: Config, activation: str, initializer: str, data: Mapping[str, Arrays]) -> Run:
+def run(config: Config, activation: str, initializer: str, data: Mapping[str, Arrays]) -> Start:
     """Train one network and measure its layers."""
     from jaxnet import losses, metrics, optimizers
     from jaxnet.data import fit_standard
@@ -115,48 +102,7 @@ def run(config: Config, activation: str, initializer: str, data: Mapping[str, Ar
 
     model = fit(epochs=config.epochs).model
     accuracy = model.evaluate(data["test"])["accuracy"]
-    return Run(activation, initializer, norms("grad_norm/"), norms("act_norm/"), accuracy)
-
-
-def draw(runs: list[Run], path: Path) -> None:
-    """Layers along x, norms up in powers of ten, a line an initialiser, a column an activation."""
-    from matplotlib.figure import Figure
-
-    from jaxnet.report.plots import save
-
-    activations = list(dict.fromkeys(one.activation for one in runs))
-    figure = Figure(figsize=(5.5 * len(activations), 7), layout="constrained")
-    panels = figure.subplots(2, len(activations), squeeze=False, sharex=True, sharey="row")
-    for column, activation in enumerate(activations):
-        for one in (one for one in runs if one.activation == activation):
-            label = f"{one.initializer} ({one.accuracy:.0%})"
-            for axes, norms in zip(panels[:, column], (one.gradients, one.outputs), strict=True):
-                # A norm of 0 has no place on a logarithmic axis.
-                shown = [norm if norm > 0 else float("nan") for norm in norms]
-                axes.plot(range(1, len(norms) + 1), shown, marker=".", label=label)
-        panels[0, column].set(title=activation, yscale="log")
-        panels[1, column].set(xlabel="layer, from the input on", yscale="log")
-        panels[0, column].legend(title="initialiser (test accuracy); 0 has no place", fontsize=8)
-    panels[0, 0].set(ylabel="norm of the gradient, first step")
-    panels[1, 0].set(ylabel="root mean square of the outputs")
-    for axes in panels.flat:
-        axes.grid(alpha=0.3)
-    save(figure, path)
-
-
-def show(runs: list[Run]) -> None:
-    """Print a line a run."""
-    from rich.console import Console
-    from rich.table import Table
-
-    heads = ["activation", "initialiser", "gradient, first", "last layer", "ratio", "accuracy"]
-    table = Table(*heads, box=None, padding=(0, 2, 0, 0))
-    for one in runs:
-        first, last = one.gradients[0], one.gradients[-1]
-        ratio = f"{first / last:.1e}" if last else "-"
-        numbers = f"{first:.1e}", f"{last:.1e}", ratio, f"{one.accuracy:.1%}"
-        table.add_row(one.activation, one.initializer, *numbers)
-    Console().print(table)
+    return Start(activation, initializer, norms("grad_norm/"), norms("act_norm/"), accuracy)
 
 
 def train(config: Config) -> int:
@@ -165,14 +111,14 @@ def train(config: Config) -> int:
 
     train_set, test_set = split(load_digits(), (0.8, 0.2), seed=config.seed)
     data = {"train": train_set, "test": test_set}
-    runs = [
+    starts = [
         run(config, activation, initializer, data)
         for activation in config.activations
         for initializer in config.initializers
     ]
     config.run_dir.mkdir(parents=True, exist_ok=True)
-    draw(runs, config.run_dir / "vanishing.png")
-    show(runs)
+    plot_starts(starts, config.run_dir / "vanishing.png")
+    print_starts(starts)
     print(f"picture  {config.run_dir / 'vanishing.png'}")
     return cli.DONE
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 from flax import linen as nn
 
-from jaxnet.layers import Conv, Dense, adaptive_avg_pool, check_images, max_pool
+from jaxnet.layers import Conv, adaptive_avg_pool, check_images, max_pool
 
 from .mlp import SHARDING as DENSE_SHARDING
 
@@ -57,8 +57,8 @@ class AlexNet(nn.Module):
         x = x.reshape(x.shape[0], -1)
         for width in self.dense:
             x = nn.Dropout(self.dropout)(x, deterministic=not train)
-            x = nn.relu(Dense(width, kernel_init=nn.initializers.he_normal())(x))
-        return Dense(self.num_classes)(x)
+            x = nn.relu(nn.Dense(width, kernel_init=nn.initializers.he_normal())(x))
+        return nn.Dense(self.num_classes)(x)
 
 
 def _conv(features: int, kernel: int, strides: int = 1, padding: int = 1) -> Conv:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxnet.errors import InputError
-from jaxnet.layers import Conv, ConvTranspose, Dense
+from jaxnet.layers import Conv, ConvTranspose
 
 _HE = nn.initializers.he_normal()
 
@@ -40,8 +40,8 @@ class DenseEncoder(nn.Module):
         """Codes `(batch, features)`."""
         x = images.reshape(len(images), -1)
         for width in self.hidden:
-            x = nn.relu(Dense(width, kernel_init=_HE)(x))
-        return Dense(self.features)(x)
+            x = nn.relu(nn.Dense(width, kernel_init=_HE)(x))
+        return nn.Dense(self.features)(x)
 
 
 class DenseDecoder(nn.Module):
@@ -68,8 +68,8 @@ class DenseDecoder(nn.Module):
         """Log-odds `(batch, *shape)`."""
         x = codes
         for width in self.hidden:
-            x = nn.relu(Dense(width, kernel_init=_HE)(x))
-        return Dense(prod(self.shape))(x).reshape(len(x), *self.shape)
+            x = nn.relu(nn.Dense(width, kernel_init=_HE)(x))
+        return nn.Dense(prod(self.shape))(x).reshape(len(x), *self.shape)
 
 
 class ConvEncoder(nn.Module):
@@ -99,7 +99,7 @@ class ConvEncoder(nn.Module):
         x = images
         for filters in self.filters:
             x = nn.relu(Conv(filters, 3, 2, kernel_init=_HE)(x))
-        return Dense(self.features)(x.reshape(len(x), -1))
+        return nn.Dense(self.features)(x.reshape(len(x), -1))
 
 
 class ConvDecoder(nn.Module):
@@ -138,7 +138,7 @@ class ConvDecoder(nn.Module):
                 "another size"
             )
         start = (height // factor, width // factor, self.filters[0])
-        x = nn.relu(Dense(prod(start), kernel_init=_HE)(codes)).reshape(len(codes), *start)
+        x = nn.relu(nn.Dense(prod(start), kernel_init=_HE)(codes)).reshape(len(codes), *start)
         for filters in self.filters[1:]:
             x = nn.relu(ConvTranspose(filters, 4, 2, kernel_init=_HE)(x))
         return ConvTranspose(channels, 4, 2)(x)

@@ -111,7 +111,7 @@ class BERT(nn.Module):
         self.norm = _norm()
         self.drop = nn.Dropout(self.dropout)
         self.stack = Stack(block, self.num_layers)
-        self.pooler = Dense(self.features, kernel_init=self.kernel_init)
+        self.pooler = nn.Dense(self.features, kernel_init=self.kernel_init)
 
     def __call__(
         self,
@@ -217,7 +217,7 @@ class BERTClassifier(_Head):
         """See `BERT.__call__`."""
         pooled = self.encoder.pooled(tokens, mask, segments, train)
         pooled = nn.Dropout(self.encoder.dropout)(pooled, deterministic=not train)
-        return Dense(self.num_classes, kernel_init=self.encoder.kernel_init, name="head")(pooled)
+        return nn.Dense(self.num_classes, kernel_init=self.encoder.kernel_init, name="head")(pooled)
 
 
 class BERTTagger(_Head):

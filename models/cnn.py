@@ -8,7 +8,7 @@ import jax
 from flax import linen as nn
 
 from jaxnet.errors import InputError
-from jaxnet.layers import Conv, Dense, max_pool
+from jaxnet.layers import Conv, max_pool
 
 
 class CNN(nn.Module):
@@ -66,8 +66,8 @@ class CNN(nn.Module):
         x = x.reshape(x.shape[0], -1)
         for width in self.dense:
             x = self._drop(x, train)
-            x = nn.relu(Dense(width, kernel_init=nn.initializers.he_normal())(x))
-        return Dense(self.num_classes)(self._drop(x, train))
+            x = nn.relu(nn.Dense(width, kernel_init=nn.initializers.he_normal())(x))
+        return nn.Dense(self.num_classes)(self._drop(x, train))
 
     def _block(self, x: jax.Array, i: int, train: bool) -> jax.Array:
         """Convolution, normalisation, ReLU and, but for the last layer, pooling."""

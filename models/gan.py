@@ -9,7 +9,7 @@ import jax
 from flax import linen as nn
 
 from jaxnet.errors import InputError
-from jaxnet.layers import Conv, ConvTranspose, Dense
+from jaxnet.layers import Conv, ConvTranspose
 from jaxnet.layers.activations import leaky_relu
 
 # Radford et al. 2016, section 3: all weights start so.
@@ -42,8 +42,8 @@ class DenseGenerator(nn.Module):
         """Images `(batch, *shape)` of noise `(batch, latent)`."""
         x = noise
         for width in self.hidden:
-            x = leaky_relu(Dense(width)(x), 0.2)
-        x = nn.tanh(Dense(prod(self.shape))(x))
+            x = leaky_relu(nn.Dense(width)(x), 0.2)
+        x = nn.tanh(nn.Dense(prod(self.shape))(x))
         return x.reshape(len(x), *self.shape)
 
 
@@ -73,9 +73,9 @@ class DenseDiscriminator(nn.Module):
         """Log-odds `(batch, 1)` of images `(batch, ...)`."""
         x = images.reshape(len(images), -1)
         for width in self.hidden:
-            x = leaky_relu(Dense(width)(x), 0.2)
+            x = leaky_relu(nn.Dense(width)(x), 0.2)
             x = nn.Dropout(self.dropout)(x, deterministic=not train)
-        return Dense(1)(x)
+        return nn.Dense(1)(x)
 
 
 class DCGANGenerator(nn.Module):
@@ -124,7 +124,7 @@ class DCGANGenerator(nn.Module):
         features = self.features * factor // 2
         units = height * width // factor**2 * features
         # No bias where the normalisation that follows would take it away.
-        x = Dense(units, use_bias=False, kernel_init=_NORMAL)(noise)
+        x = nn.Dense(units, use_bias=False, kernel_init=_NORMAL)(noise)
         x = x.reshape(len(x), height // factor, width // factor, features)
         for stage in range(1, self.stages + 1):
             x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
@@ -180,4 +180,4 @@ class DCGANDiscriminator(nn.Module):
             if normalised:
                 x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
             x = leaky_relu(x, 0.2)
-        return Dense(1, kernel_init=_NORMAL)(x.reshape(len(x), -1))
+        return nn.Dense(1, kernel_init=_NORMAL)(x.reshape(len(x), -1))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxnet.layers import Conv, Dense, adaptive_avg_pool, check_images, global_avg_pool, max_pool
+from jaxnet.layers import Conv, adaptive_avg_pool, check_images, global_avg_pool, max_pool
 
 # Table 1 of the paper: the features of `Inception`, and after which of them the image is halved.
 INCEPTIONS = {
@@ -80,7 +80,7 @@ class GoogLeNet(nn.Module):
             if name in POOLS:
                 x = _halved(x, POOLS[name])
         x = nn.Dropout(self.dropout)(global_avg_pool(x), deterministic=not train)
-        logits = Dense(self.num_classes)(x)
+        logits = nn.Dense(self.num_classes)(x)
         return (logits, *heads) if train and heads else logits
 
 
@@ -130,9 +130,9 @@ class AuxiliaryHead(nn.Module):
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
         """Logits `(batch, num_classes)` of `(batch, h, w, c)`."""
         x = _conv(adaptive_avg_pool(inputs, 4), 128, 1, train)
-        x = nn.relu(Dense(1024)(x.reshape(x.shape[0], -1)))
+        x = nn.relu(nn.Dense(1024)(x.reshape(x.shape[0], -1)))
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
-        return Dense(self.num_classes)(x)
+        return nn.Dense(self.num_classes)(x)
 
 
 def _conv(x: jax.Array, features: int, kernel: int, train: bool, strides: int = 1) -> jax.Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxnet.errors import InputError
-from jaxnet.layers import Conv, Dense, avg_pool
+from jaxnet.layers import Conv, avg_pool
 
 
 class LeNet5(nn.Module):
@@ -52,8 +52,8 @@ class LeNet5(nn.Module):
         x = self.pool(x, 2)
         x = self.activation(Conv(120, 5, padding="VALID", name="C5")(x))
         x = x.reshape(x.shape[0], -1)
-        x = self.activation(Dense(84, name="F6")(x))
-        return Dense(self.num_classes, name="output")(x)
+        x = self.activation(nn.Dense(84, name="F6")(x))
+        return nn.Dense(self.num_classes, name="output")(x)
 
 
 def _centred(images: jax.Array) -> jax.Array:

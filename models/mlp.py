@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 import jax
 from flax import linen as nn
 
-from jaxnet.layers import Dense
-
 
 class MLP(nn.Module):
     """A multilayer perceptron of any depth (Goodfellow et al. 2016, chapter 6).
@@ -41,11 +39,11 @@ class MLP(nn.Module):
         """Logits `(batch, num_classes)` of `(batch, ...)`."""
         x = inputs.reshape(inputs.shape[0], -1)
         for width in self.hidden:
-            x = Dense(width, kernel_init=nn.initializers.he_normal())(x)
+            x = nn.Dense(width, kernel_init=nn.initializers.he_normal())(x)
             x = self.activation(x)
             if self.dropout > 0:
                 x = nn.Dropout(self.dropout)(x, deterministic=not train)
-        return Dense(self.num_classes)(x)
+        return nn.Dense(self.num_classes)(x)
 
 
 # What the axis `tensor` of a `jaxnet.parallel.Layout` cuts: the units of the first hidden layer.

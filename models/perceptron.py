@@ -12,7 +12,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxnet.layers import Dense
 from jaxnet.layers.activations import Activation, step
 from jaxnet.losses import paired
 
@@ -41,7 +40,7 @@ class Perceptron(nn.Module):
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
         """Inputs (B, D) to outputs (B, units); `train` changes nothing."""
-        return self.activation(Dense(self.units)(inputs))
+        return self.activation(nn.Dense(self.units)(inputs))
 
 
 def perceptron_update(

@@ -10,7 +10,6 @@ import numpy as np
 from flax import linen as nn
 
 from jaxnet.errors import InputError
-from jaxnet.layers import Embed
 
 from .mlp import MLP
 
@@ -40,7 +39,7 @@ class Embeddings(nn.Module):
         """Float `(batch, columns * width)` of integers `(batch, columns)`."""
         start = nn.initializers.normal(0.1)
         tables = [
-            Embed(size, self.width, embedding_init=start, name=f"column_{column}")
+            nn.Embed(size, self.width, embedding_init=start, name=f"column_{column}")
             for column, size in enumerate(self.sizes)
         ]
         return jnp.concatenate([table(ids[:, i]) for i, table in enumerate(tables)], axis=1)

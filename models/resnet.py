@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxnet.errors import UsageError
-from jaxnet.layers import Conv, Dense, check_images, global_avg_pool, max_pool
+from jaxnet.layers import Conv, check_images, global_avg_pool, max_pool
 from jaxnet.names import lookup
 
 # The blocks of each stage, table 1 of the paper. From 50 layers on they are bottlenecks.
@@ -61,7 +61,7 @@ class ResNet(nn.Module):
         x = nn.relu(_conv_norm(inputs, self.width, 7, 2, train))
         x = max_pool(x, 3, strides=2, padding=1)
         x = _stages(x, block, stages, self.width, train)
-        return Dense(self.num_classes)(global_avg_pool(x))
+        return nn.Dense(self.num_classes)(global_avg_pool(x))
 
 
 class CIFARResNet(nn.Module):
@@ -100,7 +100,7 @@ class CIFARResNet(nn.Module):
         check_images("CIFARResNet", inputs)
         x = nn.relu(_conv_norm(inputs, self.width, 3, 1, train))
         x = _stages(x, PaddedBlock, ((self.depth - 2) // 6,) * 3, self.width, train)
-        return Dense(self.num_classes)(global_avg_pool(x))
+        return nn.Dense(self.num_classes)(global_avg_pool(x))
 
 
 class BasicBlock(nn.Module):

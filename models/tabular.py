@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxnet.layers import Dense
-
 from .mlp import MLP
 
 
@@ -47,7 +45,7 @@ class TabularMLP(nn.Module):
         parts, done = [], 0
         for index, (start, stop) in enumerate(self.groups):
             if stop - start > self.embedding:
-                embed = Dense(
+                embed = nn.Dense(
                     self.embedding,
                     use_bias=False,
                     kernel_init=nn.initializers.normal(1.0),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxnet.layers import RECURRENT, Dense, Embed
+from jaxnet.layers import RECURRENT
 from jaxnet.layers.tokens import check_tokens
 from jaxnet.names import lookup
 
@@ -76,7 +76,7 @@ class RecurrentClassifier(nn.Module):
         pool = lookup(self.pool, _POOLS, "pool")
         mask = tokens != self.pad if mask is None else mask
         drop = nn.Dropout(self.dropout, deterministic=not train)
-        x = drop(Embed(self.vocab_size, self.embedding)(tokens))
+        x = drop(nn.Embed(self.vocab_size, self.embedding)(tokens))
         layers = kind(
             self.features,
             num_layers=self.num_layers,
@@ -87,7 +87,7 @@ class RecurrentClassifier(nn.Module):
         x = layers(x, mask, train=train)
         if pool is not None:
             x = pool(x, mask[..., None])
-        return Dense(self.num_classes)(drop(x))
+        return nn.Dense(self.num_classes)(drop(x))
 
 
 def _max(x: jax.Array, mask: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 from flax import linen as nn
 
-from jaxnet.layers import Conv, Dense, adaptive_avg_pool, check_images, max_pool
+from jaxnet.layers import Conv, adaptive_avg_pool, check_images, max_pool
 from jaxnet.names import lookup
 
 from .mlp import SHARDING as DENSE_SHARDING
@@ -69,9 +69,9 @@ class VGG(nn.Module):
         x = adaptive_avg_pool(x, 7)
         x = x.reshape(x.shape[0], -1)
         for width in self.dense:
-            x = nn.relu(Dense(width, kernel_init=nn.initializers.he_normal())(x))
+            x = nn.relu(nn.Dense(width, kernel_init=nn.initializers.he_normal())(x))
             x = nn.Dropout(self.dropout)(x, deterministic=not train)
-        return Dense(self.num_classes)(x)
+        return nn.Dense(self.num_classes)(x)
 
     def _convolution(self, x: jax.Array, features: int, train: bool) -> jax.Array:
         x = Conv(features, 3, padding=1, kernel_init=nn.initializers.he_normal())(x)

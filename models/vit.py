@@ -86,7 +86,7 @@ class ViT(nn.Module):
         )
         x = Stack(block, self.num_layers, name="encoder")(x, train=train)
         x = norm(name="norm")(x[:, 0])
-        return Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")(x)
+        return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")(x)
 
 
 def _patches(images: jax.Array, size: int) -> jax.Array:

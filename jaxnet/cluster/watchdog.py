@@ -63,6 +63,8 @@ class Watch:
     _done: set[int] = field(default_factory=set, init=False)
     _failing: threading.Event = field(default_factory=threading.Event, init=False)
     _all_done: threading.Event = field(default_factory=threading.Event, init=False)
+    # Process 0: set once the others have been sent word that all are done.
+    _told: threading.Event = field(default_factory=threading.Event, init=False)
     _over: threading.Event = field(default_factory=threading.Event, init=False)
     # Process 0 decides how the job ends, once: all are done, one is lost, or one was asked to end.
     _deciding: threading.Lock = field(default_factory=threading.Lock, init=False)
@@ -120,6 +122,8 @@ class Watch:
             else:
                 self._zero.send(done=True)
             self._all_done.wait()
+            if self.me.process == 0:  # not to end, and close the connections, before they know
+                self._told.wait()
         self._over.set()
 
     def close(self) -> None:
@@ -215,6 +219,7 @@ class Watch:
             self._all_done.set()
         for line in self.peers.values():
             line.send(all_done=True)
+        self._told.set()
 
     def _ask_late(self, name: str) -> None:
         """This process is done, and is asked to end."""

@@ -9,7 +9,6 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxnet.layers.activations import maxout
-from jaxnet.layers.dense import Dense
 
 
 class Maxout(nn.Module):
@@ -45,7 +44,7 @@ class Maxout(nn.Module):
         self, inputs: Float[Array, "*dims _channels"]
     ) -> Float[Array, "*dims {self.features}"]:
         """`(..., channels)` to `(..., features)`."""
-        dense = Dense(
+        dense = nn.Dense(
             self.features * self.pieces,
             dtype=self.dtype,
             param_dtype=self.param_dtype,

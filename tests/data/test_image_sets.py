@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from jaxnet.app.data_options import IMAGES
 from jaxnet.data.images.by_name import IMAGE_SETS, read_images
 from jaxnet.errors import UsageError
-from train.classify import IMAGES
 
 
 def test_digits_are_cut_without_overlap():

@@ -11,10 +11,11 @@ import pytest
 from jaxnet import Bundle
 from jaxnet.app import cli
 from jaxnet.app.command_line import from_command_line
+from jaxnet.app.reconstructions import SHOWN
 from jaxnet.data import fit_range, load_digits, sample
 from jaxnet.report.pictures import CAPTION, tiled
 from tests.train.test_gan import pixels
-from train.autoencode import PROGRAM, SHOWN, Config, train
+from train.autoencode import PROGRAM, Config, train
 
 DENSE, CONV = ["--network.hidden", "32"], ["--network.filters", "8"]
 

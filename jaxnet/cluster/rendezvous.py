@@ -248,7 +248,7 @@ class _Call:
             self._refuse(peer, line, found, sure=self.identity.knows(its))
             return False
         self.peers[peer] = line
-        self._hear(messages[1:])
+        self._hear(messages)
         return True
 
     def _hear(self, messages: Sequence[Mapping[str, Any]]) -> None:
@@ -298,14 +298,16 @@ def _answer(
     """Another process: find process 0, say who this is, and wait until all are there."""
     deadline = time.monotonic() + start_timeout
     line = Line(_connect(me, address, deadline, start_timeout))
-    line.send(**me._asdict(), processes=processes, **identity.to_json())
+    # What it was asked before comes along: process 0 may hear no more when all have come.
+    said = _asked(me)
+    line.send(**me._asdict(), processes=processes, **identity.to_json(), asked=said)
     where = f"{address[0]}:{address[1]}"
-    said = False
+    deadline = time.monotonic() + ENDING_SECONDS if said else deadline
     # Process 0 waits as long as this one, and knows better who is missing.
     while time.monotonic() < deadline + PATIENT_SECONDS:
         if not said and (asked := _asked(me)):
             line.send(asked=asked)
-            said, deadline = True, time.monotonic() + ENDING_SECONDS
+            said, deadline = asked, time.monotonic() + ENDING_SECONDS
         try:
             messages = line.receive()
             if messages is None:
@@ -322,7 +324,7 @@ def _answer(
             zero, port = answer
             return {zero: line}, (address[0], port)
     if said:
-        raise _ended(me, _asked(me))
+        raise _ended(me, said)
     raise PeerError(f"{me}: process 0 at {where} answered, and then said nothing more")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ class Watch:
     looks = False
 
     def __init__(self) -> None:
+        gc.collect()  # what earlier tests left would be taken for memory that this one gave back
         self.before, self.most = live_bytes(), 0
 
     def on_chunk(self, step: int, loss: float | None) -> None:

@@ -73,25 +73,22 @@ def given(config: Any, group: str = "network") -> dict[str, Any]:
 
     Example:
         >>> from dataclasses import dataclass
-        >>> from typing import Annotated
-        >>> from jaxnet.options import OnlyWith
         >>> @dataclass(frozen=True)
         ... class Size:
         ...     hidden: int = 8
-        ...     heads: Annotated[int, OnlyWith(model="gpt")] = 4
+        ...     heads: int | None = None
         >>> @dataclass(frozen=True)
         ... class Config:
-        ...     model: str = "mlp"
         ...     network: Any = Size()
-        >>> given(Config()), given(Config("gpt"))
-        ({'hidden': 8}, {'hidden': 8, 'heads': 4})
+        >>> given(Config())
+        {'hidden': 8}
     """
-    chosen = [
-        option
+    read = {
+        option.field: getattr(option.scope.group, option.field)
         for option in options(config)
-        if option.scope.name == f"{group}." and option.value is not None and not option.unread()
-    ]
-    return {option.field: getattr(option.scope.group, option.field) for option in chosen}
+        if option.scope.name == f"{group}." and not option.unread()
+    }
+    return {field: value for field, value in read.items() if value is not None}
 
 
 def _imported(file: str) -> ModuleType:

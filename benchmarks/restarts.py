@@ -160,7 +160,7 @@ def _one_start(job: Job, stopped: int, moment: float) -> Start:
     if start.good:
         return start
     said = "\n".join(
-        f"{log.name}: {log.read_text()[:3000]}" for log in sorted(job.folder.glob("*.log"))
+        f"{log.name}: {log.read_text()[:MOST_SAID]}" for log in sorted(job.folder.glob("*.log"))
     )
     return Start(start.stopped, start.moment, codes, said)
 

@@ -19,7 +19,7 @@ from jaxnet.app.run_options import ProseRun, Tabular
 from jaxnet.data import Arrays
 from jaxnet.errors import InputError, UsageError
 from jaxnet.training.early_stopping import EarlyStopping
-from train import classify
+from train import classify, tag
 
 CONFIG = Tabular(data="csv", data_dir=Path("a b/Wine (red).csv"), target="quality/1", model="mlp")
 CONSTANT = Optimizer(schedule="constant")
@@ -52,6 +52,9 @@ def test_the_name_has_data_target_model_and_seed():
         run_folder.located(own, "lstm")
     Path("shakespeare.txt").touch()
     assert run_folder.located(own, "lstm").name == "shakespeare-lstm-seed0"
+    Path("names.conll").touch()
+    tagged = tag.Config(data="conll", data_dir=Path("names.conll"))
+    assert run_folder.located(tagged, "bert").name == "names-bert-seed0"
     assert run_folder.located(replace(CONFIG, run_dir=Path("here")), "mlp") == Path("here")
 
 

@@ -305,6 +305,6 @@ class Tabular(CrossValidated):
 
 
 # Names of data that stand for files of your own.
-OWN_DATA = ("csv", "folder", "lines", "text")
+OWN_DATA = ("conll", "csv", "folder", "lines", "text")
 # Fields of a `Run`, and of its kinds, that don't decide what is learnt.
 FREE = ("run_dir", "resume", "progress", "layout", "eval_batch_size", "writing", "users", "k")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import io
 import json
 from collections.abc import Sequence
@@ -97,10 +98,11 @@ def program_that_trained(run: Path) -> str:
 
 def posed(run: Path, program: str) -> tuple[Run, Problem]:
     """The configuration of a run folder, and the problem that a program trains with it."""
+    # Ours are found wherever jaxnet is installed; a package `train` may be somebody else's too.
+    ours = f"jaxnet.{program}"
+    known = program.startswith("train.") and importlib.util.find_spec(ours) is not None
     try:
-        # Ours are found wherever jaxnet is installed.
-        own = program.startswith("train.")
-        module = importlib.import_module(f"jaxnet.{program}" if own else program)
+        module = importlib.import_module(ours if known else program)
     except ImportError as error:
         raise InputError(
             f"{run} was trained by {program}, which can't be imported here: {error}. Run doctor "

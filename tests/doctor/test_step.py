@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import flax.linen as nn
 import jax
@@ -110,6 +112,13 @@ def test_a_step_that_differs_is_a_problem_that_names_the_layer():
     assert found.level == "problem" and "differ first in the layer second, by 5.0e-01" in found.what
     assert "jaxnet doctor" in found.advice
     assert runs.judged("a run", stages()).level == "ok"
+
+
+def test_a_package_train_of_somebody_else_is_asked_for_its_own_programs(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "train.mine", ModuleType("train.mine"))
+    (tmp_path / "config.toml").write_text("")
+    with pytest.raises(InputError, match=r"train\.mine has no function `problem`"):
+        runs.check(tmp_path, "train.mine")
 
 
 def test_what_is_no_run_is_refused(tmp_path):

@@ -9,8 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -169,6 +170,31 @@ def test_one_that_ends_as_soon_as_it_hears_that_all_are_done_is_not_lost():
     watch.finish()
     assert said == {1: ["all_done"], 2: ["all_done"]}
     assert not ends
+
+
+def test_process_0_is_not_done_before_it_has_told_the_others():
+    """What it would close their connections by, when it ends."""
+    sent, gate = [], threading.Event()
+
+    class Slow:
+        def send(self, **message: Any) -> None:
+            gate.wait(10)
+            sent.append(message)
+
+    zero, peer = Peer(0, "host0", 1), Peer(1, "host1", 2)
+    watch = Watch(zero, 2, 20.0, {peer: cast(Any, Slow())})
+    told = threading.Thread(target=watch._count, args=(1,))
+    finished = threading.Thread(target=watch.finish)
+    finished.start()
+    while 0 not in watch._done:
+        time.sleep(0.001)
+    told.start()
+    assert watch._all_done.wait(10)
+    finished.join(0.2)
+    assert finished.is_alive() and not sent
+    gate.set()
+    finished.join(10)
+    assert not finished.is_alive() and sent == [{"all_done": True}]
 
 
 @pytest.mark.parametrize("asked", [0, 1])

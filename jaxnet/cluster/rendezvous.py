@@ -80,6 +80,23 @@ class Line:
         with self._sending, suppress(OSError):
             self.socket.sendall(json.dumps(message).encode() + b"\n")
 
+    def send_no_more(self) -> None:
+        """Tell the other end that nothing follows."""
+        with self._sending, suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+
+    def drain(self, deadline: float) -> None:
+        """Read, and throw away, until the other end sends no more either.
+
+        Args:
+            deadline: when to give up, by `time.monotonic`.
+        """
+        with suppress(OSError):
+            while (left := deadline - time.monotonic()) > 0:
+                self.socket.settimeout(left)
+                if not self.socket.recv(4096):
+                    return
+
     def receive(self) -> list[dict[str, Any]] | None:
         """The messages that have come; None where the other end is gone.
 

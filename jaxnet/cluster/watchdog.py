@@ -34,6 +34,8 @@ LOST_PEER = 76
 EXPLAINED_SECONDS = 3.0
 # How long one that can't do what was asked for waits until the others have found the same.
 REFUSED_SECONDS = 2.0
+# How long one that ends waits until the others have read its last words.
+PARTING_SECONDS = 2.0
 
 
 @dataclass
@@ -98,6 +100,7 @@ class Watch:
             text += f", and is {activity.own.now().doing}"
         for line in self.peers.values():
             line.send(failed=text)
+        self._part()
 
     def ask(self, text: str) -> None:
         """Tell the others that this process was asked to end, and that they end too.
@@ -108,6 +111,7 @@ class Watch:
         self._over.set()
         for line in self.peers.values():
             line.send(asked=f"{self.me} was {text}")
+        self._part()
 
     def finish(self) -> None:
         """Wait until all are done, so that nobody's end is taken for a death.
@@ -128,6 +132,7 @@ class Watch:
 
     def close(self) -> None:
         """After `finish`, when the others know that all are done."""
+        self._part()
         for line in self.peers.values():
             line.socket.close()
         ending.note_signals(None)
@@ -242,6 +247,8 @@ class Watch:
         if self.me.process == 0:
             for line in self.peers.values():
                 line.send(failed=text)
+            if not self._failing.is_set():
+                self._part(peer)
         if self._failing.is_set():
             self._over.set()
         else:
@@ -254,19 +261,35 @@ class Watch:
         if self.me.process == 0:
             for line in self.peers.values():
                 line.send(asked=text)
+            self._part()
         ending.leave(f"{self.me} ends: {text}. {ending.AGAIN.capitalize()}")
 
     def _lose(self, peer: Peer, why: str) -> None:
-        self._tell(f"{peer} {why}")
+        self._tell(f"{peer} {why}", but=peer)
 
-    def _tell(self, text: str) -> None:
-        """Process 0 tells the others who is lost; all end."""
+    def _tell(self, text: str, but: Peer | None = None) -> None:
+        """Process 0 tells the others who is lost; all end, without waiting for that one."""
         if self._decided():
             return
         if self.me.process == 0:
             for line in self.peers.values():
                 line.send(lost=text)
+            self._part(but)
         self._say_and_end(text)
+
+    def _part(self, but: Peer | None = None) -> None:
+        """Wait until the others have read what was sent last, and closed their ends.
+
+        A connection that is closed with something unread in it is reset, and what TCP held back
+        until an earlier message was acknowledged is never sent: they would take this process for
+        dead.
+        """
+        deadline = time.monotonic() + PARTING_SECONDS
+        lines = [line for peer, line in self.peers.items() if peer != but]
+        for line in lines:
+            line.send_no_more()
+        for line in lines:
+            line.drain(deadline)
 
     def _end(self, text: str) -> None:
         if not self._decided():

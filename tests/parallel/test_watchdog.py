@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import pytest
 
-from jaxnet.cluster.rendezvous import Peer
+from jaxnet.cluster.rendezvous import Line, Peer
 from jaxnet.cluster.watchdog import LOST_PEER, Watch
 
 # What a process does: it joins the others, says so, and follows the words on its standard input.
@@ -55,6 +55,7 @@ for line in sys.stdin:
     if line == "finish\\n":
         watch.finish()
         print("finished", flush=True)
+        watch.close()
         time.sleep(float(os.environ.get("LINGER", 0)))
         break
     if line == "fail\\n":
@@ -195,6 +196,33 @@ def test_process_0_is_not_done_before_it_has_told_the_others():
     gate.set()
     finished.join(10)
     assert not finished.is_alive() and sent == [{"all_done": True}]
+
+
+def test_what_is_said_last_arrives_though_something_was_left_unread():
+    """TCP resets a connection that is closed so, and sends nothing that it still holds back."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours = listener.accept()[0]
+    zero, peer, lost = (Peer(number, f"host{number}", number) for number in range(3))
+    line = Line(ours)
+    watch = Watch(zero, 3, 20.0, {peer: line}, end=lambda text: ours.close())
+    for _ in range(10):  # from now on TCP acknowledges late, and holds back a second message
+        theirs.sendall(b'{"alive": {}}\n')
+        line.receive()
+        line.send(alive={})
+        theirs.recv(4096)
+    theirs.sendall(b'{"alive": {}}\n')
+    line.send(alive={})
+    ending = threading.Thread(target=watch._lose, args=(lost, "died"))
+    ending.start()
+    ending.join(0.3)
+    said = b""
+    with theirs, contextlib.suppress(ConnectionError):
+        while received := theirs.recv(4096):
+            said += received
+    assert [json.loads(text) for text in said.splitlines()][1:] == [{"lost": f"{lost} died"}]
+    ending.join(10)
+    assert not ending.is_alive()
 
 
 @pytest.mark.parametrize("asked", [0, 1])

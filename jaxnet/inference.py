@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -17,6 +18,8 @@ import numpy as np
 
 from jaxnet.cluster import activity
 from jaxnet.data.arrays import Arrays
+from jaxnet.data.columns import flat, nested
+from jaxnet.data.named_arrays import NamedArrays, is_named
 from jaxnet.data.numeric import as_array, narrowed
 from jaxnet.data.pipeline.device_batches import BatchPlacement
 from jaxnet.data.pipeline.epochs import SourcePipeline
@@ -42,7 +45,7 @@ class Program(Protocol):
         """The number of parts into which a batch is sharded."""
         ...
 
-    def predict(self, state: PyTree, inputs: np.ndarray, size: int, count: int) -> PyTree:
+    def predict(self, state: PyTree, inputs: PyTree, size: int, count: int) -> PyTree:
         """The outputs (size, ...) of a batch.
 
         Args:
@@ -69,53 +72,56 @@ class Predictor:
 
     program: Program
     state: PyTree
-    inputs: jax.ShapeDtypeStruct | None
-    check_inputs: Callable[[np.ndarray], None]
-    largest: Callable[[jax.ShapeDtypeStruct, int], int]
+    inputs: PyTree | None
+    check_inputs: Callable[[Any], None]
+    largest: Callable[[PyTree, int], int]
 
     def __call__(self, inputs: Any) -> PyTree:
         """The outputs for `inputs`, as numpy arrays with n rows.
 
         Args:
-            inputs: (n, ...), or a dataset of n examples, `Arrays` or a `Source`, whose labels don't
-                matter.
+            inputs: (n, ...), a dict or tuple of them where the network takes several, or a dataset
+                of n examples, `Arrays` or a `Source`, whose labels don't matter.
 
         Raises:
             InputError: the inputs have another shape or type, or hold what the network can't take.
         """
         # Arrays first: to ask whether an object is a source takes longer than a small network.
         if not isinstance(inputs, np.ndarray) and isinstance(inputs, Source):
-            example = inputs.spec()["inputs"]
+            example = nested(inputs.spec())["inputs"]
             self._check(example, inputs.name)
             return self._outputs(self._read(inputs, example), len(inputs))
-        name = inputs.name if isinstance(inputs, Arrays) else "inputs"
-        given = inputs.inputs if isinstance(inputs, Arrays) else inputs
-        # What training data has to be like, float32 telling its values apart, isn't asked here.
-        rows = narrowed(as_array(given, name), name)
-        if rows.ndim == 0:
-            raise InputError(f"{name}: expected an array with one row an example, got {rows}")
-        if not len(rows):
-            raise InputError(f"{name}: an empty split: expected at least one example, got 0")
-        example = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
+        dataset = isinstance(inputs, Arrays | NamedArrays)
+        name, given = (inputs.name, inputs.inputs) if dataset else ("inputs", inputs)
+        rows = _several(given, name) if is_named(given) else _rows(given, name)
+        example, count = one_example(rows), _length(rows)
         self._check(example, name)
         try:
             self.check_inputs(rows)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
-        return self._outputs(_cut(rows, self._sizes(example, len(rows))), len(rows))
+        return self._outputs(_cut(rows, self._sizes(example, count)), count)
 
-    def _check(self, got: jax.ShapeDtypeStruct, name: str) -> None:
-        if self.inputs is not None:
-            check_example("inputs", self.inputs, got, name)
+    def _check(self, got: PyTree, name: str) -> None:
+        if self.inputs is None:
+            return
+        expected, given = flat({"inputs": self.inputs}), flat({"inputs": got})
+        if expected.keys() != given.keys():
+            raise InputError(
+                f"{name}: expected {', '.join(sorted(expected))}, as in training, got "
+                f"{', '.join(sorted(given))}"
+            )
+        for path, example in expected.items():
+            check_example(path, example, given[path], name)
 
-    def _sizes(self, example: jax.ShapeDtypeStruct, examples: int) -> list[int]:
+    def _sizes(self, example: PyTree, examples: int) -> list[int]:
         """The batch sizes for so many examples, in ascending order."""
         largest = self.largest(example, examples)
         sizes = {size for size in LADDER if size < largest} | {largest}
         shares = self.program.shares
         return sorted({-(-size // shares) * shares for size in sizes})
 
-    def _read(self, source: Source, example: jax.ShapeDtypeStruct) -> Iterator[_Batch]:
+    def _read(self, source: Source, example: PyTree) -> Iterator[_Batch]:
         """The batches of what is read as it is needed, by threads that run ahead."""
         sizes = self._sizes(example, len(source))
         size = next((size for size in sizes if size >= len(source)), sizes[-1])
@@ -123,7 +129,9 @@ class Predictor:
         data = SourcePipeline(InputsOnly(source), size, shuffle=False, places=host)
         left = len(source)
         for feed, count in data.chunks(0, 0, 0, lambda _: data.capacity):
-            for inputs in feed.stack["inputs"][:count]:
+            stack = nested(feed.stack)["inputs"]
+            for step in range(count):
+                inputs = jax.tree.map(lambda part, step=step: part[step], stack)
                 yield _Batch(inputs, size, min(size, left))
                 left -= size
 
@@ -151,7 +159,7 @@ class _Batch(NamedTuple):
         count: how many of them are examples.
     """
 
-    inputs: np.ndarray
+    inputs: PyTree
     size: int
     count: int
 
@@ -234,15 +242,51 @@ def batch_sizes(examples: int, sizes: Sequence[int]) -> Iterator[int]:
         examples -= size
 
 
-def _cut(rows: np.ndarray, sizes: Sequence[int]) -> Iterator[_Batch]:
-    begin = 0
-    for size in batch_sizes(len(rows), sizes):
-        part = rows[begin : begin + size]
+def one_example(rows: PyTree) -> PyTree:
+    """The shape and type of an example, of arrays with the example as leading axis.
+
+    Example:
+        >>> one_example({"a": np.zeros((5, 2), np.float32)})
+        {'a': ShapeDtypeStruct(shape=(2,), dtype=float32)}
+    """
+    return jax.tree.map(lambda part: jax.ShapeDtypeStruct(part.shape[1:], part.dtype), rows)
+
+
+def _rows(given: Any, name: str) -> np.ndarray:
+    # What training data has to be like, float32 telling its values apart, isn't asked here.
+    rows = narrowed(as_array(given, name), name)
+    if rows.ndim == 0:
+        raise InputError(f"{name}: expected an array with one row an example, got {rows}")
+    if not len(rows):
+        raise InputError(f"{name}: an empty split: expected at least one example, got 0")
+    return rows
+
+
+def _several(given: Any, name: str) -> PyTree:
+    """Several inputs as arrays with the same number of rows."""
+    parts = {path: _rows(part, f"{name}: {path}") for path, part in flat({"inputs": given}).items()}
+    if len(set(map(len, parts.values()))) > 1:
+        lengths = ", ".join(f"{path} {len(part)}" for path, part in parts.items())
+        raise InputError(f"{name}: expected as many examples in each of the inputs, got {lengths}")
+    return nested(parts)["inputs"]
+
+
+def _length(rows: PyTree) -> int:
+    return len(rows if isinstance(rows, np.ndarray) else jax.tree.leaves(rows)[0])
+
+
+def _cut(rows: PyTree, sizes: Sequence[int]) -> Iterator[_Batch]:
+    begin, examples = 0, _length(rows)
+    for size in batch_sizes(examples, sizes):
+        count = min(size, examples - begin)
+        yield _Batch(jax.tree.map(partial(_padded, begin, size), rows), size, count)
         begin += size
-        count = len(part)
-        if count < size:
-            # Padding is copies of an example, which the network can take.
-            part = np.concatenate(
-                [part, np.broadcast_to(part[:1], (size - count, *part.shape[1:]))]
-            )
-        yield _Batch(part, size, count)
+
+
+def _padded(begin: int, size: int, rows: np.ndarray) -> np.ndarray:
+    """The rows of a batch; padding is copies of an example, which the network can take."""
+    part = rows[begin : begin + size]
+    missing = size - len(part)
+    if not missing:
+        return part
+    return np.concatenate([part, np.broadcast_to(part[:1], (missing, *part.shape[1:]))])

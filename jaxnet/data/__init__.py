@@ -20,6 +20,7 @@ from jaxnet.data.interactions.splits import leave_last_out as leave_last_out
 from jaxnet.data.interactions.splits import with_negatives as with_negatives
 from jaxnet.data.interactions.synthetic import GroundTruth as GroundTruth
 from jaxnet.data.interactions.synthetic import draw_interactions as draw_interactions
+from jaxnet.data.named_arrays import NamedArrays as NamedArrays
 from jaxnet.data.order import batches as batches
 from jaxnet.data.order import epoch_order as epoch_order
 from jaxnet.data.order import steps_per_epoch as steps_per_epoch

@@ -53,19 +53,17 @@ class Arrays:
     name: str = "arrays"
 
     def __post_init__(self) -> None:
-        inputs = _numbers(self.inputs, f"{self.name}: inputs", _SCALE_INPUTS)
-        labels = _numbers(self.labels, f"{self.name}: labels", _SCALE_LABELS)
-        if labels.ndim == 1 and labels.dtype.kind in "bui":
-            labels = to_dtype(labels, np.dtype(np.int32), f"{self.name}: labels")
-        _check_lengths(inputs, labels, "labels", self.name)
+        inputs = checked_inputs(self.inputs, f"{self.name}: inputs")
+        labels = checked_labels(self.labels, f"{self.name}: labels")
+        check_lengths(inputs, labels, "labels", self.name)
         object.__setattr__(self, "inputs", inputs)
         object.__setattr__(self, "labels", labels)
         if self.weights is not None:
-            weights = _checked_weights(self.weights, self.name)
-            _check_lengths(inputs, weights, "weights", self.name)
+            weights = checked_weights(self.weights, self.name)
+            check_lengths(inputs, weights, "weights", self.name)
             object.__setattr__(self, "weights", weights)
         if self.class_names is not None:
-            names = _checked_class_names(self.class_names, labels, self.name)
+            names = checked_class_names(self.class_names, labels, self.name)
             object.__setattr__(self, "class_names", names)
 
     def __len__(self) -> int:
@@ -147,6 +145,27 @@ def check_classes(labels: np.ndarray, num_classes: int, name: str = "arrays") ->
         )
 
 
+def checked_inputs(values: Any, where: str) -> np.ndarray:
+    """Inputs as a finite numeric array of a type that JAX keeps as it is.
+
+    Args:
+        values: (n, ...).
+        where: the place, for the message.
+
+    Raises:
+        InputError: see `Arrays`.
+    """
+    return _numbers(values, where, _SCALE_INPUTS)
+
+
+def checked_labels(values: Any, where: str) -> np.ndarray:
+    """As `checked_inputs`, for labels: classes (n,) become int32."""
+    labels = _numbers(values, where, _SCALE_LABELS)
+    if labels.ndim == 1 and labels.dtype.kind in "bui":
+        return to_dtype(labels, np.dtype(np.int32), where)
+    return labels
+
+
 def _numbers(values: Any, where: str, advice: str) -> np.ndarray:
     """`values` as a finite numeric array of a type that JAX keeps as it is."""
     array = as_array(values, where)
@@ -162,15 +181,27 @@ def _numbers(values: Any, where: str, advice: str) -> np.ndarray:
     return cast
 
 
-def _check_lengths(inputs: np.ndarray, other: np.ndarray, what: str, name: str) -> None:
+def check_lengths(
+    inputs: np.ndarray, other: np.ndarray, what: str, name: str, first: str = "inputs"
+) -> None:
+    """Raise `InputError` where a column has other numbers of rows than the first one.
+
+    Args:
+        inputs: the first column.
+        other: another one.
+        what: the name of that column.
+        name: the name of the dataset.
+        first: the name of the first column.
+    """
     if len(inputs) != len(other):
         raise InputError(
-            f"{name}: inputs has {len(inputs)} examples but {what} has {len(other)}; "
+            f"{name}: {first} has {len(inputs)} examples but {what} has {len(other)}; "
             "expected one row an example in both"
         )
 
 
-def _checked_weights(values: Any, name: str) -> np.ndarray:
+def checked_weights(values: Any, name: str) -> np.ndarray:
+    """The importance of each example, (n,) float32; errors as in `Arrays`."""
     where = f"{name}: weights"
     weights = narrowed(as_array(values, where), where).astype(np.float32, copy=False)
     if weights.ndim != 1:
@@ -183,7 +214,8 @@ def _checked_weights(values: Any, name: str) -> np.ndarray:
     return weights
 
 
-def _checked_class_names(given: Any, labels: np.ndarray, name: str) -> tuple[str, ...]:
+def checked_class_names(given: Any, labels: np.ndarray, name: str) -> tuple[str, ...]:
+    """The names of class 0, 1, ... as texts, all different; errors as in `Arrays`."""
     if isinstance(given, str) or not len(given):
         raise InputError(f"{name}: expected class_names such as ('cat', 'dog'), got {given!r}")
     names = tuple(str(one) for one in given)

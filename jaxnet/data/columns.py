@@ -68,7 +68,12 @@ def nested(columns: Mapping[str, Any]) -> dict[str, Any]:
 
 def first_column(columns: Mapping[str, Any]) -> Any:
     """One of the columns of the inputs: all have the same number of rows."""
-    return next(column for path, column in columns.items() if path.split(SEPARATOR)[0] == "inputs")
+    return next(column for path, column in columns.items() if is_input(path))
+
+
+def is_input(path: str) -> bool:
+    """Whether a column is an input of the network."""
+    return path.partition(SEPARATOR)[0] == "inputs"
 
 
 def _check_names(name: str, columns: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from jaxnet.data.arrays import Arrays
+from jaxnet.data.named_arrays import NamedArrays
 from jaxnet.data.pipeline.epochs import ArrayPipeline, Pipeline, SourcePipeline, checked
 from jaxnet.data.sources import Source
 from jaxnet.digests import array_digest, json_digest
@@ -51,22 +52,26 @@ def data_fingerprints(data: Any) -> dict[str, str]:
         return {**_of_columns(data.columns), "class names": ABSENT}
     if isinstance(data, SourcePipeline):
         return data_fingerprints(data.source)
-    if isinstance(data, Arrays):
+    if isinstance(data, Arrays | NamedArrays):
         return {**_of_columns(data.columns()), "class names": names_digest(data.class_names)}
     return _of_source(data) if isinstance(data, Source) else _of_pipeline(data)
 
 
 def _of_columns(columns: Mapping[str, Any]) -> dict[str, str]:
     found = {
-        name: array_digest(np.asarray(column), None if name == "labels" else MOST_BYTES)
+        name: array_digest(np.asarray(column), None if name.startswith("labels") else MOST_BYTES)
         for name, column in columns.items()
     }
     return {"weights": ABSENT, **found}
 
 
-def names_digest(class_names: Sequence[str] | None) -> str:
+def names_digest(class_names: Sequence[str] | Mapping[str, Sequence[str]] | None) -> str:
     """The digest of what classes are called."""
-    return ABSENT if class_names is None else json_digest([str(name) for name in class_names])
+    if class_names is None:
+        return ABSENT
+    if isinstance(class_names, Mapping):
+        return json_digest({label: list(names) for label, names in sorted(class_names.items())})
+    return json_digest([str(name) for name in class_names])
 
 
 def _of_source(source: Source) -> dict[str, str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from jaxnet.data.arrays import Arrays
+from jaxnet.data.named_arrays import NamedArrays
 from jaxnet.data.numeric import as_array, narrowed
 from jaxnet.errors import InputError
 
@@ -114,6 +115,38 @@ class Scale:
         return cls(**values)
 
 
+@dataclasses.dataclass(frozen=True)
+class PerInput:
+    """A function for some of several inputs; the others stay as they are.
+
+    Attributes:
+        functions: name of the input -> function.
+
+    Example:
+        >>> PerInput({"age": Scale(40.0, 0.1)})({"age": np.float32([50.0]), "code": np.int32([3])})
+        {'age': array([1.], dtype=float32), 'code': array([3], dtype=int32)}
+    """
+
+    functions: Mapping[str, Callable[[Any], Any]]
+
+    def __call__(self, inputs: Any) -> Any:
+        """The inputs by name, changed.
+
+        Raises:
+            InputError: there is a function for an input that isn't there.
+        """
+        names = set(inputs) if isinstance(inputs, Mapping) else set()
+        if unknown := self.functions.keys() - names:
+            got = ", ".join(sorted(names)) or "one array"
+            raise InputError(
+                f"preprocess of {', '.join(sorted(unknown))}, and the data's inputs are {got}"
+            )
+        return {
+            name: self.functions[name](part) if name in self.functions else part
+            for name, part in inputs.items()
+        }
+
+
 def fit_standard(train: Arrays | np.ndarray, per_feature: bool = False) -> Scale:
     """The scale that gives the training inputs mean 0 and standard deviation 1.
 
@@ -194,6 +227,11 @@ def fit_symmetric(train: Arrays | np.ndarray) -> Scale:
 def _inputs(train: Arrays | np.ndarray) -> np.ndarray:
     if isinstance(train, Arrays):
         return train.inputs
+    if isinstance(train, NamedArrays):
+        raise InputError(
+            f"{train.name} has several inputs, each of which needs a scale of its own: "
+            "preprocess={'NAME': fit_standard(train.inputs['NAME'])}"
+        )
     inputs = as_array(train, "inputs")
     narrowed(inputs, "inputs")
     return inputs

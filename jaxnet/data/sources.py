@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from jaxnet.data.arrays import Arrays
+from jaxnet.data.columns import is_input
 from jaxnet.data.order import SPLIT_STREAM, permutation
 from jaxnet.errors import InputError
 
@@ -71,11 +72,15 @@ class InputsOnly:
 
     def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The shape and type of one example's inputs."""
-        return {"inputs": self.source.spec()["inputs"]}
+        return _inputs(self.source.spec())
 
     def read(self, rows: np.ndarray, epoch: int) -> dict[str, np.ndarray]:
         """The inputs at `rows`."""
-        return {"inputs": self.source.read(rows, epoch)["inputs"]}
+        return _inputs(self.source.read(rows, epoch))
+
+
+def _inputs(columns: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: column for path, column in columns.items() if is_input(path)}
 
 
 def available_cores() -> int:

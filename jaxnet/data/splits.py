@@ -223,11 +223,12 @@ def _is_stratified(data: Examples, stratify: bool | Literal["auto"]) -> bool:
     if stratify not in (True, False, "auto"):
         raise InputError(f"stratify must be True, False or 'auto', got {stratify!r}")
     labels = getattr(data, "labels", None)  # unknown, where a source has to be read for them
-    possible = labels is not None and labels.ndim == 1 and labels.dtype.kind in "ui"
+    one = isinstance(labels, np.ndarray)  # and not several, by name
+    possible = one and labels.ndim == 1 and labels.dtype.kind in "ui"
     if stratify == "auto":
         return possible
     if stratify and not possible:
-        got = "none" if labels is None else f"{labels.dtype} {labels.shape}"
+        got = f"{labels.dtype} {labels.shape}" if one else "none" if labels is None else "several"
         raise InputError(
             f"{data.name}: to stratify, expected integer labels of shape (n,), got {got}; "
             "use stratify=False"

@@ -11,6 +11,8 @@ import numpy as np
 
 from jaxnet.cluster import activity
 from jaxnet.data.arrays import Arrays
+from jaxnet.data.columns import is_input, nested
+from jaxnet.data.named_arrays import NamedArrays
 from jaxnet.data.pipeline.epochs import (
     RESIDENT_BYTES,
     ArrayPipeline,
@@ -27,7 +29,7 @@ from jaxnet.training.network import takes_all
 from jaxnet.training.programs import Programs, Use
 
 PyTree = Any
-Data = Arrays | tuple[Any, Any] | Source | Pipeline
+Data = Arrays | NamedArrays | tuple[Any, Any] | Source | Pipeline
 P = TypeVar("P", bound=Pipeline)
 
 # Data is evaluated in stacks of this many batches, so that sets of all sizes share one program.
@@ -119,19 +121,25 @@ class Evaluator:
             name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
             for name, leaf in data.spec().items()
         }
-        if missing := {"inputs", "mask"} - set(spec):
+        if missing := {"inputs", "mask"} - nested(spec).keys():
             raise InputError(
                 f"{data.name}: expected batches with inputs and mask, got {', '.join(spec)}. "
                 f"Add {' and '.join(sorted(missing))}; the mask is False on rows of padding."
             )
+        known = {path for path in self.like if is_input(path)}
+        if known and known != {path for path in spec if is_input(path)}:
+            raise InputError(
+                f"{data.name}: expected the inputs of the data before, {_named(self.like)}, got "
+                f"{_named(spec)}"
+            )
         for name, got in spec.items():
             check_example(name, self.like.get(name, got), got, data.name)
-        columns = _known_columns(data)
+        columns, shapes = nested(_known_columns(data)), nested(data.spec())
         self._check_inputs(columns, data.name)
         check = self.programs.declared.check
         if check and "labels" in columns:
             # Of what isn't in memory the shapes are known.
-            check(self.programs.outputs(state, data.spec()), {**data.spec(), **columns}, data.name)
+            check(self.programs.outputs(state, shapes), {**shapes, **columns}, data.name)
         self.like.update({**spec, **self.like})
 
     def _check_inputs(self, columns: Mapping[str, np.ndarray], name: str) -> None:
@@ -170,16 +178,18 @@ class Evaluator:
     def predictor(self, state: PyTree) -> Predictor:
         """What predicts with a state, in batches as large as there is room for."""
         task = self.programs.declared
-        inputs = task.prediction_inputs or self.like.get("inputs")
+        inputs = task.prediction_inputs or nested(self.like).get("inputs")
         check = task.check_inputs or takes_all
 
-        def largest(example: jax.ShapeDtypeStruct, examples: int) -> int:
+        def largest(example: PyTree, examples: int) -> int:
             # A few are computed without asking how much memory many would take, which traces.
             if self.batch_size.chosen is None and examples <= FEW_EXAMPLES:
                 return FEW_EXAMPLES
             size = self._shared_out(MOST_EXAMPLES)
             batch = {
-                "inputs": jax.ShapeDtypeStruct((size, *example.shape), example.dtype),
+                "inputs": jax.tree.map(
+                    lambda part: jax.ShapeDtypeStruct((size, *part.shape), part.dtype), example
+                ),
                 "mask": jax.ShapeDtypeStruct((size,), np.bool_),
             }
             return self.batch_size.examples(
@@ -195,7 +205,7 @@ class Evaluator:
         """
         if not isinstance(data, ArrayPipeline | SourcePipeline):
             return data
-        most = data.spec()
+        most = nested(data.spec())
         examples = self.batch_size.examples(
             "evaluate", lambda: self.programs.working_bytes("evaluate", state, most)
         )
@@ -205,6 +215,10 @@ class Evaluator:
         """Rounded up, so that a batch can be shared out among many devices."""
         shares = self.programs.shares
         return -(-examples // shares) * shares
+
+
+def _named(spec: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(path for path in spec if is_input(path)))
 
 
 def _known_columns(data: Pipeline) -> Mapping[str, np.ndarray]:

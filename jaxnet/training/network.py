@@ -15,7 +15,7 @@ from flax.core.tracers import current_trace
 
 from jaxnet.errors import InputError
 from jaxnet.layers.experts import LOSSES
-from jaxnet.switch import train_option
+from jaxnet.switch import call_arguments, train_option
 from jaxnet.training.modes import evaluated, watched
 from jaxnet.training.state import stream
 
@@ -80,7 +80,9 @@ def as_network(model: nn.Module | Network, method: str = "__call__") -> Network:
     Args:
         model: a Linen module whose `__call__` takes `(inputs)` or `(inputs, train=...)`, where
             `train` may be called `training` or `is_training`, or `deterministic` for its opposite;
-            inputs that are a tuple become the first arguments one by one. It may draw from any
+            inputs that are a tuple become the first arguments one by one, and those that are a
+            dict the arguments of these names, unless the call has a single argument of another
+            name: it gets the dict. It may draw from any
             random stream in training (`self.make_rng("noise")`), which are derived from one key.
             Its method `check_inputs(inputs)`, if it has one, becomes that of the network.
         method: the module's method that `apply` calls.
@@ -172,8 +174,12 @@ def _from_linen(module: nn.Module, method: str) -> Network:
     def options(train: bool) -> dict[str, Any]:
         return {**train_option(module, train, method), "method": method}
 
+    def arguments(inputs: PyTree) -> tuple[tuple[PyTree, ...], dict[str, PyTree]]:
+        return call_arguments(module, method, inputs)
+
     def init(key: jax.Array, inputs: jax.Array) -> Variables:
-        return module.init({"params": key}, *_arguments(inputs), **options(False))
+        args, named = arguments(inputs)
+        return module.init({"params": key}, *args, **named, **options(False))
 
     name = type(module).__name__
     streams = {"dropout"}  # those that it is known to ask for
@@ -184,17 +190,20 @@ def _from_linen(module: nn.Module, method: str) -> Network:
         if train:
             return in_training(variables, inputs, cast(Any, key))
         with evaluated(name):
-            outputs = module.apply(variables, *_arguments(inputs), **options(False))
+            args, named = arguments(inputs)
+            outputs = module.apply(variables, *args, **named, **options(False))
         return outputs, _others(variables)
 
     def in_training(variables: Variables, inputs: jax.Array, key: jax.Array) -> Any:
+        args, named = arguments(inputs)
         given = set(streams)
         rngs = {each: key if each == "dropout" else stream(key, each) for each in given}
         with watched() as seen:
             try:
                 result = module.apply(
                     variables,
-                    *_arguments(inputs),
+                    *args,
+                    **named,
                     **options(True),
                     rngs=rngs,
                     mutable=[*_others(variables), LOSSES],
@@ -239,10 +248,6 @@ def _from_linen(module: nn.Module, method: str) -> Network:
         part=lambda method: _from_linen(module, method),
         check_inputs=check_inputs,
     )
-
-
-def _arguments(inputs: PyTree) -> tuple[PyTree, ...]:
-    return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
 def _others(variables: Variables) -> Variables:

@@ -30,6 +30,7 @@ import numpy as np
 from jaxnet import trees
 from jaxnet.cache import enable_compilation_cache
 from jaxnet.compute import peak_bytes
+from jaxnet.data.columns import nested
 from jaxnet.data.pipeline.device_batches import ONE_DEVICE, BatchPlacement
 from jaxnet.errors import UsageError
 from jaxnet.parallel.layout import Layout
@@ -398,19 +399,20 @@ class Programs:
 
         return self._program(evaluate, lambda same, whole: whole)
 
-    def predict(self, state: PyTree, inputs: np.ndarray, size: int, count: int) -> PyTree:
+    def predict(self, state: PyTree, inputs: PyTree, size: int, count: int) -> PyTree:
         """The outputs (size, ...) of one batch; see `jaxnet.inference.Program`."""
-        stack = inputs[None]
+        stack = jax.tree.map(lambda part: part[None], inputs)
         return self._predict(
             state, self.on_mesh.shard_batch(stack, size) if self.on_mesh else stack, count
         )
 
     @cached_property
     def _predict(self) -> Callable[[PyTree, Any, int], PyTree]:
-        def predict(state: PyTree, stack: jax.Array, count: jax.Array) -> PyTree:
-            size = stack.shape[1]
+        def predict(state: PyTree, stack: PyTree, count: jax.Array) -> PyTree:
+            size = jax.tree.leaves(stack)[0].shape[1]
             self.compiles.record(f"prediction of {size}", stack)
-            batch = {"inputs": stack[0], "mask": jnp.arange(size) < count}
+            inputs = jax.tree.map(lambda part: part[0], stack)
+            batch = {"inputs": inputs, "mask": jnp.arange(size) < count}
             return self._predict_step(state, self.on_mesh.cut(batch) if self.on_mesh else batch)
 
         return self._program(predict, lambda same, whole: whole)
@@ -432,7 +434,7 @@ class Programs:
 
     def _batch(self, feed: Any, step: Any) -> PyTree:
         """A batch within a program."""
-        batch = feed.batch(step)
+        batch = nested(feed.batch(step))
         return self.on_mesh.cut(batch) if self.on_mesh else batch
 
     def _ambient(self) -> AbstractContextManager[Any]:

@@ -55,13 +55,14 @@ class Trained:
     Attributes:
         trainer: the `Trainer` that trained it.
         state: the best state.
-        inputs: shape and type of an example's inputs in prediction.
+        inputs: shape and type of an example's inputs in prediction, a dict or tuple of them where
+            there are several.
         matmul_precision: that of the matrix products in training, as far as it is known.
     """
 
     trainer: Trains
     state: PyTree
-    inputs: jax.ShapeDtypeStruct
+    inputs: PyTree
     matmul_precision: numerics.MatmulPrecision | None = None
 
     def predict(self, inputs: Any) -> Any:
@@ -94,7 +95,9 @@ class Trained:
     def layers(self) -> list[str]:
         """The paths of the network's layers in the order in which they run."""
         network, preprocess, variables = self.inference()
-        batch = jax.ShapeDtypeStruct((1, *self.inputs.shape), self.inputs.dtype)
+        batch = jax.tree.map(
+            lambda part: jax.ShapeDtypeStruct((1, *part.shape), part.dtype), self.inputs
+        )
         return layer_order(network, variables, jax.eval_shape(preprocess, batch))
 
 

@@ -17,11 +17,13 @@ import numpy as np
 from jaxnet import numerics, versions
 from jaxnet.cluster import activity, processes
 from jaxnet.data.arrays import Arrays
+from jaxnet.data.columns import nested
+from jaxnet.data.named_arrays import NamedArrays
 from jaxnet.data.pipeline.device_batches import Chunk
 from jaxnet.data.pipeline.epochs import ArrayPipeline, Pipeline, Placement, pipeline
 from jaxnet.errors import NonFiniteError, UsageError
 from jaxnet.files import expanded, write_atomically
-from jaxnet.inference import Predictor
+from jaxnet.inference import Predictor, one_example
 from jaxnet.metrics.direction import declared
 from jaxnet.parallel.layout import Layout
 from jaxnet.training import fingerprints
@@ -122,7 +124,8 @@ class Trainer:
         """Train until `epochs` or `steps` are done, or there is another reason to stop.
 
         Args:
-            train: what to learn from: `Arrays`, a pair `(inputs, labels)`, or a `Pipeline`.
+            train: what to learn from: `Arrays`, a pair `(inputs, labels)`, each of which may be a
+                dict or a tuple of arrays, a `Source`, or a `Pipeline`.
             valid: what to evaluate after each epoch.
             epochs: how often to go through the data.
             steps: how many batches to learn from, instead of or besides `epochs`.
@@ -150,7 +153,7 @@ class Trainer:
         _check_processes(self.layout)
         train = self._pipeline(train, batch_size)
         most, end = _planned_steps(train, epochs, steps)
-        key, batch = jax.random.key(seed), _zeros(train.spec())
+        key, batch = jax.random.key(seed), nested(_zeros(train.spec()))
         shapes = self.programs.state(key, batch)
         self.evaluator.check(train, shapes)
         self.evaluator.batch_size.training_bytes = partial(
@@ -256,7 +259,7 @@ class Trainer:
         return self.programs.declared.inference
 
     @cached_property
-    def _pipelines(self) -> WeakKeyDictionary[Arrays, Pipeline]:
+    def _pipelines(self) -> WeakKeyDictionary[Arrays | NamedArrays, Pipeline]:
         return WeakKeyDictionary()
 
     def _pipeline(self, data: Data, batch_size: int) -> Pipeline:
@@ -264,7 +267,7 @@ class Trainer:
 
         Arrays are thus sent to the device once, as long as they and this trainer live.
         """
-        known = self._pipelines.get(data) if isinstance(data, Arrays) else None
+        known = self._pipelines.get(data) if isinstance(data, Arrays | NamedArrays) else None
         if isinstance(known, ArrayPipeline) and known.batch_size == batch_size:
             return known
         capacity = self.programs.capacity
@@ -276,7 +279,7 @@ class Trainer:
             capacity=capacity,
             places=self.programs.places,
         )
-        if isinstance(data, Arrays):
+        if isinstance(data, Arrays | NamedArrays):
             self._pipelines[data] = made
         return made
 
@@ -395,11 +398,10 @@ class Trainer:
         inputs = self._inputs(train)
         return lambda state: Trained(alone, state, inputs, numerics.in_force())
 
-    def _inputs(self, train: Pipeline) -> jax.ShapeDtypeStruct:
+    def _inputs(self, train: Pipeline) -> PyTree:
         """Shape and type of an example's inputs in prediction."""
-        seen = train.spec()["inputs"]
-        example = jax.ShapeDtypeStruct(seen.shape[1:], seen.dtype)
-        return self.programs.declared.prediction_inputs or example
+        seen = nested(train.spec())["inputs"]
+        return self.programs.declared.prediction_inputs or one_example(seen)
 
     def _result(self, loop: Loop, state: PyTree, progress: Progress, reason: str) -> FitResult:
         clock = loop.clock

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.data.arrays import Arrays
+from jaxnet.data.columns import first_column
+from jaxnet.data.named_arrays import NamedArrays, is_named
 from jaxnet.data.order import batches, epoch_draws, epoch_order, steps_per_epoch
 from jaxnet.data.padding import Padding
 from jaxnet.data.pipeline.device_batches import ONE_DEVICE, BatchPlacement, Chunk, OnDevice
@@ -151,7 +153,7 @@ class ArrayPipeline(_Batches):
     @property
     def examples(self) -> int:
         """The number of examples."""
-        return len(self.columns["inputs"])
+        return len(first_column(self.columns))
 
     @property
     def bytes(self) -> int:
@@ -304,7 +306,7 @@ class SourcePipeline(_Batches):
 
 
 def pipeline(
-    data: Arrays | tuple[Any, Any] | Source | Pipeline,
+    data: Arrays | NamedArrays | tuple[Any, Any] | Source | Pipeline,
     batch_size: int,
     *,
     shuffle: bool,
@@ -347,7 +349,7 @@ def pipeline(
     if isinstance(arrays, Source):
         steps = min(capacity, READ_STEPS)
         return SourcePipeline(arrays, batch_size, shuffle, steps, places=places)
-    if not isinstance(arrays, Arrays):
+    if not isinstance(arrays, Arrays | NamedArrays):
         return arrays
     made = ArrayPipeline(
         arrays.columns(), arrays.name, batch_size, shuffle, False, capacity, augment, places
@@ -356,16 +358,16 @@ def pipeline(
     return replace(made, resident=resident)
 
 
-def checked(data: Any) -> Arrays | Source | Pipeline:
-    """What may stand for data: a pair `(inputs, labels)` as `Arrays`, all else as it is.
+def checked(data: Any) -> Arrays | NamedArrays | Source | Pipeline:
+    """What may stand for data: a pair `(inputs, labels)` as arrays, all else as it is.
 
     Raises:
         InputError: it is something else, or arrays that can't be trained on.
     """
-    if isinstance(data, Arrays | Source) or hasattr(data, "chunks"):
+    if isinstance(data, Arrays | NamedArrays | Source) or hasattr(data, "chunks"):
         return data
     if isinstance(data, tuple) and len(data) == 2:
-        return Arrays(*data)
+        return (NamedArrays if any(map(is_named, data)) else Arrays)(*data)
     got = f"a tuple of {len(data)}" if isinstance(data, tuple) else type(data).__name__
     raise InputError(
         f"expected Arrays, a pair (inputs, labels), a Source or a Pipeline, got {got}. "

@@ -14,7 +14,8 @@ import numpy as np
 import optax
 
 from jaxnet.data.numeric import check_distinct
-from jaxnet.errors import InputError
+from jaxnet.data.scaling import PerInput
+from jaxnet.errors import InputError, UsageError
 from jaxnet.losses import check_labels
 from jaxnet.metrics import Mean, weighted_mean
 from jaxnet.metrics.by_name import Named, by_name
@@ -37,6 +38,7 @@ from jaxnet.training.task import (
     identity,
     with_layer_losses,
 )
+from jaxnet.training.tasks.named_outputs import NamedLosses, loss_metrics, named_metrics
 
 
 def targets(outputs: PyTree, batch: Batch) -> tuple[PyTree, jax.Array, jax.Array]:
@@ -67,7 +69,7 @@ def targets(outputs: PyTree, batch: Batch) -> tuple[PyTree, jax.Array, jax.Array
     lam = batch["lam"]
     return (
         jax.tree.map(lambda x: jnp.concatenate([x, x]), outputs),
-        jnp.concatenate([labels, batch["labels_b"]]),
+        jax.tree.map(lambda a, b: jnp.concatenate([a, b]), labels, batch["labels_b"]),
         jnp.concatenate([lam * weights, (1 - lam) * weights]),
     )
 
@@ -77,19 +79,23 @@ class Supervised(GradientTask):
     """Learn outputs from labelled examples.
 
     A batch is a dict: `inputs` (B, ...), `labels` (B, ...), `mask` (B,) and perhaps `weights` (B,).
+    Inputs and labels may be dicts of arrays, where a model has several inputs or outputs.
 
     Attributes:
         model: a Linen module, or a `Network`.
         loss: `(outputs, labels) -> (B,)`, one float32 loss an example, or the name of one of
-            `jaxnet.losses`.
+            `jaxnet.losses`. A model that gives a dict of outputs has a dict of losses, by the names
+            of the outputs; what is minimised is their weighted sum.
         optimizer: an Optax transformation, or the name of one of `jaxnet.optimizers`, which then
             has its usual learning rate.
         metrics: name -> metric, or a list of metrics, reported in training and evaluation. A metric
             is one of `jaxnet.metrics`, or the name of one, or a function of one's own
-            (`jaxnet.metrics.own`).
+            (`jaxnet.metrics.own`). With a dict of losses: a dict of metrics for each output, which
+            are reported as `OUTPUT_METRIC`; `OUTPUT_loss` is reported besides.
         eval_metrics: further metrics, in evaluation only.
         preprocess: a pure function on the inputs, run inside the compiled step, so that data may
-            stay small (uint8) on the device.
+            stay small (uint8) on the device. A dict of functions where there are several inputs.
+        loss_weights: output -> factor of its loss, with a dict of losses; 1 by default.
 
     Raises:
         UsageError: there is no loss, optimizer or metric of that name.
@@ -110,22 +116,35 @@ class Supervised(GradientTask):
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     eval_metrics: Mapping[str, Metric] = field(default_factory=dict)
     preprocess: Callable[[Any], Any] = identity
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
 
     if TYPE_CHECKING:  # what may be given is more than what is kept
 
         def __init__(
             self,
             model: nn.Module | Network,
-            loss: Loss | str,
+            loss: Loss | str | Mapping[str, Loss | str],
             optimizer: Optimizer | str,
-            metrics: Named = ...,
-            eval_metrics: Named = ...,
-            preprocess: Callable[[Any], Any] = ...,
+            metrics: Named | Mapping[str, Named] = ...,
+            eval_metrics: Named | Mapping[str, Named] = ...,
+            preprocess: Callable[[Any], Any] | Mapping[str, Callable[[Any], Any]] = ...,
+            loss_weights: Mapping[str, float] = ...,
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "loss", as_loss(self.loss))
         object.__setattr__(self, "optimizer", as_optimizer(self.optimizer))
+        if isinstance(self.preprocess, Mapping):
+            object.__setattr__(self, "preprocess", PerInput(self.preprocess))
+        if isinstance(self.loss, Mapping):
+            losses = NamedLosses(self.loss, self.loss_weights)
+            object.__setattr__(self, "loss", losses)
+            metrics = {**loss_metrics(losses), **named_metrics(self.metrics, losses)}
+            object.__setattr__(self, "metrics", metrics)
+            object.__setattr__(self, "eval_metrics", named_metrics(self.eval_metrics, losses))
+            return
+        object.__setattr__(self, "loss", as_loss(self.loss))
+        if self.loss_weights and not isinstance(self.loss, NamedLosses):
+            raise UsageError("loss_weights: expected a dict of losses with it, got a single loss")
         for kind in ("metrics", "eval_metrics"):
             object.__setattr__(self, kind, by_name(getattr(self, kind)))
 
@@ -230,13 +249,19 @@ class Supervised(GradientTask):
                 which labels always are, the shapes of a batch.
             name: the data's name, for the message.
         """
-        labels, shape = np.asarray(columns["labels"]), getattr(outputs, "shape", ())
-        check_labels(self.loss, labels, shape, name)
-        if labels.dtype.kind in "ui" and shape[1:] == (*labels.shape[1:], 1):
-            advice = "subtract a fixed number from them, and predict the difference"
-            check_distinct(labels, f"{name}: labels", advice)
+        if isinstance(self.loss, NamedLosses):
+            self.loss.check(outputs, columns["labels"], name)
+            for each in self.loss.each(outputs, columns["labels"], name):
+                _check_labels(*each)
+        elif isinstance(outputs, Mapping):
+            raise InputError(
+                f"the model gives {', '.join(outputs)}, and there is one loss: give a dict of them "
+                "by these names"
+            )
+        else:
+            _check_labels(self.loss, outputs, columns["labels"], name)
 
-    def check_inputs(self, inputs: np.ndarray) -> None:
+    def check_inputs(self, inputs: Any) -> None:
         """What the network checks (`Network.check_inputs`); inputs before `preprocess`."""
         self.network.check_inputs(inputs)
 
@@ -247,7 +272,7 @@ class Supervised(GradientTask):
         that is read as it goes.
         """
         try:
-            columns = {name: np.asarray(column) for name, column in batch.items()}
+            columns = jax.tree.map(np.asarray, dict(batch))
             self.check(jax.eval_shape(self.predict_step, state, batch), columns, "the batch")
         except InputError as error:
             return str(error)
@@ -269,6 +294,14 @@ class Supervised(GradientTask):
     def _metrics(self, metrics, losses, outputs, labels, weights):
         reported = {name: metric(outputs, labels, weights) for name, metric in metrics.items()}
         return {"loss": Mean.of(losses, weights, "min"), **reported}
+
+
+def _check_labels(loss: Loss, outputs: Any, labels: Any, name: str) -> None:
+    labels, shape = np.asarray(labels), getattr(outputs, "shape", ())
+    check_labels(loss, labels, shape, name)
+    if labels.dtype.kind in "ui" and shape[1:] == (*labels.shape[1:], 1):
+        advice = "subtract a fixed number from them, and predict the difference"
+        check_distinct(labels, f"{name}: labels", advice)
 
 
 def _searchable(params: PyTree, grads: PyTree, aux: Aux) -> dict[str, Any]:

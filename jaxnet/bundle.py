@@ -11,9 +11,8 @@ installed already, and takes nothing from it but a Linen module's class.
 from __future__ import annotations
 
 import dataclasses
-import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,28 +23,24 @@ import jax
 import numpy as np
 
 import jaxnet
-from jaxnet import ending, module_json, numerics, trees
-from jaxnet.data.encoders import Encoder, encoder_from_json, encoder_to_json
-from jaxnet.data.scaling import Scale
+from jaxnet import bundle_files, ending, numerics, trees
+from jaxnet.data.columns import flat
+from jaxnet.data.encoders import Encoder, encoder_to_json
 from jaxnet.errors import InputError, UsageError
-from jaxnet.files import expanded, json_text, write_atomically, write_json
+from jaxnet.files import expanded, write_atomically, write_json
 from jaxnet.inference import Predictor
 from jaxnet.losses.labels import learnt_by
 from jaxnet.training.evaluation import BatchSize, Evaluator
 from jaxnet.training.network import Network, Precision, as_network, compute_in
 from jaxnet.training.programs import Programs
 from jaxnet.training.task import Batch, GradientTask, identity
+from jaxnet.training.tasks.named_outputs import NamedLosses
 from jaxnet.training.techniques.scaled_target import Unscaled
 from jaxnet.training.trained import Trained
 
 PyTree = Any
 JSON = Any
-
-FORMAT = 1
-# What the safetensors package both writes and reads.
-_STORABLE = (
-    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64"
-)
+Predicts = Literal["classes", "numbers"] | None
 
 
 @dataclass(frozen=True)
@@ -69,9 +64,11 @@ class Bundle:
     Attributes:
         model: a Linen module.
         variables: its weights, a pytree of numpy arrays: `params` and the other collections.
-        inputs: shape and type of the inputs of one example.
-        preprocess: what is done to the inputs first: a `Scale`, or `identity`.
-        class_names: what class 0, 1, ... is called.
+        inputs: shape and type of the inputs of one example; a dict or tuple of them where the model
+            takes several.
+        preprocess: what is done to the inputs first: a `Scale`, one for some of several inputs
+            (`PerInput`), or `identity`.
+        class_names: the names of class 0, 1, ...; by output where the model gives several.
         info: figures about it (metrics, versions), as JSON values.
         precision: the type in which it computes, as in training (`mixed_precision`).
         matmul_precision: the precision of float32 matrix products in training (`jaxnet.numerics`).
@@ -80,7 +77,8 @@ class Bundle:
             matmul_precision=None)` leaves it to the device. None where it isn't known.
         encoder: what makes inputs of raw data: a `TableEncoder`, where it was trained on a table,
             or a `TextEncoder`.
-        predicts: `"classes"` or `"numbers"`, which have no class; None where it isn't known.
+        predicts: `"classes"` or `"numbers"`, which have no class; None where it isn't known. By
+            output where the model gives several.
 
     Example:
         >>> import tempfile
@@ -96,19 +94,19 @@ class Bundle:
 
     model: nn.Module
     variables: Mapping[str, PyTree]
-    inputs: jax.ShapeDtypeStruct
+    inputs: PyTree
     preprocess: Callable[[Any], Any] = identity
-    class_names: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] | Mapping[str, tuple[str, ...]] | None = None
     info: Mapping[str, JSON] = field(default_factory=dict)
     precision: Precision = "float32"
     encoder: Encoder | None = None
     matmul_precision: numerics.MatmulPrecision | None = None
-    predicts: Literal["classes", "numbers"] | None = None
+    predicts: Predicts | Mapping[str, Predicts] = None
 
     @staticmethod
     def of(
         trained: Trained,
-        class_names: tuple[str, ...] | None = None,
+        class_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
         info: Mapping[str, JSON] | None = None,
         encoder: Encoder | None = None,
     ) -> Bundle:
@@ -116,7 +114,8 @@ class Bundle:
 
         Args:
             trained: the trained network.
-            class_names: what class 0, 1, ... is called.
+            class_names: the names of class 0, 1, ...; a dict of them by output where the model
+                gives several.
             info: what else to keep, as JSON values.
             encoder: what made the inputs of a table's rows, or of texts.
 
@@ -135,12 +134,12 @@ class Bundle:
             jax.device_get(variables),
             trained.inputs,
             preprocess,
-            None if class_names is None else tuple(class_names),
+            _tuples(class_names),
             info or {},
             network.precision,
             encoder,
             trained.matmul_precision,
-            "classes" if class_names else _predicts(trained.trainer.task),
+            _predicts(trained.trainer.task, class_names),
         )
         bundle._check_class_names()
         bundle._check_encoder()
@@ -159,20 +158,20 @@ class Bundle:
                 can't be written.
         """
         folder = expanded(folder)
-        weights = _serialized(self.variables)
+        weights = bundle_files.serialized(self.variables)
         values = {
-            "format": FORMAT,
+            "format": bundle_files.FORMAT,
             "jaxnet_version": jaxnet.__version__,
-            "model": _described_model(self.model) if with_model else None,
+            "model": bundle_files.described_model(self.model) if with_model else None,
             "precision": self.precision,
             "matmul_precision": self.matmul_precision,
-            "preprocess": _described_preprocess(self.preprocess),
+            "preprocess": bundle_files.described_preprocess(self.preprocess),
             "encoder": encoder_to_json(self.encoder),
             "class_names": self.class_names,
             "predicts": self.predicts,
-            "inputs": {"shape": self.inputs.shape, "dtype": np.dtype(self.inputs.dtype).name},
+            "inputs": bundle_files.described_inputs(self.inputs),
             "weights_crc32": zlib.crc32(weights),
-            "info": _checked_info(self.info),
+            "info": bundle_files.checked_info(self.info),
         }
         try:
             with ending.whole():
@@ -199,21 +198,19 @@ class Bundle:
         """
         folder = expanded(folder)
         file, weights_file = folder / "bundle.json", folder / "model.safetensors"
-        values = _read_description(file)
-        stored = _read_weights(weights_file, values["weights_crc32"])
-        model = _rebuilt(values["model"], file) if model is None else model
-        shape, dtype = values["inputs"]["shape"], values["inputs"]["dtype"]
-        names, scale = values["class_names"], values["preprocess"]
+        values = bundle_files.read_description(file)
+        stored = bundle_files.read_weights(weights_file, values["weights_crc32"])
+        model = bundle_files.rebuilt(values["model"], file) if model is None else model
         bundle = Bundle(
             model,
             {},
-            jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype)),
-            identity if scale is None else Scale.from_dict(scale),
-            None if names is None else tuple(names),
+            bundle_files.read_inputs(values["inputs"]),
+            bundle_files.read_preprocess(values["preprocess"]),
+            _tuples(values["class_names"]),
             values["info"],
             values["precision"],
-            _read_encoder(values.get("encoder"), file),
-            _read_matmul_precision(values.get("matmul_precision"), file),
+            bundle_files.read_encoder(values.get("encoder"), file),
+            bundle_files.read_matmul_precision(values.get("matmul_precision"), file),
             # Bundles of before this was kept are known by the end of a network that scales back.
             values.get("predicts") or ("numbers" if isinstance(model, Unscaled) else None),
         )
@@ -231,12 +228,16 @@ class Bundle:
 
     def meaning(self) -> JSON:
         """What inputs and outputs stand for: preprocessing, encoder and class names."""
-        preprocess = _described_preprocess(self.preprocess)
-        names = None if self.class_names is None else list(self.class_names)
+        preprocess = bundle_files.described_preprocess(self.preprocess)
+        names = self.class_names
+        if isinstance(names, tuple):
+            names = list(names)
         return [preprocess, encoder_to_json(self.encoder), names]
 
-    def predict(self, inputs: Any, batch_size: int | None = None) -> np.ndarray:
+    def predict(self, inputs: Any, batch_size: int | None = None) -> Any:
         """The network's outputs, float32 (n, ...): logits, where it is a classifier.
+
+        A dict of them where the model gives several outputs.
 
         Args:
             inputs: (n, ...) of the type in `self.inputs`; 64-bit numbers become 32-bit ones. With
@@ -256,40 +257,51 @@ class Bundle:
         with numerics.matmul_precision(self.matmul_precision):
             return predictor(inputs)
 
-    def predict_proba(self, inputs: Any, batch_size: int | None = None) -> np.ndarray:
-        """The probabilities: softmax over the last axis, or the sigmoid of a single output.
+    def predict_proba(self, inputs: Any, batch_size: int | None = None) -> Any:
+        """The probabilities: softmax over the last axis, or the sigmoid of a single number.
 
-        The shape is that of `predict`: of a single output it is (n, 1), the probability of class 1.
+        The shape is that of `predict`: of a single number it is (n, 1), the probability of class 1.
+        Of several outputs a dict, of those that are classes.
 
         Raises:
             UsageError: the network predicts numbers.
             InputError: it gives NaN for an example; further as `predict`.
         """
         logits = self._logits(inputs, batch_size)
-        if _single(logits.shape):
-            return np.exp(-np.logaddexp(np.float32(0), -logits))
-        return np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))
+        if isinstance(logits, Mapping):
+            return {output: _probabilities(part) for output, part in logits.items()}
+        return _probabilities(logits)
 
-    def predict_class(self, inputs: Any, batch_size: int | None = None) -> np.ndarray:
+    def predict_class(self, inputs: Any, batch_size: int | None = None) -> Any:
         """The most probable class of each example: its name if classes have names, or its index.
 
-        Errors are those of `predict_proba`.
+        Of several outputs a dict, of those that are classes. Errors are those of `predict_proba`.
         """
-        logits = self._logits(inputs, batch_size)
-        if not _single(logits.shape):
-            indices = logits.argmax(axis=-1)
-        else:
-            indices = (logits > 0).astype(np.int64).reshape(len(logits))
-        return indices if self.class_names is None else np.array(self.class_names)[indices]
+        logits, names = self._logits(inputs, batch_size), self.class_names
+        if isinstance(logits, Mapping):
+            named = names if isinstance(names, Mapping) else {}
+            return {out: _most_probable(part, named.get(out)) for out, part in logits.items()}
+        return _most_probable(logits, names)
 
-    def _logits(self, inputs: Any, batch_size: int | None) -> np.ndarray:
-        """What `predict` gives, where it says something of classes."""
-        if self.predicts == "numbers":
+    def _logits(self, inputs: Any, batch_size: int | None) -> Any:
+        """What `predict` gives, of outputs that are classes."""
+        by_output = self.predicts if isinstance(self.predicts, Mapping) else {"": self.predicts}
+        if all(kind == "numbers" for kind in by_output.values()):
             raise UsageError(
                 "this network predicts numbers, not classes: it was trained with a loss of "
                 "numbers. Take predict(inputs)"
             )
-        logits = self.predict(inputs, batch_size)
+        outputs = self.predict(inputs, batch_size)
+        if not isinstance(outputs, Mapping):
+            return self._known(outputs)
+        return {
+            output: self._known(logits)
+            for output, logits in outputs.items()
+            if by_output.get(output) != "numbers"
+        }
+
+    def _known(self, logits: np.ndarray) -> np.ndarray:
+        """The logits, if none of them is NaN."""
         unknown = np.isnan(logits).reshape(len(logits), -1).any(axis=1)
         if unknown.any():
             raise InputError(
@@ -312,7 +324,7 @@ class Bundle:
         return self._predictor_of(None)
 
     def _predictor_of(self, batch_size: int | None) -> Predictor:
-        evaluator = Evaluator(self._programs, BatchSize(batch_size), {"inputs": self.inputs})
+        evaluator = Evaluator(self._programs, BatchSize(batch_size), flat({"inputs": self.inputs}))
         return evaluator.predictor(self._on_device)
 
     @cached_property
@@ -320,8 +332,9 @@ class Bundle:
         return jax.device_put(self.variables)
 
     @property
-    def _example(self) -> dict[str, jax.ShapeDtypeStruct]:
-        return {"inputs": jax.ShapeDtypeStruct((1, *self.inputs.shape), self.inputs.dtype)}
+    def _example(self) -> dict[str, PyTree]:
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), self.inputs)
+        return {"inputs": one}
 
     def _fitted(self, stored: Mapping[str, np.ndarray], file: Path) -> dict[str, PyTree]:
         """The stored weights as the model's variables; InputError if they aren't its own."""
@@ -345,28 +358,66 @@ class Bundle:
         if self.class_names is None:
             return
         outputs = jax.eval_shape(self._task.predict_step, self.variables, self._example)
-        classes = 2 if _single(outputs.shape) else outputs.shape[-1]
-        if len(self.class_names) != classes:
+        outputs, names = flat({"outputs": outputs}), flat({"outputs": self.class_names})
+        if isinstance(self.class_names, tuple):
+            names = {"outputs": self.class_names}
+        if unknown := names.keys() - outputs.keys():
             raise InputError(
-                f"expected {classes} class names, because the network tells {classes} classes "
-                f"apart, got {len(self.class_names)}: {', '.join(self.class_names[:10])}"
+                f"class names of {', '.join(sorted(unknown))}, and the model gives "
+                f"{', '.join(sorted(outputs))}"
             )
+        for output, given in names.items():
+            shape = outputs[output].shape
+            classes = 2 if _single(shape) else shape[-1]
+            if len(given) != classes:
+                raise InputError(
+                    f"expected {classes} class names, because the network tells {classes} classes "
+                    f"apart, got {len(given)}: {', '.join(given[:10])}"
+                )
 
     def _check_encoder(self) -> None:
         if self.encoder is None:
             return
-        if self.inputs.shape != self.encoder.shape:
+        if getattr(self.inputs, "shape", None) != self.encoder.shape:
             raise InputError(
                 f"the encoder makes inputs of shape {self.encoder.shape}, the network was trained "
-                f"on inputs of shape {self.inputs.shape}: give it the encoder that made them"
+                f"on {bundle_files.described_inputs(self.inputs)}: give it the encoder that made "
+                "them"
             )
 
 
-def _predicts(task: Any) -> Literal["classes", "numbers"] | None:
-    """What a task within its techniques predicts, as far as its loss says so."""
+def _predicts(task: Any, class_names: Any) -> Predicts | dict[str, Predicts]:
+    """What a task within its techniques predicts, as far as its loss, or class names, say so."""
     while not hasattr(task, "loss") and hasattr(task, "task"):
         task = task.task
-    return learnt_by(task.loss) if hasattr(task, "loss") else None
+    loss = getattr(task, "loss", None)
+    if isinstance(loss, NamedLosses):
+        found: dict[str, Predicts] = {out: learnt_by(one) for out, one in loss.losses.items()}
+        return {**found, **{output: "classes" for output in class_names or ()}}
+    if class_names:
+        return "classes"
+    return None if loss is None else learnt_by(loss)
+
+
+def _tuples(names: Any) -> Any:
+    """Class names as tuples, also those of several outputs."""
+    if isinstance(names, Mapping):
+        return {output: tuple(given) for output, given in names.items()}
+    return None if names is None else tuple(names)
+
+
+def _probabilities(logits: np.ndarray) -> np.ndarray:
+    if _single(logits.shape):
+        return np.exp(-np.logaddexp(np.float32(0), -logits))
+    return np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))
+
+
+def _most_probable(logits: np.ndarray, names: Any) -> np.ndarray:
+    if not _single(logits.shape):
+        indices = logits.argmax(axis=-1)
+    else:
+        indices = (logits > 0).astype(np.int64).reshape(len(logits))
+    return indices if names is None else np.array(names)[indices]
 
 
 def _are_numbers(inputs: Any) -> bool:
@@ -376,128 +427,3 @@ def _are_numbers(inputs: Any) -> bool:
 def _single(shape: tuple[int, ...]) -> bool:
     """Whether outputs of this shape are one number an example."""
     return len(shape) == 1 or shape[1:] == (1,)
-
-
-# --- the weights --------------------------------------------------------------------------------
-
-
-def _serialized(variables: PyTree) -> bytes:
-    """The arrays in safetensors' form, by path."""
-    from safetensors.numpy import save
-
-    named = zip(jax.tree.leaves(trees.paths(variables)), jax.tree.leaves(variables), strict=True)
-    # safetensors 0.8.0 writes views that aren't contiguous as garbage, without an error. (Numpy's
-    # ascontiguousarray would do, but gives scalars an axis.)
-    arrays = {path: np.asarray(leaf, order="C") for path, leaf in named}
-    for path, array in arrays.items():
-        if array.dtype.name not in _STORABLE.split():
-            raise InputError(
-                f"{path} is {array.dtype.name}, which a bundle can't hold; it holds {_STORABLE}"
-            )
-    return save(arrays)
-
-
-def _read_weights(file: Path, checksum: int) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    if not file.exists():
-        raise InputError(f"{file} is missing: copy the folder with all its files")
-    if zlib.crc32(file.read_bytes()) != checksum:
-        raise InputError(
-            f"{file} is damaged or from another save than bundle.json: its checksum is wrong. "
-            "Copy or save the bundle again."
-        )
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise InputError(f"{file} can't be read: {error}. Save the bundle again.") from error
-
-
-# --- the description ----------------------------------------------------------------------------
-
-
-def _read_description(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"{file}: {error.strerror or error}. Expected a folder that Bundle.save wrote."
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{file} is damaged: {error}. Copy or save the bundle again.") from error
-    found = values.get("format") if isinstance(values, dict) else None
-    if found != FORMAT:
-        raise InputError(
-            f"{file} has format {found!r}, and this jaxnet ({jaxnet.__version__}) reads {FORMAT}. "
-            "Use the version that wrote it, or a newer one."
-        )
-    expected = {
-        "model",
-        "precision",
-        "preprocess",
-        "class_names",
-        "inputs",
-        "weights_crc32",
-        "info",
-    }
-    if missing := expected - values.keys():
-        raise InputError(f"{file} is damaged: it lacks {', '.join(sorted(missing))}")
-    return values
-
-
-def _described_preprocess(preprocess: Callable[[Any], Any]) -> JSON:
-    if preprocess is identity:
-        return None
-    if isinstance(preprocess, Scale):
-        return preprocess.to_dict()
-    raise InputError(
-        f"preprocess is {preprocess!r}, and a bundle can hold a jaxnet.data.Scale or nothing. Do "
-        "this step in the model."
-    )
-
-
-def _read_matmul_precision(value: JSON, file: Path) -> numerics.MatmulPrecision | None:
-    if value is not None and value not in numerics.PRECISIONS:
-        raise InputError(
-            f"{file}: matmul_precision is {value!r}, and this jaxnet ({jaxnet.__version__}) knows "
-            f"{', '.join(numerics.PRECISIONS)}. Use the version that wrote it, or a newer one."
-        )
-    return value
-
-
-def _read_encoder(description: JSON, file: Path) -> Encoder | None:
-    try:
-        return encoder_from_json(description)
-    except InputError as error:
-        raise InputError(f"{file} is damaged: encoder: {error}. Save the bundle again.") from error
-
-
-def _checked_info(info: Mapping[str, JSON]) -> dict[str, JSON]:
-    for name, value in info.items():
-        try:
-            json_text(value)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"info[{name!r}] can't be written as JSON: {error}") from error
-    return dict(info)
-
-
-def _described_model(model: nn.Module) -> JSON:
-    try:
-        return module_json.to_json(model)
-    except InputError as error:
-        raise InputError(
-            f"{error}; or save with with_model=False, and load with load(folder, model=...)"
-        ) from error
-
-
-def _rebuilt(description: JSON, file: Path) -> nn.Module:
-    if description is None:
-        raise InputError(f"{file} doesn't say what the model is: use load(folder, model=...)")
-    try:
-        return module_json.from_json(description)
-    except InputError as error:
-        raise InputError(
-            f"{file}: the model can't be made again: {error}. Use the code that it was saved with, "
-            "or pass the model: load(folder, model=...)"
-        ) from error

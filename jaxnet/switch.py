@@ -1,17 +1,13 @@
-"""The arguments of a module's call: its inputs, and its switch between training and evaluation."""
+"""The switch of a module between training and evaluation, in the module's own words."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 
-from jaxnet.errors import InputError
-
 # What modules call the switch between training and evaluation, and what it is in training.
-_SWITCHES = {
+SWITCHES = {
     "train": True,
     "training": True,
     "is_training": True,
@@ -33,49 +29,6 @@ def train_option(module: nn.Module, train: bool, method: str = "__call__") -> di
     takes = inspect.signature(getattr(type(module), method)).parameters
     return {
         word: train == in_training
-        for word, in_training in _SWITCHES.items()
+        for word, in_training in SWITCHES.items()
         if word in takes and getattr(module, word, None) is None
     }
-
-
-def call_arguments(module: Any, method: str, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call by position and by name, without the switch.
-
-    Args:
-        module: whose method is called.
-        method: its name.
-        inputs: an array, a tuple of them, which go by position, or a dict, which go by name if the
-            method takes these names, and else as a whole.
-
-    Raises:
-        InputError: the method takes inputs by name, and others than there are.
-
-    Example:
-        >>> class Sum(nn.Module):
-        ...     def __call__(self, age, image, train=False): ...
-        >>> call_arguments(Sum(), "__call__", {"age": 1, "image": 2})
-        ((), {'age': 1, 'image': 2})
-        >>> call_arguments(nn.Dense(1), "__call__", {"age": 1, "image": 2})
-        (({'age': 1, 'image': 2},), {})
-    """
-    if isinstance(inputs, tuple):
-        return inputs, {}
-    if not isinstance(inputs, Mapping):
-        return (inputs,), {}
-    _, *takes = inspect.signature(getattr(type(module), method)).parameters.values()
-    takes = [each for each in takes if each.name not in _SWITCHES]
-    by_name = {
-        each.name for each in takes if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
-    }
-    needed = {each.name for each in takes if each.name in by_name and each.default is each.empty}
-    if any(each.kind is each.VAR_KEYWORD for each in takes):
-        by_name |= inputs.keys()
-    if len(needed) == 1 and not by_name & inputs.keys():
-        return (dict(inputs),), {}
-    if needed - inputs.keys() or inputs.keys() - by_name:
-        raise InputError(
-            f"{type(module).__name__}.{method} takes {', '.join(sorted(by_name))}, and the data's "
-            f"inputs are {', '.join(sorted(inputs))}. Call them alike, or take one argument, which "
-            "gets all as a dict"
-        )
-    return (), dict(inputs)

@@ -23,6 +23,7 @@ FLOORS = [
     {"parallel", "report"},
     {"inference"},
     {"training", "module_json"},
+    {"bundle_files"},
     {"bundle", "generation", "retrieval"},
     {"app"},
     {"plan"},

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from jaxnet.data.columns import flat, is_input
 from jaxnet.data.numeric import as_array, check_distinct, device_dtype, to_dtype
 from jaxnet.errors import InputError
 
@@ -36,7 +37,8 @@ class Records:
 
     Attributes:
         records: each record is a dict with `inputs` and perhaps `labels` and `weights`, or a pair
-            `(inputs, labels)`, and all have the same shapes.
+            `(inputs, labels)`, and all have the same shapes. Inputs and labels may be dicts, or
+            tuples of arrays, where there are several.
         rows: (n,) integers, which records to take; by default all.
         labels: (n,) int32 classes, where they are known without reading: `split` stratifies by
             them, and labels that the network has no output for are found before training.
@@ -142,7 +144,8 @@ def _columns(record: Any, name: str, row: int) -> dict[str, np.ndarray]:
     """A record as arrays of the types that they have."""
     if isinstance(record, tuple) and len(record) == 2:
         record = {"inputs": record[0], "labels": record[1]}
-    if not isinstance(record, Mapping) or "inputs" not in record:
+    record = flat(record) if isinstance(record, Mapping) else record
+    if not isinstance(record, Mapping) or not any(map(is_input, record)):
         got = f"keys {', '.join(record)}" if isinstance(record, Mapping) else type(record).__name__
         raise InputError(
             f"{name}: expected a record to be a dict with inputs and labels, or a pair of them, "

@@ -15,7 +15,8 @@ from flax.core.tracers import current_trace
 
 from jaxnet.errors import InputError
 from jaxnet.layers.experts import LOSSES
-from jaxnet.switch import call_arguments, train_option
+from jaxnet.switch import train_option
+from jaxnet.training.arguments import call_arguments
 from jaxnet.training.modes import evaluated, watched
 from jaxnet.training.state import stream
 

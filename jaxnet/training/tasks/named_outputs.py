@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxnet.errors import InputError, UsageError
 from jaxnet.metrics import Mean
-from jaxnet.metrics.by_name import Named, by_name
+from jaxnet.metrics.by_name import by_name
 from jaxnet.training.own import as_loss, example_losses
 from jaxnet.training.task import Loss, Metric
 
@@ -110,7 +110,7 @@ class _OfOutput:
         return self.metric(outputs[self.output], labels[self.output], weights)
 
 
-def named_metrics(metrics: Mapping[str, Named], losses: NamedLosses) -> dict[str, Metric]:
+def named_metrics(metrics: Any, losses: NamedLosses) -> dict[str, Metric]:
     """The metrics of all outputs, as `OUTPUT_METRIC`.
 
     Args:

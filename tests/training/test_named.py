@@ -113,13 +113,8 @@ def test_one_output_of_a_model_learns_as_a_model_with_that_output_alone():
         np.testing.assert_array_equal(mine, other)
 
 
-@pytest.mark.parametrize(
-    "technique",
-    [lambda task: accumulate(task, 2), lambda task: with_ema(task, 0.9)],
-    ids=["accumulate", "ema"],
-)
-def test_resumed_is_uninterrupted(tmp_path, technique):
-    task = technique(two_heads())
+def test_resumed_is_uninterrupted(tmp_path):
+    task = with_ema(accumulate(two_heads(), 2), 0.9)
     whole = Trainer(task).fit(DATA, epochs=3, batch_size=16)
     for epochs in (1, 3):
         trainer = Trainer(task, checkpoints=Checkpoints(tmp_path))
@@ -131,6 +126,7 @@ def test_resumed_is_uninterrupted(tmp_path, technique):
         Trainer(task, checkpoints=Checkpoints(tmp_path)).fit(changed, epochs=4, batch_size=16)
 
 
+@pytest.mark.slow
 def test_sharded_is_plain_and_half_precision_trains():
     task = two_heads(replace(TwoHeads()))
     plain = Trainer(task).fit(DATA, epochs=2, batch_size=16)
@@ -147,12 +143,8 @@ def test_sharded_is_plain_and_half_precision_trains():
 
 def test_records_read_as_they_are_needed_are_the_same_as_arrays():
     columns = DATA.columns()
-    records = Records(
-        [
-            nested({path: column[row] for path, column in columns.items()})
-            for row in range(len(DATA))
-        ]
-    )
+    rows: Any = [nested({path: each[row] for path, each in columns.items()}) for row in range(48)]
+    records = Records(rows)
     task = two_heads()
     for mine, other in zip(
         leaves(Trainer(task).fit(DATA, epochs=2, batch_size=10)),
@@ -169,7 +161,7 @@ import sys
 import numpy as np
 from jaxnet import Bundle
 bundle = Bundle.load(sys.argv[1])
-inputs = {"age": np.float32([[20.0], [60.0]]), "image": np.ones((2, 2, 2), np.float32)}
+inputs = {"age": np.array([[20.0], [60.0]]), "image": np.ones((2, 2, 2))}
 print(bundle.predict(inputs)["size"][:, 0].tolist())
 print(bundle.predict_class(inputs)["kind"].tolist(), sorted(bundle.predict_proba(inputs)))
 """
@@ -180,7 +172,7 @@ def test_a_bundle_serves_several_outputs_in_another_process(tmp_path):
     bundle = Bundle.of(result.model, DATA.class_names)
     assert bundle.predicts == {"kind": "classes", "size": "numbers"}
     bundle.save(tmp_path)
-    inputs = {"age": np.float32([[20.0], [60.0]]), "image": np.ones((2, 2, 2), np.float32)}
+    inputs = {"age": np.array([[20.0], [60.0]]), "image": np.ones((2, 2, 2))}
     there = subprocess.run(
         [sys.executable, "-c", LOADED, str(tmp_path)], capture_output=True, text=True, check=True
     ).stdout.splitlines()
@@ -206,14 +198,15 @@ def test_what_does_not_fit_is_refused_before_training():
     refused((inputs, {**labels, "x": kind}), "there are labels for x and no loss")
     refused((inputs, kind), "the labels have no names, and there is a loss for each of kind, size")
     refused((inputs, {**labels, "kind": kind + 1}), "kind: .*got 3")
-    refused(DATA, "the model gives kind, size, and there is one loss", replace(task, loss="huber"))
+    single = Supervised(TwoHeads(), "huber", "adam")
+    refused(DATA, "the model gives kind, size, and there is one loss", single)
     lost = Supervised(TwoHeads(), {"kind": "cross_entropy", "z": "huber"}, "adam")
     refused(DATA, "outputs are kind, size, and there is a loss for z", lost)
     scaled = Supervised(TwoHeads(), {"kind": "huber"}, "adam", preprocess={"x": np.abs})
     refused(DATA, "preprocess of x, and the data's inputs are age, image", scaled)
     with pytest.raises(InputError, match="inputs/age has 48 examples but inputs/image has 5"):
         NamedArrays({"age": age, "image": image[:5]}, kind)
-    with pytest.raises(InputError, match="NaN"):
+    with pytest.raises(InputError, match="inputs/image: nan in row 0"):
         NamedArrays({"age": age, "image": image * np.nan}, kind)
     with pytest.raises(InputError, match="several inputs, each of which needs a scale"):
         fit_standard(DATA)  # pyright: ignore[reportArgumentType]

@@ -76,6 +76,24 @@ TOP = object()
 """Of a group: its options have no prefix on the command line."""
 
 
+FREE = object()
+"""Of a field: it doesn't decide what is learnt, and may change when a run is resumed."""
+
+
+def free_fields(kind: type) -> tuple[str, ...]:
+    """The fields of a configuration that are marked `FREE`.
+
+    Example:
+        >>> @dataclass
+        ... class Run:
+        ...     epochs: int = 1
+        ...     progress: Annotated[bool, FREE] = True
+        >>> free_fields(Run)
+        ('progress',)
+    """
+    return tuple(name for name, marks in _marks(kind).items() if FREE in marks)
+
+
 class OtherThan:
     """For `OnlyWith`: any value but these."""
 

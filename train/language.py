@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from jaxnet import app
 from jaxnet.app.language_reports import per_character
-from jaxnet.options import Count, OnlyWith, Range, Share
+from jaxnet.options import FREE, Count, OnlyWith, Range, Share
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -96,7 +96,7 @@ class Config(app.ProseRun):
     techniques: app.Techniques = app.Techniques(clip=1.0)
     tokens: Tokens = Tokens()
     network: Network = Network()
-    writing: Writing = Writing()
+    writing: Annotated[Writing, FREE] = Writing()
 
 
 def problem(config: Config) -> app.Problem:

@@ -40,7 +40,7 @@ from jaxnet.app.interaction_data import INTERACTIONS, Columns, Split, read_parts
 from jaxnet.app.ranking import Ranking, ranking_problem
 from jaxnet.app.recommenders import Recommendations
 from jaxnet.files import write_json
-from jaxnet.options import Count, OnlyWith, Share
+from jaxnet.options import FREE, Count, OnlyWith, Share
 from jaxnet.training.early_stopping import EarlyStopping
 
 PROGRAM = "python -m train.recommend"
@@ -81,9 +81,9 @@ class Config(app.Run):
     user_ids: bool | None = None
     """whether the towers know users by their ids, and not only by what is told of them; by default
     where nothing else is known"""
-    k: int = 10
+    k: Annotated[int, FREE] = 10
     """how many items to recommend"""
-    users: tuple[str, ...] = ()
+    users: Annotated[tuple[str, ...], FREE] = ()
     """the ids of users to write recommendations for; by default the first five"""
     towers: Towers = Towers()
     ranking: Ranking = Ranking()

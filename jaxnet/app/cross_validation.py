@@ -21,9 +21,10 @@ import numpy as np
 from jaxnet.app import cli, run_folder
 from jaxnet.app.fitting import check_learnt, task_of
 from jaxnet.app.problem import Folds
-from jaxnet.app.run_options import FREE, CrossValidated
+from jaxnet.app.run_options import CrossValidated
 from jaxnet.app.run_report import environment, print_table, summarised
 from jaxnet.files import write_json
+from jaxnet.options import free_fields
 
 if TYPE_CHECKING:
     from jaxnet.data import Arrays
@@ -58,7 +59,11 @@ def run(folder: Path, config: CrossValidated, problem: Folds) -> int:
     pairs = k_fold(problem.data, k, seed=config.seed)
     known_by = fingerprints.of_data(problem.data)
     run_folder.open_run(
-        folder, config, resume=config.resume, may_change=FREE, fingerprints=known_by
+        folder,
+        config,
+        resume=config.resume,
+        may_change=free_fields(type(config)),
+        fingerprints=known_by,
     )
     files = [folder / f"fold-{number}" / "summary.json" for number in range(1, k + 1)]
     if not config.resume:

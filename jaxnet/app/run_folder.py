@@ -32,9 +32,10 @@ from typing import Any
 
 from jaxnet import locks
 from jaxnet.app.config import from_mapping, to_mapping, to_toml
-from jaxnet.app.run_options import FREE, Run
+from jaxnet.app.run_options import Run
 from jaxnet.errors import InputError, UsageError
 from jaxnet.files import expanded, sweep, write_json
+from jaxnet.options import free_fields
 
 # What a run was begun with.
 RECORD = "run.json"
@@ -78,9 +79,10 @@ def changeable(config: Run) -> tuple[str, ...]:
 
     The number of epochs is among them where the learning rate doesn't depend on it.
     """
+    free = free_fields(type(config))
     if getattr(config, "folds", None):
-        return FREE  # folds that are done stay as they are
-    return (*FREE, "early_stopping", *(("epochs",) if config.optimizer.any_length else ()))
+        return free  # folds that are done stay as they are
+    return (*free, "early_stopping", *(("epochs",) if config.optimizer.any_length else ()))
 
 
 def open_run(

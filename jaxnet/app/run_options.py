@@ -18,7 +18,8 @@ from jaxnet.app.optimizer_options import LearningRate, Optimizer
 from jaxnet.app.technique_options import Techniques
 from jaxnet.errors import UsageError
 from jaxnet.names import lookup
-from jaxnet.options import CHOSEN, TOP, Count, NotNegative, OnlyWith, Range, check_ranges
+from jaxnet.options import CHOSEN, FREE, TOP, Count, NotNegative, OnlyWith, Range, check_ranges
+from jaxnet.parallel.axes import AXES, Axes
 from jaxnet.training.early_stopping import EarlyStopping
 
 if TYPE_CHECKING:
@@ -85,21 +86,9 @@ class Saving:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Layout(Axes):
     """On how many devices to train: the product of the axes; -1 for one takes all that are left."""
 
-    data: int = 1
-    """the examples of a batch"""
-    fsdp: int = 1
-    """the examples too, and parameters, gradients and optimizer state"""
-    tensor: int = 1
-    """heads of attention, hidden units and the vocabulary, by the rules of the model"""
-    stage: int = 1
-    """the blocks of a transformer, one part after the other"""
-    sequence: int = 1
-    """the tokens of each example, which attend in a ring"""
-    expert: int = 1
-    """the examples too, and the experts of mixtures"""
     fsdp_min_size: Annotated[int, OnlyWith(fsdp=CHOSEN)] = 2**14
     """fsdp leaves parameters with fewer elements whole"""
     micro_batches: Annotated[Count | None, OnlyWith(stage=CHOSEN)] = None
@@ -119,7 +108,6 @@ class Layout:
             UsageError: an impossible size, or `tensor` and no rules.
         """
         from jaxnet.cluster import processes
-        from jaxnet.parallel.axes import AXES
         from jaxnet.parallel.layout import Layout
         from jaxnet.parallel.model_rules import family_rules, model_files
 
@@ -159,26 +147,26 @@ class Run:
     """how often to go through the training data, at most"""
     batch_size: Count = 32
     """examples a step"""
-    eval_batch_size: Count | None = None
+    eval_batch_size: Annotated[Count | None, FREE] = None
     """examples at a time in evaluation and prediction, which decide the memory and the speed; by
     default 256, or fewer where these would take more memory than training does"""
     learning_rate: LearningRate = 3e-3
     """the largest learning rate"""
     seed: Annotated[int, Range()] = 0
     """of the split, the weights, the order of the data and dropout"""
-    run_dir: Path | None = None
+    run_dir: Annotated[Path | None, FREE] = None
     """where to put the results; by default runs/DATA-MODEL-seedSEED, with the target's name after
     the data's for a table of your own, and a number at the end where another run has that name"""
-    resume: bool = True
+    resume: Annotated[bool, FREE] = True
     """go on with a run that was cut short in this folder"""
-    progress: bool = True
+    progress: Annotated[bool, FREE] = True
     """show a progress bar"""
     numerics: AtTheTop = Numerics()
     optimizer: Optimizer = Optimizer()
     techniques: Techniques = Techniques()
     early_stopping: EarlyStopping = EarlyStopping(monitor="val_loss", patience=10)
     checkpoints: Saving = Saving()
-    layout: Layout = Layout()
+    layout: Annotated[Layout, FREE] = Layout()
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -306,5 +294,3 @@ class Tabular(CrossValidated):
 
 # Names of data that stand for files of your own.
 OWN_DATA = ("conll", "csv", "folder", "lines", "text")
-# Fields of a `Run`, and of its kinds, that don't decide what is learnt.
-FREE = ("run_dir", "resume", "progress", "layout", "eval_batch_size", "writing", "users", "k")

@@ -12,6 +12,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 # From the outside to the inside: neighbours on the last axis are nearest to each other, and what
 # talks most, `tensor`, needs that.
 AXES = ("data", "fsdp", "expert", "stage", "sequence", "tensor")
@@ -21,6 +23,25 @@ Axis = str | tuple[str, ...] | None
 
 # The axes among which the examples of a batch are shared out.
 BATCH_AXES = ("data", "fsdp", "expert")
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The number of devices along each axis; -1, for one of them, takes all that are left."""
+
+    data: int = 1
+    """devices that share the examples of a batch"""
+    fsdp: int = 1
+    """devices that share the examples too, and parameters, gradients and optimizer state"""
+    tensor: int = 1
+    """devices that share heads of attention, hidden units and the vocabulary, by the model's
+    rules"""
+    stage: int = 1
+    """devices that share the blocks of a transformer, as stages of a pipeline"""
+    sequence: int = 1
+    """devices that share the tokens of each example, which attend in a ring"""
+    expert: int = 1
+    """devices that share the examples too, and the experts of mixtures"""
 
 
 def names(axis: Axis) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxnet.errors import InputError, UsageError
-from jaxnet.parallel.axes import AXES, BATCH_AXES
+from jaxnet.parallel.axes import AXES, BATCH_AXES, Axes
 from jaxnet.parallel.describe import table
 from jaxnet.parallel.rules import Rule, check_rules, specs
 
@@ -20,7 +20,7 @@ PyTree = Any
 
 
 @dataclass(frozen=True)
-class Layout:
+class Layout(Axes):
     """A mesh of devices, and what lies how on it.
 
     The axes can be combined at will, as long as their product is the number of devices; see
@@ -61,12 +61,6 @@ class Layout:
         {'up': {'bias': P(), 'kernel': P(None, 'tensor')}}
     """
 
-    data: int = 1
-    fsdp: int = 1
-    tensor: int = 1
-    stage: int = 1
-    sequence: int = 1
-    expert: int = 1
     rules: Sequence[Rule] = ()
     fsdp_min_size: int = 2**14
     micro_batches: int | None = None

@@ -14,7 +14,6 @@ from jaxnet import Bundle
 from jaxnet import generate as command
 from jaxnet.app import cli, run_folder
 from jaxnet.app.command_line import from_command_line
-from jaxnet.app.run_options import FREE
 from jaxnet.data import token_windows
 from jaxnet.errors import UsageError
 from train.language import PROGRAM, Config, Network, Writing, network, train
@@ -125,12 +124,14 @@ def test_a_prompt_that_cannot_be_is_refused_before_training(
 
 def test_what_is_written_may_change_when_a_run_goes_on(tmp_path):
     before, after = Config(), Config(writing=Writing(prompt="A "))
-    run_folder.open_run(tmp_path, before, resume=True, may_change=FREE)
-    run_folder.open_run(tmp_path, after, resume=True, may_change=FREE)
+    run_folder.open_run(tmp_path, before, resume=True, may_change=run_folder.changeable(before))
+    run_folder.open_run(tmp_path, after, resume=True, may_change=run_folder.changeable(before))
     (tmp_path / "metrics.jsonl").touch()  # it has begun to train
     with pytest.raises(UsageError, match=r"network\.features"):
         changed = Config(network=Network(features=8))
-        run_folder.open_run(tmp_path, changed, resume=True, may_change=FREE)
+        run_folder.open_run(
+            tmp_path, changed, resume=True, may_change=run_folder.changeable(before)
+        )
 
 
 def test_a_run_that_learnt_nothing_binds_nobody(tmp_path):

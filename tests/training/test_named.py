@@ -16,10 +16,11 @@ import pytest
 
 from jaxnet import Bundle, Checkpoints, Trainer, losses, metrics
 from jaxnet.data import NamedArrays, Records, fit_standard, split
+from jaxnet.data import augmentation as aug
 from jaxnet.data.columns import nested
 from jaxnet.errors import InputError, UsageError
 from jaxnet.parallel import Layout
-from jaxnet.training import Supervised, accumulate, mixed_precision, with_ema
+from jaxnet.training import Supervised, accumulate, augment, mixed_precision, with_ema
 from tests.training.helpers import MLP
 
 
@@ -183,6 +184,23 @@ def test_a_bundle_serves_several_outputs_in_another_process(tmp_path):
     assert bundle.meaning() == Bundle.load(tmp_path).meaning()
     with pytest.raises(InputError, match="class names of outputs/colour"):
         Bundle.of(result.model, {"colour": ("a", "b")})
+
+
+def test_augmentation_of_one_input():
+    with_images = {"age": DATA.inputs["age"], "image": DATA.inputs["image"][..., None]}
+    task = augment(two_heads(), aug.on("image", aug.flip_left_right(1.0)))
+    flipped = {**with_images, "image": with_images["image"][:, :, ::-1]}
+    mine = Trainer(task).fit((with_images, DATA.labels), epochs=1, batch_size=16)
+    other = Trainer(two_heads()).fit((flipped, DATA.labels), epochs=1, batch_size=16)
+    for one, two in zip(leaves(mine), leaves(other), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-7)
+    mixed = augment(two_heads(), aug.mixup(0.2))
+    with pytest.raises(InputError, match="one array of inputs, and there are several"):
+        Trainer(mixed).fit(DATA, epochs=1)
+    with pytest.raises(UsageError, match="makes labels_b, lam: leave out mixup"):
+        Trainer(augment(two_heads(), aug.on("image", aug.mixup(0.2)))).fit(DATA, epochs=1)
+    with pytest.raises(InputError, match="augmentation on 'x': the inputs are age, image"):
+        Trainer(augment(two_heads(), aug.on("x", aug.crop(1)))).fit(DATA, epochs=1)
 
 
 def test_what_does_not_fit_is_refused_before_training():

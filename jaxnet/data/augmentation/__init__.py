@@ -17,6 +17,7 @@ of the key and the images.
 
 from jaxnet.data.augmentation.base import Augmentation as Augmentation
 from jaxnet.data.augmentation.base import compose as compose
+from jaxnet.data.augmentation.base import on as on
 from jaxnet.data.augmentation.base import on_images as on_images
 from jaxnet.data.augmentation.base import one_of as one_of
 from jaxnet.data.augmentation.colour import brightness as brightness

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +52,42 @@ def one_of(*functions: Augmentation) -> Augmentation:
     return chosen
 
 
+def on(name: str, *functions: Augmentation) -> Augmentation:
+    """The functions on one of several inputs: `on("image", crop(2), flip_left_right())`.
+
+    Args:
+        name: of the input.
+        functions: augmentations of that input, which leave the labels alone.
+
+    Raises:
+        InputError: (when it is called) there is no input of that name.
+        UsageError: (when it is called) a function mixes examples, as mixup does.
+
+    Example:
+        >>> from jaxnet.data.augmentation import flip_left_right
+        >>> inputs = {"age": jnp.ones((1, 1)), "image": jnp.arange(2.0).reshape(1, 1, 2, 1)}
+        >>> flipped = on("image", flip_left_right(1.0))(jax.random.key(0), {"inputs": inputs})
+        >>> flipped["inputs"]["image"].ravel().tolist()
+        [1.0, 0.0]
+    """
+    function = compose(*functions)
+
+    def augmentation(key: jax.Array, batch: Batch) -> dict[str, Any]:
+        inputs: Any = batch["inputs"]
+        if not isinstance(inputs, Mapping) or name not in inputs:
+            names = ", ".join(inputs) if isinstance(inputs, Mapping) else "one array without a name"
+            raise InputError(f"augmentation on {name!r}: the inputs are {names}")
+        changed = function(key, {**batch, "inputs": inputs[name]})
+        if others := changed.keys() - batch.keys():
+            raise UsageError(
+                f"augmentation on {name!r}: expected functions of one input alone, got one that "
+                f"makes {', '.join(sorted(others))}: leave out mixup and cutmix"
+            )
+        return {**changed, "inputs": {**inputs, name: changed["inputs"]}}
+
+    return augmentation
+
+
 def on_images(change: Callable[[jax.Array, jax.Array], jax.Array]) -> Augmentation:
     """An augmentation that changes the images and nothing else.
 
@@ -72,13 +109,28 @@ def on_images(change: Callable[[jax.Array, jax.Array], jax.Array]) -> Augmentati
     return augmentation
 
 
+def one_input(batch: Batch) -> jax.Array:
+    """The batch's inputs (B, ...).
+
+    Raises:
+        InputError: there are several.
+    """
+    inputs = batch["inputs"]
+    if not hasattr(inputs, "ndim"):
+        raise InputError(
+            "this augmentation takes one array of inputs, and there are several: name one of them, "
+            "augmentation.on('image', ...), and leave out mixup and cutmix"
+        )
+    return inputs
+
+
 def images_of(batch: Batch) -> jax.Array:
     """The batch's images (B, H, W, C).
 
     Raises:
         InputError: its inputs are something else.
     """
-    inputs = batch["inputs"]
+    inputs = one_input(batch)
     if inputs.ndim != 4:
         raise InputError(
             "augmentation takes images (batch, height, width, channels), got inputs of shape "

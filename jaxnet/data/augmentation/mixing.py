@@ -19,6 +19,7 @@ from jaxnet.data.augmentation.base import (
     as_type_of,
     images_of,
     in_float,
+    one_input,
     require,
 )
 from jaxnet.data.augmentation.occlusion import box
@@ -92,7 +93,7 @@ def _drawn(
     who, share = jax.random.split(key)
     mask = batch["mask"]
     lam = symmetric_beta(share, alpha, mask.shape)
-    return batch["inputs"], partners(who, mask), jnp.where(mask, lam, 1.0)
+    return one_input(batch), partners(who, mask), jnp.where(mask, lam, 1.0)
 
 
 def symmetric_beta(key: jax.Array, alpha: float, shape: tuple[int, ...]) -> jax.Array:
@@ -136,7 +137,8 @@ def _paired(
     batch: Batch, inputs: jax.Array, partner: jax.Array, lam: jax.Array
 ) -> dict[str, jax.Array]:
     """The batch with mixed inputs and both labels."""
-    mixed = {**batch, "inputs": inputs, "labels_b": batch["labels"][partner], "lam": lam}
+    others = jax.tree.map(lambda labels: labels[partner], batch["labels"])
+    mixed = {**batch, "inputs": inputs, "labels_b": others, "lam": lam}
     return {**mixed, **_weighed(batch, partner, lam)}
 
 

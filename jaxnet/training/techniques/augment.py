@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from jaxnet.data.augmentation import Augmentation, compose
+from jaxnet.data.columns import flat
 from jaxnet.errors import UsageError
 from jaxnet.training.state import TrainState, stream
 from jaxnet.training.task import Batch, GradientTask
@@ -76,8 +77,9 @@ def augment(task: GradientTask, *functions: Augmentation) -> GradientTask:
 
 def _check_same(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     """Raise `UsageError` where an array of the batch is gone or has another shape or type."""
-    for name, old in before.items():
-        new = after.get(name)
+    changed = flat(after)
+    for name, old in flat(before).items():
+        new = changed.get(name)
         if new is None or (new.shape, new.dtype) != (old.shape, old.dtype):
             got = "nothing" if new is None else f"{new.dtype}{list(new.shape)}"
             raise UsageError(

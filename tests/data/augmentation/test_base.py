@@ -32,7 +32,7 @@ FUNCTIONS = {
 
 def test_every_public_function_is_tried():
     makers = {name for name in vars(aug) if callable(getattr(aug, name)) and name[0].islower()}
-    shared = {"compose", "one_of", "on_images", "rotate", "translate"}
+    shared = {"compose", "one_of", "on", "on_images", "rotate", "translate"}
     of_tokens = {"mask_tokens", "masked_once"}  # see test_tokens.py
     assert makers - shared - of_tokens == set(FUNCTIONS)
 

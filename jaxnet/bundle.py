@@ -390,7 +390,7 @@ def _predicts(task: Any, class_names: Any) -> Predicts | dict[str, Predicts]:
     """What a task within its techniques predicts, as far as its loss, or class names, say so."""
     while not hasattr(task, "loss") and hasattr(task, "task"):
         task = task.task
-    loss = getattr(task, "loss", None)
+    loss = task.loss if hasattr(task, "loss") else None
     if isinstance(loss, NamedLosses):
         found: dict[str, Predicts] = {out: learnt_by(one) for out, one in loss.losses.items()}
         return {**found, **{output: "classes" for output in class_names or ()}}

@@ -185,7 +185,7 @@ def _finish(
     class_names: Sequence[str] | None,
     compiles: int,
 ) -> None:
-    from jaxnet.report.plots import plot_confusion
+    from jaxnet.report.predictions import plot_confusion
 
     figures: dict[str, Any] = {"folds": len(summaries)}
     shown = {"folds": str(len(summaries))}

@@ -81,8 +81,8 @@ def _show_filled(folder: Path, tokenizer: Tokenizer, model: Trained, test: Array
     import numpy as np
 
     from jaxnet.cluster import processes
+    from jaxnet.report.attention import plot_attention
     from jaxnet.report.filled import filled_in, write_filled
-    from jaxnet.report.plots import plot_attention
     from jaxnet.training.attention_maps import self_attention_maps
 
     rows = np.linspace(0, len(test) - 1, min(FILLED, len(test))).astype(int)
@@ -138,7 +138,7 @@ def _translate(
     from jaxnet import metrics
     from jaxnet.files import write_atomically
     from jaxnet.generation import translate, translation_attention
-    from jaxnet.report.plots import plot_attention
+    from jaxnet.report.attention import plot_attention
 
     network, _, variables = trained.inference()
     assert network.module is not None  # a module of the zoo

@@ -26,7 +26,7 @@ def report_numbers(test: Arrays, target: str) -> Callable[[Path, FitResult], Tes
     """
 
     def report(folder: Path, result: FitResult) -> Tested:
-        from jaxnet.report.plots import plot_predicted
+        from jaxnet.report.predictions import plot_predicted
 
         predicted = result.model.predict(test.inputs)[:, 0]
         plot_predicted(test.labels, predicted, folder / "predicted.png", target, title(folder))

@@ -57,7 +57,8 @@ def write_report(
     from jaxnet.bundle import Bundle
     from jaxnet.cluster import processes
     from jaxnet.metrics import classification_report
-    from jaxnet.report.plots import plot_confusion, plot_norms
+    from jaxnet.report.plots import plot_norms
+    from jaxnet.report.predictions import plot_confusion
 
     if processes.several():
         state = processes.on_host(result.state)
@@ -134,7 +135,7 @@ def _curves(
 ) -> dict[str, float]:
     """Draw the curves of a classifier; the areas under them."""
     from jaxnet import metrics
-    from jaxnet.report.plots import plot_precision_recall, plot_roc
+    from jaxnet.report.predictions import plot_precision_recall, plot_roc
 
     roc = metrics.roc_curves(outputs, labels, class_names=class_names)
     pr = metrics.precision_recall_curves(outputs, labels, class_names=class_names)

@@ -22,9 +22,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from jaxnet.cluster.addresses import is_loopback
 from jaxnet.cluster.contradictions import check
 from jaxnet.cluster.identity import JOB
-from jaxnet.cluster.rendezvous import is_loopback
 from jaxnet.errors import UsageError
 
 Environ = Mapping[str, str]

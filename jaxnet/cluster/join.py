@@ -12,11 +12,13 @@ import socket
 
 from jaxnet import ending
 from jaxnet.cluster import preemption_notice
+from jaxnet.cluster.addresses import is_loopback, loopback_of
 from jaxnet.cluster.detect import Cluster as Cluster
 from jaxnet.cluster.detect import Environ, maybe_number
 from jaxnet.cluster.detect import detect as detect
 from jaxnet.cluster.identity import own_identity
-from jaxnet.cluster.rendezvous import Peer, is_loopback, loopback_of, roll_call
+from jaxnet.cluster.line import Peer
+from jaxnet.cluster.rendezvous import roll_call
 from jaxnet.cluster.watchdog import Watch
 from jaxnet.ending import leave_process
 from jaxnet.errors import PeerError, UsageError

@@ -7,24 +7,21 @@ watch each other (`jaxnet.cluster.watchdog`).
 
 from __future__ import annotations
 
-import ipaddress
-import json
 import selectors
 import socket
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from jaxnet import ending
+from jaxnet.cluster.addresses import free_port, listen
 from jaxnet.cluster.identity import Identity
+from jaxnet.cluster.line import Line, Peer
 from jaxnet.errors import EndedError, PeerError, UsageError
 
-# A message is a short line; whoever sends more isn't one of us.
-MOST_BYTES = 1 << 16
 # How often to try to reach process 0, which may start later.
 RETRY_SECONDS = 0.1
 CONNECT_SECONDS = 1.0
@@ -44,83 +41,6 @@ _ALIKE = (
 )
 
 _ANY = Identity()
-
-
-class Peer(NamedTuple):
-    """A process as its peers know it.
-
-    Attributes:
-        process: its number in the job.
-        host: the name of its machine.
-        pid: its number on that machine.
-        loopback: the address that its host's own name stands for, if that is a loopback address.
-    """
-
-    process: int
-    host: str
-    pid: int
-    loopback: str | None = None
-
-    def __str__(self) -> str:
-        return f"process {self.process} on host {self.host} (pid {self.pid})"
-
-
-class Line:
-    """JSON messages over a connection, one a line."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        # A peer that reads nothing must not hold up the one that writes.
-        connection.settimeout(1.0)
-        self.socket = connection
-        self._received = b""
-        self._sending = threading.Lock()
-
-    def send(self, **message: Any) -> None:
-        """Send a message; that it can't arrive is found out by whoever listens."""
-        with self._sending, suppress(OSError):
-            self.socket.sendall(json.dumps(message).encode() + b"\n")
-
-    def send_no_more(self) -> None:
-        """Tell the other end that nothing follows."""
-        with self._sending, suppress(OSError):
-            self.socket.shutdown(socket.SHUT_WR)
-
-    def drain(self, deadline: float) -> None:
-        """Read, and throw away, until the other end sends no more either.
-
-        Args:
-            deadline: when to give up, by `time.monotonic`.
-        """
-        with suppress(OSError):
-            while (left := deadline - time.monotonic()) > 0:
-                self.socket.settimeout(left)
-                if not self.socket.recv(4096):
-                    return
-
-    def receive(self) -> list[dict[str, Any]] | None:
-        """The messages that have come; None where the other end is gone.
-
-        Raises:
-            ValueError: that is no message.
-        """
-        try:
-            received = self.socket.recv(4096)
-        except TimeoutError:
-            return []
-        except OSError:
-            return None
-        if not received:
-            return None
-        *lines, self._received = (self._received + received).split(b"\n")
-        if len(self._received) > MOST_BYTES:
-            raise ValueError("too long for a message")
-        try:
-            messages = [json.loads(line) for line in lines]
-        except RecursionError:
-            raise ValueError("too deep for a message") from None
-        if not all(isinstance(message, dict) for message in messages):
-            raise ValueError("no message")
-        return messages
 
 
 def roll_call(
@@ -150,7 +70,7 @@ def roll_call(
     """
     if me.process == 0:
         peers = _Call(me, processes, identity, start_timeout).answered(address)
-        port = _free_port(address[0])
+        port = free_port(address[0])
         for line in peers.values():
             line.send(port=port, host=me.host, pid=me.pid)
         return peers, (address[0], port)
@@ -184,7 +104,7 @@ class _Call:
         """All others, in the order of their numbers."""
         deadline = time.monotonic() + self.start_timeout
         patient = time.monotonic() + PATIENT_SECONDS
-        with _listen(address) as listener, selectors.DefaultSelector() as selector:
+        with listen(address) as listener, selectors.DefaultSelector() as selector:
             selector.register(listener, selectors.EVENT_READ, None)
             while absent := _absent(self.peers, self.processes):
                 self.asked = self.asked or _asked(self.me)
@@ -385,54 +305,6 @@ def _asked(me: Peer) -> str:
 def _ended(me: Peer, asked: str) -> EndedError:
     again = ending.AGAIN.capitalize()
     return EndedError(f"{me} ends: {asked}. {again}")
-
-
-def _listen(address: tuple[str, int]) -> socket.socket:
-    """A listening socket; one for this machine alone where the address is a loopback one."""
-    host, port = address
-    try:
-        if is_loopback(host):
-            return socket.create_server((str(loopback_of(host)), port))
-        if socket.has_dualstack_ipv6():
-            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-        return socket.create_server(("", port))
-    except OSError as error:
-        raise PeerError(
-            f"process 0 can't listen at {host}:{port}: {error.strerror or error}. Another job may "
-            "be there: choose another port in JAX_COORDINATOR_ADDRESS"
-        ) from error
-
-
-def _free_port(host: str) -> int:
-    with _listen((host, 0)) as listener:
-        return listener.getsockname()[1]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address means the machine itself on every machine.
-
-    Example:
-        >>> is_loopback("localhost"), is_loopback("127.0.0.1"), is_loopback("192.0.2.1")
-        (True, True, False)
-    """
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def loopback_of(host: str) -> str | None:
-    """The loopback address that a host's name stands for, if it does.
-
-    Example:
-        >>> loopback_of("127.0.1.1"), loopback_of("192.0.2.1")
-        ('127.0.1.1', None)
-    """
-    try:
-        found = [str(info[4][0]) for info in socket.getaddrinfo(host, None)]
-    except OSError:
-        return None
-    return next((a for a in found if a.startswith("127.") or a == "::1"), None)
 
 
 def _absent(peers: Mapping[Peer, Line], processes: int) -> list[int]:

@@ -24,7 +24,7 @@ from typing import NoReturn
 from jaxnet import ending
 from jaxnet.cluster import activity
 from jaxnet.cluster.activity import State
-from jaxnet.cluster.rendezvous import Line, Peer
+from jaxnet.cluster.line import Line, Peer
 from jaxnet.ending import leave_process
 
 # EX_PROTOCOL of sysexits.h, "the remote system did something impossible": a process of the job is

@@ -6,7 +6,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from jaxnet.report.plots import principal_plane
+from jaxnet.report.embeddings import principal_plane
 
 
 def code_plane(codes: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxnet.files import write_atomically
-from jaxnet.report.plots import COLOURS, LABELLED_CLASSES, Columns, over_epochs, save
+from jaxnet.report.plots import COLOURS, Columns, over_epochs, save
+from jaxnet.report.predictions import LABELLED_CLASSES
 
 # Small images are enlarged to about so many pixels, so that a picture of them can be looked at.
 TILE = 56

@@ -12,7 +12,7 @@ import numpy as np
 from jaxnet.files import expanded, write_atomically
 
 if TYPE_CHECKING:
-    from jaxnet.metrics.curves import Curve
+    pass
 
 
 class Columns(Protocol):
@@ -35,21 +35,15 @@ class Columns(Protocol):
     def __len__(self) -> int: ...
 
 
-# Beyond this many classes the numbers in the cells can't be read.
-LABELLED_CLASSES = 20
-# Beyond this many curves neither colours nor a legend tell them apart.
-NAMED_CURVES = 10
-# Colours that colour-blind readers tell apart (Okabe, Ito 2008), and a style for each round.
+# Colours that colour-blind readers tell apart (Okabe, Ito 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Line styles, one for each round of the colours.
 STYLES = ("-", "--", ":")
 # Panels beside each other.
 PANELS = 3
 # From so many times its median on, a value leaves nothing to see of the others: the axis goes up in
 # powers of ten.
 OUTLYING = 20.0
-# The size of the tokens' names beside their attention, in points, and a line of them in inches.
-TOKEN_POINTS = 8
-LINE = 0.15
 # Epochs that are drawn of a longer run.
 NORM_LINES = 12
 # The panels of the picture of norms, by what their columns begin with.
@@ -185,144 +179,6 @@ def _ordered(columns: Sequence[str], prefix: str, order: Sequence[str]) -> list[
     return sorted(layers, key=lambda layer: place.get(layer, len(place)))
 
 
-def plot_confusion(
-    counts: np.ndarray, class_names: Sequence[str], path: Path, title: str = ""
-) -> None:
-    """Draw a confusion matrix; the shade of a cell is its share of the row.
-
-    Args:
-        counts: (classes, classes), true classes as rows.
-        class_names: the names, in order.
-        path: the picture to write.
-        title: what run it is.
-    """
-    from matplotlib.figure import Figure
-
-    counts = np.asarray(counts)
-    classes = len(counts)
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    size = 2.5 + 0.42 * min(classes, LABELLED_CLASSES)
-    figure = Figure(figsize=(size + 0.8, size), layout="constrained")
-    axes = figure.add_subplot()
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, label="share of the true class", fraction=0.046)
-    right, examples = np.trace(counts), counts.sum()
-    said = f"accuracy {right / max(examples, 1):.3f} of {examples:,.0f} examples"
-    axes.set(xlabel="predicted class", ylabel="true class")
-    axes.set_title("\n".join(filter(None, [title, said])), fontsize=10)
-    if classes <= LABELLED_CLASSES:
-        axes.set_xticks(range(classes), class_names, rotation=45, ha="right")
-        axes.set_yticks(range(classes), class_names)
-        for row, column in zip(*np.nonzero(counts), strict=True):
-            colour = "white" if share[row, column] > 0.5 else "black"
-            text = f"{counts[row, column]:.0f}"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
-    save(figure, path)
-
-
-def plot_predicted(
-    true: np.ndarray, predicted: np.ndarray, path: Path, target: str = "", title: str = ""
-) -> None:
-    """Draw predicted against true numbers; on the diagonal they are equal.
-
-    Args:
-        true: (n,) numbers.
-        predicted: likewise.
-        path: the picture to write.
-        target: what was predicted, and in which unit.
-        title: what run it is.
-    """
-    from matplotlib.figure import Figure
-    from sklearn.metrics import r2_score, root_mean_squared_error
-
-    figure = Figure(figsize=(5.0, 4.9), layout="constrained")
-    axes = figure.add_subplot()
-    ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
-    axes.plot(ends, ends, color="grey", linestyle=":", label="predicted = true")
-    axes.scatter(true, predicted, s=12, alpha=0.5, color=COLOURS[0])
-    of = f" {target}" if target else ""
-    axes.set(xlabel=f"true{of}", ylabel=f"predicted{of}", aspect="equal")
-    measures = [f"RMSE {root_mean_squared_error(true, predicted):.3g}", f"{len(true):,} examples"]
-    if len(true) > 1:
-        measures.insert(0, f"$R^2$ {r2_score(true, predicted):.3f}")
-    axes.set_title("\n".join(filter(None, [title, ", ".join(measures)])), fontsize=10)
-    axes.legend(fontsize=8)
-    axes.grid(alpha=0.3)
-    save(figure, path)
-
-
-def plot_roc(curves: Sequence[Curve], path: Path, title: str = "") -> None:
-    """Draw the ROC curve of each class against the rest, with the area under it.
-
-    Args:
-        curves: from `jaxnet.metrics.roc_curves`.
-        path: the picture to write.
-        title: what run it is.
-    """
-    axes, figure = _curve_axes("false positive rate", "true positive rate", title)
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="chance")
-    for curve, style in zip(curves, _styles(curves, "AUC"), strict=True):
-        axes.plot(curve.x, curve.y, **style)
-    _legend(axes, "lower right")
-    save(figure, path)
-
-
-def plot_precision_recall(curves: Sequence[Curve], path: Path, title: str = "") -> None:
-    """Draw the precision of each class over its recall, with the average precision.
-
-    Args:
-        curves: from `jaxnet.metrics.precision_recall_curves`.
-        path: the picture to write.
-        title: what run it is.
-    """
-    axes, figure = _curve_axes("recall", "precision", title)
-    if len(curves) == 1:
-        axes.axhline(curves[0].share, color="grey", linestyle=":", label="chance")
-    for curve, style in zip(curves, _styles(curves, "AP"), strict=True):
-        # The precision between two points is that of the higher recall, as the area has it.
-        axes.plot(curve.x, curve.y, drawstyle="steps-post", **style)
-    _legend(axes, "lower left")
-    save(figure, path)
-
-
-def _curve_axes(x: str, y: str, title: str) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.6, 4.8), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set(xlabel=x, ylabel=y, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-    axes.set_title(title, fontsize=10)
-    axes.grid(alpha=0.3)
-    return axes, figure
-
-
-def _legend(axes: Any, inside: str) -> None:
-    """A legend in a corner where no curve is, or, with more lines than fit there, outside."""
-    if len(axes.lines) <= 3:
-        axes.legend(loc=inside, fontsize=8)
-    else:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=8)
-
-
-def _styles(curves: Sequence[Curve], area: str) -> list[dict[str, Any]]:
-    """How to draw each curve: named, or, where there are many, thin with one name for all."""
-    if len(curves) <= NAMED_CURVES:
-        return [
-            {**_style(number), "label": f"{curve.name} ({area} {curve.area:.3f})"}
-            for number, curve in enumerate(curves)
-        ]
-    areas = [curve.area for curve in curves if np.isfinite(curve.area)] or [np.nan]
-    thin = {"color": COLOURS[0], "linewidth": 0.7, "alpha": 0.5}
-    label = f"{len(curves)} classes (mean {area} {np.mean(areas):.3f})"
-    return [{**thin, "label": None if index else label} for index in range(len(curves))]
-
-
-def _style(number: int) -> dict[str, Any]:
-    """The colour and the dashes of one of several lines."""
-    round_, place = divmod(number, len(COLOURS))
-    return {"color": COLOURS[place], "linestyle": STYLES[round_ % len(STYLES)]}
-
-
 def plot_images(
     images: np.ndarray, path: Path, columns: Sequence[str] = (), title: str = ""
 ) -> None:
@@ -384,7 +240,7 @@ def plot_lines(
     figure = Figure(figsize=(5.6, 4.0), layout="constrained")
     axes = figure.add_subplot()
     for number, (name, values) in enumerate(lines.items()):
-        axes.plot(at, values, marker=".", label=name, **_style(number))
+        axes.plot(at, values, marker=".", label=name, **line_style(number))
     axes.set(xlabel=x, ylabel=y)
     axes.set_title(title, fontsize=10)
     if all(float(place).is_integer() for place in at):
@@ -394,122 +250,10 @@ def plot_lines(
     save(figure, path)
 
 
-def principal_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where vectors lie in the plane in which they differ most (principal components).
-
-    Args:
-        vectors: (n, width), n of at least 2.
-
-    Returns:
-        Points (n, 2), and the shares of the variance (2,) that lie along the two axes.
-
-    Example:
-        >>> points, shares = principal_plane(np.array([[0.0, 0.0, 3.0], [0.0, 0.0, 5.0]]))
-        >>> np.abs(points).tolist(), shares.tolist()
-        ([[1.0, 0.0], [1.0, 0.0]], [1.0, 0.0])
-    """
-    centred = vectors - vectors.mean(axis=0)
-    _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
-    shares = (sizes**2)[:2] / max((sizes**2).sum(), np.finfo(np.float32).tiny)
-    points = centred @ axes[:2].T
-    missing = 2 - points.shape[1]
-    return np.pad(points, ((0, 0), (0, missing))), np.pad(shares, (0, missing))
-
-
-def plot_plane(
-    vectors: np.ndarray,
-    path: Path,
-    colours: np.ndarray,
-    colour: str,
-    labels: Mapping[int, str],
-    title: str = "",
-) -> None:
-    """Draw vectors in the plane in which they differ most (principal components).
-
-    Args:
-        vectors: (n, width), n of at least 2.
-        path: the picture to write.
-        colours: (n,) numbers that colour the points.
-        colour: what these are.
-        labels: a name for some of the points, by their row.
-        title: what run it is.
-    """
-    from matplotlib.figure import Figure
-
-    points, shares = principal_plane(vectors)
-    figure = Figure(figsize=(8, 6.8), layout="constrained")
-    axes = figure.add_subplot()
-    drawn = axes.scatter(points[:, 0], points[:, 1], c=colours, s=14, alpha=0.7, cmap="viridis")
-    figure.colorbar(drawn, label=colour)
-    _name_points(axes, points, labels)
-    axes.set(
-        xlabel=f"first principal component ({shares[0]:.0%} of the variance)",
-        ylabel=f"second principal component ({shares[1]:.0%})",
-        title=title,
-    )
-    axes.grid(alpha=0.3)
-    save(figure, path)
-
-
-def _name_points(axes: Any, points: np.ndarray, labels: Mapping[int, str]) -> None:
-    """Write names beside points, but for those that would lie over a name before them."""
-    axes.figure.draw_without_rendering()
-    taken: list[Any] = []
-    for row, label in labels.items():
-        name = axes.annotate(
-            label, points[row], fontsize=8, xytext=(3, 2), textcoords="offset points"
-        )
-        box = name.get_window_extent()
-        if any(box.overlaps(other) for other in taken):
-            name.remove()
-        else:
-            taken.append(box)
-
-
-def plot_attention(
-    weights: np.ndarray,
-    tokens: Sequence[str],
-    path: Path,
-    sources: Sequence[str] | None = None,
-    title: str = "",
-) -> None:
-    """Draw the attention weights: a row of pictures for each layer, one for each head.
-
-    Colours go by the square root of a weight: heads that attend a little to many tokens are seen
-    beside one that attends to a single token.
-
-    Args:
-        weights: (layers, heads, n, m), a row of each picture for each token that attends.
-        tokens: the tokens that attend, n of them.
-        path: the picture to write.
-        sources: the tokens that are attended to, m of them; by default the same.
-        title: what run it is.
-    """
-    from matplotlib.colors import PowerNorm
-    from matplotlib.figure import Figure
-
-    sources = tokens if sources is None else sources
-    layers, heads, n, m = weights.shape
-    # A line of text for each token, and room for the tokens' own length beside the pictures.
-    width, height = max(2.0, LINE * m), max(2.0, LINE * n)
-    beside, below = (0.075 * max(map(len, texts), default=1) + 0.5 for texts in (tokens, sources))
-    size = (beside + heads * (width + 0.3) + 1.0, below + layers * (height + 0.4) + 0.6)
-    figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(title)
-    grid = figure.subplots(layers, heads, squeeze=False)
-    image, scale = None, PowerNorm(0.5, 0, float(weights.max()))
-    for layer, head in product(range(layers), range(heads)):
-        axes = grid[layer][head]
-        image = axes.imshow(weights[layer, head], cmap="viridis", norm=scale, aspect="auto")
-        axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=9)
-        axes.set_xticks(range(m), sources if layer == layers - 1 else [""] * m, rotation=90)
-        axes.set_yticks(range(n), tokens if head == 0 else [""] * n)
-        axes.tick_params(labelsize=TOKEN_POINTS, length=0)
-    figure.supxlabel("token that is attended to", fontsize=10)
-    figure.supylabel("token that attends", fontsize=10)
-    if image is not None:
-        figure.colorbar(image, ax=grid, label="attention weight", fraction=0.03)
-    save(figure, path)
+def line_style(number: int) -> dict[str, Any]:
+    """The colour and the dashes of one of several lines."""
+    round_, place = divmod(number, len(COLOURS))
+    return {"color": COLOURS[place], "linestyle": STYLES[round_ % len(STYLES)]}
 
 
 def save(figure: Any, path: Path) -> None:

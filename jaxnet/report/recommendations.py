@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxnet.files import write_atomically
-from jaxnet.report.plots import plot_plane
+from jaxnet.report.embeddings import plot_plane
 
 if TYPE_CHECKING:
     from jaxnet.data.interactions.interactions import Entities

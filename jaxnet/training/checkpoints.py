@@ -14,7 +14,6 @@ import logging
 import os
 import queue
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -30,7 +29,15 @@ from jaxnet import ending, locks, trees
 from jaxnet.cluster import activity, join, processes
 from jaxnet.errors import CheckpointError, UsageError
 from jaxnet.files import expanded
+from jaxnet.training.aside import Aside
 from jaxnet.training.inventory import Unreadable, check_inventory, write_inventory
+from jaxnet.training.stored_state import (
+    as_stored,
+    describe,
+    from_description,
+    from_stored,
+    stored_shapes,
+)
 
 PyTree = Any
 Slot = Literal["best", "last"]
@@ -151,9 +158,9 @@ class CheckpointStore:
         # for minutes, and the end of the process for these.
         if problem := processes.from_first(lambda: _unwritable(self.folder)):
             raise self._cant_write(step, OSError(problem))
-        plain = _plain(state)
+        plain = as_stored(state)
         self._saving = step
-        noted = _Noted(_describe(plain), progress, best_step, step)
+        noted = _Noted(describe(plain), progress, best_step, step)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(plain), progress=ocp.args.JsonSave(noted._asdict())
         )
@@ -283,8 +290,8 @@ class CheckpointStore:
         with _read_by_all(folder):
             noted = _noted(folder)
         check(noted.progress)
-        target, saved = _abstract(like), _from_description(noted.tree)
-        differences = trees.differences(_from_description(_describe(target)), saved)
+        target, saved = stored_shapes(like), from_description(noted.tree)
+        differences = trees.differences(from_description(describe(target)), saved)
         if differences:
             raise CheckpointError(
                 f"{folder} is a checkpoint of another model, optimizer or technique, or of an "
@@ -299,7 +306,7 @@ class CheckpointStore:
                 state = self._manager.restore(step, args=items)["state"]
             except Exception as error:
                 raise Unreadable(f"{_file_in(str(error), folder)}: {_brief(error)}") from error
-        return Restored(step, _typed(state, like), noted.progress)
+        return Restored(step, from_stored(state, like), noted.progress)
 
     def _write_inventory(self) -> None:
         """Note length and checksums of each file, so that damage is found and named.
@@ -354,8 +361,8 @@ class CheckpointStore:
             raise error
 
     @cached_property
-    def _aside(self) -> _Aside:
-        return _Aside()
+    def _aside(self) -> Aside:
+        return Aside()
 
     def _cant_write(self, step: int, error: Exception) -> CheckpointError:
         good = [s for s in self._listed() if s != step]
@@ -365,40 +372,6 @@ class CheckpointStore:
             f"{where}: the checkpoint of step {step} can't be written: {_brief(error)}. Nothing "
             f"else is lost: {left}. Make room or choose another folder, and run again to resume."
         )
-
-
-class _Aside:
-    """A thread that does one thing after the other, for one who may give up waiting.
-
-    Always the same one, because Orbax raises the error of a save once in each thread that asks. A
-    daemon: Python doesn't wait for it at its end.
-    """
-
-    def __init__(self) -> None:
-        self._work: queue.SimpleQueue[tuple[Callable[[], None], queue.SimpleQueue[Any]] | None]
-        self._work = queue.SimpleQueue()
-        threading.Thread(target=self._serve, name="jaxnet-saving", daemon=True).start()
-
-    def begin(self, work: Callable[[], None]) -> queue.SimpleQueue[BaseException | None]:
-        """Do this; its error, or None, comes out of the queue."""
-        outcome: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        self._work.put((work, outcome))
-        return outcome
-
-    def end(self) -> None:
-        """Let the thread go when it has done what was begun."""
-        self._work.put(None)
-
-    def _serve(self) -> None:
-        while (given := self._work.get()) is not None:
-            work, outcome = given
-            try:
-                work()
-            except BaseException as error:
-                outcome.put(error)
-            else:
-                outcome.put(None)
-            del given, work, outcome  # what it holds would stay in memory, a state above all
 
 
 def _unwritable(folder: Path, make: bool = False) -> str | None:
@@ -503,50 +476,6 @@ def _damage(folder: Path) -> str | None:
     except Unreadable as error:
         return str(error)
     return None
-
-
-def _plain(state: PyTree) -> PyTree:
-    """The state with random keys as the integers they are made of, which is what files hold."""
-    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, state)
-
-
-def _typed(plain: PyTree, like: PyTree) -> PyTree:
-    """The inverse of `_plain`."""
-
-    def typed(values: jax.Array, leaf: Any) -> jax.Array:
-        if not _is_key(leaf):
-            return values
-        impl = jax.random.key_impl(jax.numpy.empty((), leaf.dtype))
-        return jax.random.wrap_key_data(values, impl=impl)
-
-    return jax.tree.map(typed, plain, like)
-
-
-def _abstract(like: PyTree) -> PyTree:
-    """Shapes, types and places of a state as it is on file, for the devices at hand."""
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-    def abstract(leaf: Any, plain: Any) -> jax.ShapeDtypeStruct:
-        # The integers of a key have an axis more, at the end, and lie as the key does.
-        sharding = getattr(leaf, "sharding", None) or here
-        return jax.ShapeDtypeStruct(plain.shape, plain.dtype, sharding=sharding)
-
-    return jax.tree.map(abstract, like, jax.eval_shape(_plain, like))
-
-
-def _is_key(leaf: Any) -> bool:
-    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _describe(tree: PyTree) -> dict[str, list[Any]]:
-    return {path: [leaf.dtype.name, list(leaf.shape)] for path, leaf in trees.named(tree).items()}
-
-
-def _from_description(described: Mapping[str, list[Any]]) -> dict[str, jax.ShapeDtypeStruct]:
-    return {
-        path: jax.ShapeDtypeStruct(tuple(shape), jax.numpy.dtype(dtype))
-        for path, (dtype, shape) in described.items()
-    }
 
 
 def _file_in(message: str, folder: Path) -> str:

@@ -17,7 +17,7 @@ from jaxnet.generation import (
 )
 from jaxnet.generation import translation as its_module
 from jaxnet.models import Transformer
-from jaxnet.report.plots import plot_attention
+from jaxnet.report.attention import plot_attention
 from tests.networks import drawn
 
 TEXTS = ["a red hat", "two men", "a dog runs over the green grass and barks", "a hat"]

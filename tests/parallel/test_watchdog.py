@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import pytest
 
-from jaxnet.cluster.rendezvous import Line, Peer
+from jaxnet.cluster.line import Line, Peer
 from jaxnet.cluster.watchdog import LOST_PEER, Watch
 
 # What a process does: it joins the others, says so, and follows the words on its standard input.
@@ -26,7 +26,8 @@ ending.start()
 from jaxnet.errors import EndedError, PeerError, UsageError
 import jaxnet.cluster.rendezvous
 from jaxnet.cluster.identity import Identity
-from jaxnet.cluster.rendezvous import Peer, roll_call
+from jaxnet.cluster.line import Peer
+from jaxnet.cluster.rendezvous import roll_call
 from jaxnet.cluster.watchdog import Watch
 import os, signal
 if "ASKED" in os.environ:
@@ -55,8 +56,8 @@ for line in sys.stdin:
     if line == "finish\\n":
         watch.finish()
         print("finished", flush=True)
-        watch.close()
         time.sleep(float(os.environ.get("LINGER", 0)))
+        watch.close()
         break
     if line == "fail\\n":
         watch.explain()
@@ -481,7 +482,7 @@ def test_the_launcher_is_gone():
     reading, writing = os.pipe()
     code = (
         "import os, sys, time\n"
-        "from jaxnet.cluster.rendezvous import Peer\n"
+        "from jaxnet.cluster.line import Peer\n"
         "from jaxnet.cluster.watchdog import Watch\n"
         f"Watch(Peer(0, 'here', os.getpid()), 1, 30.0, launcher={reading}).start()\n"
         "print('watching', flush=True)\n"
@@ -500,7 +501,7 @@ def test_the_launcher_is_gone():
 
 
 def test_a_message_is_one_line_of_json():
-    from jaxnet.cluster.rendezvous import Line
+    from jaxnet.cluster.line import Line
 
     here, there = socket.socketpair()
     with here, there:

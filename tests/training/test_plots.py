@@ -9,8 +9,8 @@ import pytest
 
 from jaxnet import metrics
 from jaxnet.app import run_folder
-from jaxnet.report import pictures, plots
-from jaxnet.report.plots import plot_confusion, plot_precision_recall, plot_roc
+from jaxnet.report import attention, embeddings, pictures, plots, predictions
+from jaxnet.report.predictions import plot_confusion, plot_precision_recall, plot_roc
 from jaxnet.training import History
 
 ROWS = tuple(
@@ -81,7 +81,7 @@ def test_classes_without_a_curve_are_drawn_as_nothing(tmp_path):
 def drawn(monkeypatch) -> list[Any]:
     """The figures, instead of files."""
     figures: list[Any] = []
-    for module in (plots, pictures):
+    for module in (attention, embeddings, pictures, plots, predictions):
         monkeypatch.setattr(module, "save", lambda figure, path: figures.append(figure))
     return figures
 
@@ -146,7 +146,9 @@ def test_predictions_say_how_good_they_are_and_of_what(drawn, tmp_path):
 
     true = np.random.default_rng(0).normal(150, 70, 90)
     predicted = true + np.random.default_rng(1).normal(0, 40, 90)
-    plots.plot_predicted(true, predicted, tmp_path / "a.png", "price (EUR)", "homes, mlp, seed 0")
+    predictions.plot_predicted(
+        true, predicted, tmp_path / "a.png", "price (EUR)", "homes, mlp, seed 0"
+    )
     axes = drawn[0].axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("true price (EUR)", "predicted price (EUR)")
     first, second = axes.get_title().split("\n")
@@ -162,7 +164,7 @@ def test_predictions_say_how_good_they_are_and_of_what(drawn, tmp_path):
 def test_attention_is_legible_and_says_what_is_what(layers, heads, n, m, drawn, tmp_path):
     weights = np.random.default_rng(0).uniform(size=(layers, heads, n, m))
     written, read = [f"out{i}" for i in range(n)], [f"word{i}" for i in range(m)]
-    plots.plot_attention(weights, written, tmp_path / "a.png", read, "multi30k, seed 0")
+    attention.plot_attention(weights, written, tmp_path / "a.png", read, "multi30k, seed 0")
     (figure,) = drawn
     figure.draw_without_rendering()
     assert figure.get_suptitle() == "multi30k, seed 0"
@@ -182,13 +184,15 @@ def test_attention_is_legible_and_says_what_is_what(layers, heads, n, m, drawn, 
 def test_names_of_points_do_not_lie_over_each_other(drawn, tmp_path):
     vectors = np.float32([[0, 0], [0.001, 0], [5, 1], [9, -2]])
     names = {row: f"item {row}" for row in range(4)}
-    plots.plot_plane(vectors, tmp_path / "a.png", np.arange(4), "taken", names)
+    embeddings.plot_plane(vectors, tmp_path / "a.png", np.arange(4), "taken", names)
     assert [t.get_text() for t in drawn[0].axes[0].texts] == ["item 0", "item 2", "item 3"]
 
 
 @pytest.mark.slow
 def test_a_confusion_matrix_and_curves_have_titles_and_axes(drawn, tmp_path):
-    plots.plot_confusion(np.array([[30, 2], [4, 20]]), ["no", "yes"], tmp_path / "a.png", "spam")
+    predictions.plot_confusion(
+        np.array([[30, 2], [4, 20]]), ["no", "yes"], tmp_path / "a.png", "spam"
+    )
     axes = drawn[0].axes[0]
     assert axes.get_title() == "spam\naccuracy 0.893 of 56 examples"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
@@ -206,9 +210,11 @@ def test_a_confusion_matrix_and_curves_have_titles_and_axes(drawn, tmp_path):
 
 def test_points_say_what_the_axes_are(drawn, tmp_path):
     vectors = np.random.default_rng(0).normal(size=(20, 3)) * [3, 2, 1]
-    plots.plot_plane(vectors, tmp_path / "a.png", np.ones(20), "how often", {0: "one"}, "items")
+    embeddings.plot_plane(
+        vectors, tmp_path / "a.png", np.ones(20), "how often", {0: "one"}, "items"
+    )
     axes = drawn[0].axes[0]
-    _, shares = plots.principal_plane(vectors)
+    _, shares = embeddings.principal_plane(vectors)
     assert f"({shares[0]:.0%} of the variance)" in axes.get_xlabel()
     assert f"({shares[1]:.0%})" in axes.get_ylabel()
     names = [str(i) for i in range(10)]

@@ -1,11 +1,11 @@
 from .experts import EXPERTS as EXPERTS
 from .experts import on_their_devices as on_their_devices
 from .layout import Layout as Layout
-from .pipeline_stages import Gradients as Gradients
 from .pipeline_stages import gpipe as gpipe
-from .pipeline_stages import one_forward_one_backward as one_forward_one_backward
 from .ring_attention import in_a_ring as in_a_ring
 from .ring_attention import ring_attention as ring_attention
+from .schedule_1f1b import Gradients as Gradients
+from .schedule_1f1b import one_forward_one_backward as one_forward_one_backward
 from .stacked import STAGES as STAGES
 from .stacked import from_plain as from_plain
 from .stacked import in_stages as in_stages

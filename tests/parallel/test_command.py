@@ -113,7 +113,7 @@ def test_a_language_model_on_four_devices_learns_as_on_one(network, axes, tmp_pa
             ["--layout.tensor", "2", "--model", "cnn", "--network.hidden", "None"],
             "models.cnn ends without any",
         ),
-        (["--layout.stage", "2"], "stages share out the blocks of a jaxnet.layers.Stack"),
+        (["--layout.stage", "2"], "stages split the blocks of a jaxnet.layers.Stack"),
         (["--layout.expert", "2"], "expert=2 shares out what is in a jaxnet.layers.ExpertFeed"),
         (["--layout.stage", "2", "--layout.expert", "2"], "stage=2 can't be combined with expert"),
     ],

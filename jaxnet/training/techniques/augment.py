@@ -1,4 +1,4 @@
-"""The technique that acts on the batch: data augmentation, inside the compiled training step."""
+"""Data augmentation as a technique: it runs inside the compiled training step."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ class _Augment(Technique):
     index: int
 
     def prepare(self, state, batch):
-        return self.task.prepare(state, self._varied(state, batch))
+        return self.task.prepare(state, self._augmented(state, batch))
 
     def diagnose(self, state, batch):
-        return self.task.diagnose(state, self._varied(state, batch))
+        return self.task.diagnose(state, self._augmented(state, batch))
 
-    def _varied(self, state: TrainState, batch: Batch) -> Batch:
+    def _augmented(self, state: TrainState, batch: Batch) -> Batch:
         key = jax.random.fold_in(stream(state.key, "augment", state.step), self.index)
-        varied = self.function(key, batch)
-        _check_same(batch, varied)
-        return varied
+        augmented = self.function(key, batch)
+        _check_same(batch, augmented)
+        return augmented
 
 
 def augment(task: GradientTask, *functions: Augmentation) -> GradientTask:
-    """Vary the training batches by `functions`, one after the other; evaluation is left alone.
+    """Apply `functions` to each training batch, in order; evaluation data is not augmented.
 
-    They act on the whole batch and before `preprocess`, wherever this stands among other
-    techniques. What they draw is a function of the run's seed and the step, so that a resumed run
-    sees what the uninterrupted one would have seen.
+    They see the whole batch, before `preprocess`, regardless of where `augment` stands among other
+    techniques. Their random numbers depend only on the run's seed and the step, so a resumed run
+    sees the same augmented batches as an uninterrupted one.
 
     Args:
         task: a task that learns by gradient descent.
         functions: `(key, batch) -> batch`; see `jaxnet.data.augmentation`.
 
     Raises:
-        UsageError: the task doesn't learn by gradient descent or, when it is compiled, a function
-            changes the shape or type of an array, or drops one.
-        InputError: (when it is compiled) a function can't be for this data.
+        UsageError: the task doesn't learn by gradient descent; or, at compile time, a function
+            changes the shape or dtype of an array, or drops one.
+        InputError: (at compile time) a function doesn't support this data.
 
     Example:
         >>> import flax.linen as nn, jax.numpy as jnp, optax
@@ -70,13 +70,13 @@ def augment(task: GradientTask, *functions: Augmentation) -> GradientTask:
     if not functions:
         return task
     require_gradients(task, "augment")
-    # Each draws from a stream of its own.
+    # Each call of `augment` uses its own random stream.
     index = sum(isinstance(one, _Augment) for one in chain(task))
     return _Augment(task, compose(*functions), index)
 
 
 def _check_same(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """Raise `UsageError` where an array of the batch is gone or has another shape or type."""
+    """Raise `UsageError` if an array of the batch is missing or changed its shape or dtype."""
     changed = flat(after)
     for name, old in flat(before).items():
         new = changed.get(name)

@@ -1,4 +1,4 @@
-"""Classifiers on inner layers, which help the training and are gone afterwards."""
+"""Auxiliary losses: classifiers on intermediate layers that are used in training only."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from jaxnet.training.tasks.supervised import Supervised
 
 
 def with_auxiliary(task: Supervised, weight: float = 0.3) -> Supervised:
-    """The task of a network that gives further outputs in training: `(main, auxiliary, ...)`.
+    """Add auxiliary losses for a network that returns `(main, auxiliary, ...)` in training.
 
     The loss becomes `loss(main) + weight * (loss(auxiliary) + ...)` (Szegedy et al. 2015, section
-    5, whose weight is 0.3). Metrics read the main outputs. In evaluation the network gives the main
-    outputs alone, and nothing is added.
+    5, with weight 0.3). Metrics use the main outputs. In evaluation the network returns the main
+    outputs only, and the loss has no auxiliary terms.
 
     Raises:
         UsageError: the task isn't a `Supervised`.
@@ -47,7 +47,7 @@ def with_auxiliary(task: Supervised, weight: float = 0.3) -> Supervised:
     )
 
 
-# Values, so that equal tasks are equal.
+# Dataclasses rather than closures, so that equal tasks compare equal.
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class _AuxiliaryLoss:
     weight: float
 
     def wrong_labels(self, labels: np.ndarray, outputs: tuple[int, ...]) -> Wrong | None:
-        """See `jaxnet.losses.labels.ChecksLabels`."""
+        """Labels that the wrapped loss rejects (`jaxnet.losses.labels.ChecksLabels`)."""
         return wrong_labels(self.loss, labels, outputs)
 
     def __call__(self, outputs: Any, labels: jax.Array) -> jax.Array:
-        """(B,), one loss an example."""
+        """The loss per example, (B,)."""
         main, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
         return self.loss(main, labels) + sum(
             (self.weight * self.loss(one, labels) for one in auxiliary), start=0.0
@@ -72,6 +72,6 @@ class _MainMetric:
     metric: Metric
 
     def __call__(self, outputs: Any, labels: jax.Array, weights: jax.Array) -> PyTree:
-        """The metric's sums."""
+        """The metric of the main outputs, as mergeable sums."""
         main = outputs[0] if isinstance(outputs, tuple) else outputs
         return self.metric(main, labels, weights)

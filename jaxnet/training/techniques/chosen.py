@@ -1,4 +1,4 @@
-"""Which parameters patterns choose, and a word about it to the user."""
+"""Selection of parameters by path patterns, logged so that the user sees what matched."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from jaxnet.training.state import PyTree
 log = logging.getLogger("jaxnet.chosen")
 
 KERNELS = "**/*kernel"
-"""The pattern of all weights that a layer multiplies its inputs, or its own state, with.
+"""The pattern of all weight matrices, input and recurrent.
 
-That is `kernel` of dense and convolutional layers and of attention, `kernel` and `recurrent_kernel`
-of recurrent ones (in cells of Flax `ii/kernel`, `hi/kernel`, ...). It leaves out biases, the scales
-of normalisation, and embeddings.
+It matches `kernel` of dense, convolutional and attention layers, and `kernel` and
+`recurrent_kernel` of recurrent ones (`ii/kernel`, `hi/kernel`, ... in Flax cells). It excludes
+biases, normalisation scales and embeddings.
 """
 
 _LISTED = 12
 
 
 def chosen(what: str, params: PyTree, *patterns: str) -> PyTree:
-    """The parameters with True in the place of each whose path matches one of `patterns`.
+    """A boolean mask over `params`: True where the path matches one of `patterns`.
 
-    Says once which they are, at log level INFO of the logger `jaxnet.chosen`, which commands show;
-    `jaxnet.trees.matching` lists them. Where a pattern of kernels passes over recurrent ones, it
-    warns.
+    The matched paths are logged once, at level INFO of the logger `jaxnet.chosen`, which commands
+    show; `jaxnet.trees.matching` returns them. A warning is logged if a kernel pattern misses
+    recurrent kernels.
 
     Args:
-        what: what happens to them, for the message: `"weight decay shrinks"`.
+        what: what happens to the matched parameters, for the message: `"weight decay shrinks"`.
         params: parameters or their shapes.
-        patterns: of paths (`jaxnet.trees`).
+        patterns: path patterns (`jaxnet.trees`).
 
     Raises:
         InputError: a pattern matches no parameter.
@@ -42,12 +42,12 @@ def chosen(what: str, params: PyTree, *patterns: str) -> PyTree:
         {'Dense_0': {'bias': False, 'kernel': True}}
     """
     mask = trees.mask(params, *patterns)
-    _tell(what, patterns, tuple(trees.named(params)), tuple(trees.matching(params, *patterns)))
+    _log_once(what, patterns, tuple(trees.named(params)), tuple(trees.matching(params, *patterns)))
     return mask
 
 
 @functools.lru_cache(maxsize=256)
-def _tell(
+def _log_once(
     what: str, patterns: tuple[str, ...], paths: tuple[str, ...], matched: tuple[str, ...]
 ) -> None:
     log.info("%s %d of %d parameters: %s", what, len(matched), len(paths), _listed(matched))

@@ -1,4 +1,4 @@
-"""The technique that evaluates with a moving average of what was learnt."""
+"""Exponential moving average (EMA) of the weights, used for evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ MEMORY = "ema"
 
 @struct.dataclass
 class MovingAverage:
-    """An exponential moving average, whose decay warms up.
+    """An exponential moving average with a warm-up of its decay.
 
-    The decay of update `t = 0, 1, ...` is `min(decay, (1 + t) / (10 + t))`, as that of TensorFlow's
-    `ExponentialMovingAverage` with `num_updates`: the initial values, which nothing was learnt
-    from, are soon forgotten, however near the decay is to 1.
+    The decay of update `t = 0, 1, ...` is `min(decay, (1 + t) / (10 + t))`, as in TensorFlow's
+    `ExponentialMovingAverage` with `num_updates`: the untrained initial values are soon forgotten,
+    however close the decay is to 1.
 
     Attributes:
-        values: what is averaged: floating-point leaves, in at least float32, in which small changes
-            add up. Of all other leaves, which only count, it holds the newest.
+        values: the averages of floating-point leaves, in at least float32 so that small changes
+            add up. Other leaves, such as counters, hold their latest value.
         updates: int32 scalar, the number of updates.
 
     Example:
@@ -43,8 +43,8 @@ class MovingAverage:
 
     @staticmethod
     def of(values: PyTree) -> MovingAverage:
-        """The average before the first update: the values themselves, in buffers of its own."""
-        # Copies, because one buffer can't be donated twice.
+        """The average before the first update: a copy of `values`."""
+        # Copied, because one buffer can't be donated twice.
         return MovingAverage(jax.tree.map(jnp.copy, widened(values)), jnp.zeros((), jnp.int32))
 
     def moved(self, values: PyTree, decay: float) -> MovingAverage:
@@ -56,13 +56,13 @@ class MovingAverage:
             if not jnp.issubdtype(value.dtype, jnp.inexact):
                 return value
             value = value.astype(mean.dtype)
-            # What stays as it is stays so bit for bit, an infinity too.
+            # Unchanged values stay bit-identical, infinities included.
             return jnp.where(value == mean, mean, mean + rate.astype(mean.dtype) * (value - mean))
 
         return MovingAverage(jax.tree.map(move, self.values, values), self.updates + 1)
 
     def like(self, values: PyTree) -> PyTree:
-        """The average in the types of `values`."""
+        """The average, cast to the dtypes of `values`."""
         return typed_like(self.values, values)
 
 
@@ -78,12 +78,12 @@ class _Ema(Technique):
 
     def init(self, key, batch):
         state = self.task.init(key, batch)
-        return remember(state, **{MEMORY: MovingAverage.of(_learnt(state))})
+        return remember(state, **{MEMORY: MovingAverage.of(_variables(state))})
 
     def apply_gradients(self, state, grads, aux):
         new = self.task.apply_gradients(state, grads, aux)
         average = state.memory[MEMORY]
-        moved = select(self.task.takes(grads), average.moved(_learnt(new), self.decay), average)
+        moved = select(self.task.takes(grads), average.moved(_variables(new), self.decay), average)
         return remember(new, **{MEMORY: moved})
 
     def eval_step(self, state, batch):
@@ -97,16 +97,16 @@ class _Ema(Technique):
 
 
 def with_ema(task: GradientTask, decay: float) -> GradientTask:
-    """Evaluate and predict with an exponential moving average of what was learnt.
+    """Evaluate and predict with an exponential moving average of the weights.
 
     `ema <- d * ema + (1 - d) * params` after each update, where `d` warms up from 0.1 to `decay`;
-    see `MovingAverage`. (Polyak and Juditsky 1992 averaged uniformly; this form is the usual one
-    since.) Floating-point variables other than parameters, such as the running statistics of batch
-    normalisation, are averaged too, because averaged weights don't go with the newest statistics.
-    An update that loss scaling leaves out (`mixed_precision`) doesn't move the average.
+    see `MovingAverage`. (Polyak and Juditsky 1992 averaged uniformly; the exponential form is the
+    usual one today.) Floating-point variables other than parameters, such as batch-norm running
+    statistics, are averaged too, because the latest statistics don't match averaged weights.
+    Updates skipped by loss scaling (`mixed_precision`) don't move the average.
 
-    Evaluation, prediction, and what is made of the trained network, such as a `Bundle`, take the
-    average; training goes on with the parameters themselves.
+    Evaluation, prediction and exports such as a `Bundle` use the average; training continues with
+    the parameters themselves.
 
     Raises:
         UsageError: `decay` isn't in [0, 1), or the task doesn't learn by gradient descent or has an
@@ -120,9 +120,9 @@ def with_ema(task: GradientTask, decay: float) -> GradientTask:
 
 
 def averaged(state: TrainState) -> TrainState:
-    """The state with the average in place of what it is an average of."""
-    return replace(state, **state.memory[MEMORY].like(_learnt(state)))
+    """The state with its parameters and collections replaced by their moving average."""
+    return replace(state, **state.memory[MEMORY].like(_variables(state)))
 
 
-def _learnt(state: TrainState) -> dict[str, PyTree]:
+def _variables(state: TrainState) -> dict[str, PyTree]:
     return {"params": state.params, "collections": state.collections}

@@ -1,4 +1,4 @@
-"""The technique that keeps some layers as they are."""
+"""Freezing: train some layers and keep the others unchanged."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from jaxnet.training.techniques.transforms import Technique, require_gradients
 
 @dataclass(frozen=True)
 class Choice:
-    """What is frozen.
+    """The set of frozen variables.
 
     Attributes:
-        patterns: of paths (`jaxnet.trees`).
-        others: whether what matches is what trains, and all else is frozen.
+        patterns: path patterns (`jaxnet.trees`).
+        others: whether the matching variables are trained and all others frozen.
     """
 
     patterns: tuple[str, ...]
     others: bool
 
     def params(self, params: PyTree) -> PyTree:
-        """The parameters with True in the place of each that is frozen.
+        """A boolean mask over the parameters, True where frozen.
 
         Raises:
             InputError: a pattern matches no parameter.
@@ -43,18 +43,18 @@ class Choice:
         return jax.tree.map(lambda matches: matches != self.others, matched)
 
     def layer(self, path: str, names: list[str]) -> bool | None:
-        """Whether all parameters of a layer's own are frozen; None for a layer that has none."""
+        """Whether all of a layer's own parameters are frozen; None if it has none."""
         return all(self.has(_joined(path, name)) for name in names) if names else None
 
     def has(self, path: str) -> bool:
-        """Whether what lies at a path is frozen."""
+        """Whether the variable at `path` is frozen."""
         return any(trees.matches(each, path) for each in self.patterns) != self.others
 
     def variables(self, collections: PyTree, params: PyTree) -> PyTree:
-        """The other variables of a network with True in the place of each that is frozen.
+        """A boolean mask over the network's other variables, True where frozen.
 
-        They are where all parameters of their layer are. Those of a layer without any go by their
-        own path.
+        They are frozen if all parameters of their layer are; in a layer without parameters their
+        own path decides.
         """
         layers: dict[str, list[str]] = {}
         for path in trees.named(params):
@@ -70,16 +70,16 @@ class Choice:
 
 
 def freeze(task: GradientTask, *patterns: str) -> GradientTask:
-    """Keep the parameters whose path matches a pattern bit for bit as they are.
+    """Freeze the parameters whose path matches a pattern; they stay bit-identical.
 
-    The optimizer never sees them: they take no part in clipping or weight decay, and no memory for
-    moments. Patterns are those of `jaxnet.trees`: `"Dense_0/**"`, `"**/bias"`.
+    The optimizer never sees them: they are excluded from clipping and weight decay, and no moments
+    are allocated for them. Patterns are those of `jaxnet.trees`: `"Dense_0/**"`, `"**/bias"`.
 
-    A layer of whose parameters all are frozen keeps its other variables too, and batch
-    normalisation then normalises in training as it does in evaluation, by its running statistics:
-    what is frozen computes one function, as in Keras, and as `eval()` makes it in PyTorch. (A layer
-    without parameters is frozen where its variables match, such as `"BatchNorm_0/mean"`.) Dropout
-    goes on. Of a `Network` of plain functions only the variables are kept.
+    A layer with all parameters frozen keeps its other variables too, and its batch normalisation
+    uses running statistics in training as in evaluation: a frozen layer computes one fixed
+    function, as in Keras, and as after `eval()` in PyTorch. (A layer without parameters is frozen
+    if its variables match, such as `"BatchNorm_0/mean"`.) Dropout stays active. For a `Network` of
+    plain functions only the variables are frozen.
 
     Raises:
         InputError: a pattern matches no parameter (when the state is initialised).
@@ -98,7 +98,7 @@ class _Freeze(Technique):
     frozen: Choice
 
     def objective(self, params, collections, batch, key):
-        # So that a technique around this one, such as `clip`, sees no gradient of what is frozen.
+        # So that outer techniques such as `clip` see no gradients of frozen parameters.
         params = jax.tree.map(
             lambda frozen, p: jax.lax.stop_gradient(p) if frozen else p,
             self.frozen.params(params),
@@ -145,7 +145,7 @@ def _freeze(task: GradientTask, name: str, frozen: Choice) -> GradientTask:
 
 
 def by_running_statistics(frozen: Choice) -> Any:
-    """What makes frozen layers use their running statistics: for `flax.linen.intercept_methods`."""
+    """An interceptor (`flax.linen.intercept_methods`): frozen layers use running statistics."""
 
     def interceptor(
         call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext
@@ -163,7 +163,7 @@ def by_running_statistics(frozen: Choice) -> Any:
 
 
 def _stays(frozen: Choice, module: nn.Module) -> bool:
-    """Whether a layer at work is frozen, as `Choice.variables` has it."""
+    """Whether a bound module is frozen, by the rule of `Choice.variables`."""
     path = "/".join(module.path)
     names = {kind: _own(tree) for kind, tree in module.variables.items()}
     still = frozen.layer(path, names.pop("params", []))
@@ -172,7 +172,7 @@ def _stays(frozen: Choice, module: nn.Module) -> bool:
 
 
 def _own(tree: Mapping[str, Any]) -> list[str]:
-    """The names of what lies in a layer itself and not in one within it."""
+    """The names of a layer's own variables, without those of its submodules."""
     return [name for name, value in tree.items() if not isinstance(value, Mapping)]
 
 

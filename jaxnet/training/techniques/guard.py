@@ -1,7 +1,7 @@
-"""Techniques that act on the step as a whole.
+"""Techniques that wrap the whole training step.
 
-Here is the one that keeps a step that isn't finite from spoiling what was learnt; another one is in
-`jaxnet.training.techniques.local_sgd`.
+This module has `guard_nonfinite`, which protects the state from NaN and infinite updates; another
+one is `jaxnet.training.techniques.local_sgd`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from typing_extensions import override
 
 from jaxnet.errors import UsageError
 from jaxnet.training.nonfinite import all_finite
@@ -19,17 +20,17 @@ from jaxnet.training.state import PyTree, select
 from jaxnet.training.task import HALT, Batch, Metrics, Steps, Task, as_task
 
 NonfinitePolicy = Literal["stop", "skip", "raise"]
-# Why training ends, by policy.
+# The stop reason of each policy.
 NONFINITE = {"stop": "nonfinite", "raise": "nonfinite_error"}
 
 
-def _handed_on(name: str) -> Any:
-    """A member of `Task` that is the one of the task within."""
+def _forwarded(name: str) -> Any:
+    """A property that returns the wrapped task's member."""
     return property(lambda self: getattr(self.within, name))
 
 
-def _around(name: str) -> Any:
-    """A member that changes the task within, and puts the technique around it again."""
+def _rewrapped(name: str) -> Any:
+    """A `map_...` member that changes the wrapped task and wraps the result again."""
 
     def member(self: WholeStep) -> Any:
         change_within = getattr(self.within, name)
@@ -40,11 +41,11 @@ def _around(name: str) -> Any:
 
 @dataclass(frozen=True)
 class WholeStep(Task[Any]):
-    """A task around any task, which hands on all that it doesn't change.
+    """A wrapper around any task; members that it doesn't override are those of the wrapped task.
 
     Attributes:
-        technique: the name of the function that puts it around a task.
-        task: the task within, whose state may be another one.
+        technique: the name of the function that applies it.
+        task: the wrapped task, whose state may have another structure.
     """
 
     technique: ClassVar[str]
@@ -52,36 +53,36 @@ class WholeStep(Task[Any]):
 
     @cached_property
     def within(self) -> Task[Any]:
-        """The task within, with all members of `Task`."""
+        """The wrapped task, with all members of `Task`."""
         return as_task(self.task)
 
+    @override
     def init(self, key: jax.Array, batch: Batch) -> Any:
-        """See `Steps`."""
         return self.task.init(key, batch)
 
+    @override
     def train_step(self, state: Any, batch: Batch) -> tuple[Any, Metrics]:
-        """See `Steps`."""
         return self.task.train_step(state, batch)
 
+    @override
     def eval_step(self, state: Any, batch: Batch) -> Metrics:
-        """See `Steps`."""
         return self.task.eval_step(state, batch)
 
+    @override
     def predict_step(self, state: Any, batch: Batch) -> PyTree:
-        """See `Steps`."""
         return self.task.predict_step(state, batch)
 
-    after_evaluation = _handed_on("after_evaluation")
-    sound = _handed_on("sound")
-    prediction_inputs = _handed_on("prediction_inputs")
-    inference = _handed_on("inference")
-    learning_rate = _handed_on("learning_rate")
-    network_inputs = _handed_on("network_inputs")
-    check = _handed_on("check")
-    check_inputs = _handed_on("check_inputs")
-    diagnose = _handed_on("diagnose")
-    map_network = _around("map_network")
-    map_optimizer = _around("map_optimizer")
+    after_evaluation = _forwarded("after_evaluation")
+    sound = _forwarded("sound")
+    prediction_inputs = _forwarded("prediction_inputs")
+    inference = _forwarded("inference")
+    learning_rate = _forwarded("learning_rate")
+    network_inputs = _forwarded("network_inputs")
+    check = _forwarded("check")
+    check_inputs = _forwarded("check_inputs")
+    diagnose = _forwarded("diagnose")
+    map_network = _rewrapped("map_network")
+    map_optimizer = _rewrapped("map_optimizer")
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class _SkipNonfinite(WholeStep):
 
 @dataclass(frozen=True)
 class _HaltOnNonfinite(WholeStep):
-    """Looks at the metrics of each step, which is free, and leaves the state to `sound`."""
+    """Checks the metrics in each step, which is free; `sound` checks the state."""
 
     technique: ClassVar[str] = "guard_nonfinite"
     reason: str
@@ -114,19 +115,19 @@ class _HaltOnNonfinite(WholeStep):
 
 
 def guard_nonfinite(task: Steps[Any], policy: NonfinitePolicy) -> Task[Any]:
-    """Keep a step that gives a NaN or an infinity from spoiling the state.
+    """Protect the state from steps that produce NaN or infinity.
 
     Policies:
-        `"skip"`: the step counts but changes nothing; `skipped_steps` in the history counts them.
+        `"skip"`: the step is counted but changes nothing; the history reports `skipped_steps`.
         `"stop"`: training ends with the state before the step, `stop_reason` is `"nonfinite"`, and
             the batch and that state are kept for a replay that names the first bad layer.
-        `"raise"`: the same, but `fit` raises `NonFiniteError`.
+        `"raise"`: as `"stop"`, but `fit` raises `NonFiniteError`.
 
-    It takes any task, and has to be the outermost technique. `"stop"` and `"raise"` cost no time to
-    speak of, and a copy of the state on the device, from the beginning of each dispatch: with the
-    state itself that is two, because the best state of a large network is kept in the host's memory
-    (`jaxnet.training.kept`). `"skip"` checks and selects the whole state in each step, which a
-    small network feels.
+    It accepts any task and must be the outermost technique. `"stop"` and `"raise"` cost almost no
+    time, and one copy of the state on the device, taken at the start of each dispatch: two states
+    in all, because the best state of a large network is kept in host memory
+    (`jaxnet.training.kept`). `"skip"` checks and selects the whole state in each step, which is
+    noticeable for small networks.
 
     Raises:
         UsageError: an unknown policy.
@@ -142,7 +143,7 @@ def guard_nonfinite(task: Steps[Any], policy: NonfinitePolicy) -> Task[Any]:
 
 
 def _still_finite(new: PyTree, old: PyTree) -> jax.Array:
-    """No leaf has become non-finite; Optax keeps an infinity in some states on purpose."""
+    """Whether no leaf has become non-finite; some Optax states hold an infinity on purpose."""
 
     def check(new_leaf, old_leaf):
         if not jnp.issubdtype(new_leaf.dtype, jnp.inexact):

@@ -1,4 +1,4 @@
-"""The technique of parameter averaging: replicas that learn by themselves and meet now and then."""
+"""Local SGD: replicas train independently and average their parameters periodically."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from jaxnet.training.techniques.transforms import equal_parts, require_gradients
 WEIGHT = "local_sgd"
 
 REPLICAS = (("**", ("data",)),)
-"""The rule of a layout by which each device along `data` holds its own replicas."""
+"""The sharding rule that gives each device along `data` its own replicas."""
 
 
 @dataclass(frozen=True)
 class _LocalSgd(WholeStep):
     technique: ClassVar[str] = "local_sgd"
-    # What takes a state is below: the task within knows no replicas.
+    # All members that take a state are overridden: the wrapped task knows no replicas.
     replicas: int
     period: int
 
@@ -38,7 +38,7 @@ class _LocalSgd(WholeStep):
         weight, parts = state.memory[WEIGHT], self._parts(batch)
 
         def local(number: jax.Array, own: PyTree, part: Any) -> Any:
-            # Each replica draws by itself.
+            # Each replica has its own random stream.
             key = jax.random.fold_in(state.key, number)
             new, metrics = self.task.train_step(replace(_joined(state, own), key=key), part)
             return _parts_of(new), metrics
@@ -46,8 +46,8 @@ class _LocalSgd(WholeStep):
         numbers = jnp.arange(self.replicas)
         copies, metrics = jax.vmap(local)(numbers, _parts_of(_without_weight(state)), parts)
         weight += jax.vmap(example_weights)(parts).sum(axis=1)
-        meets = (state.step + 1) % self.period == 0
-        copies, weight = jax.lax.cond(meets, _met, lambda *same: same, copies, weight)
+        averages = (state.step + 1) % self.period == 0
+        copies, weight = jax.lax.cond(averages, _synced, lambda *same: same, copies, weight)
         new = replace(_joined(state, copies), step=state.step + 1)
         metrics = jax.tree.map(lambda m: m.sum(axis=0).astype(m.dtype), metrics)
         return _with_weight(new, weight), metrics
@@ -74,14 +74,14 @@ class _LocalSgd(WholeStep):
         if within is None:
             return None
 
-        def all_of_them(before: TrainState, after: TrainState) -> jax.Array:
+        def all_replicas(before: TrainState, after: TrainState) -> jax.Array:
             def local(old: PyTree, new: PyTree) -> jax.Array:
                 return within(_joined(before, old), _joined(after, new))
 
             parts = [_parts_of(_without_weight(state)) for state in (before, after)]
             return jax.vmap(local)(*parts).all()
 
-        return all_of_them
+        return all_replicas
 
     @property
     def after_evaluation(self) -> Any:
@@ -99,34 +99,34 @@ class _LocalSgd(WholeStep):
         return each
 
     def _parts(self, batch: Any, first: bool = False) -> Any:
-        """The rows of a batch that each replica gets, or of the first one alone."""
+        """The batch split among the replicas, or the first replica's part."""
         parts = equal_parts(batch, self.replicas, "local_sgd")
         return jax.tree.map(lambda x: x[0], parts) if first else parts
 
 
 def local_sgd(task: Any, replicas: int, period: int = 16) -> Task[Any]:
-    """Let replicas learn by themselves, each from its part of every batch, and average them.
+    """Train replicas independently, each on its part of every batch, and average them regularly.
 
-    Every `period` steps their parameters, and other variables such as running statistics, become
-    the mean of all, weighted by the examples that each has seen since the last time (McMahan et al.
-    2017, algorithm 1; Stich 2019). Optimizer states stay as they are. With plain gradient descent
-    and a period of 1 it is data parallel training, and with a longer one devices talk to each other
-    that much less.
+    Every `period` steps the parameters, and other variables such as running statistics, are
+    averaged over the replicas, weighted by the examples that each has seen since the last average
+    (McMahan et al. 2017, algorithm 1; Stich 2019). Optimizer states are not averaged. With plain
+    gradient descent and a period of 1 it equals data parallel training; a longer period reduces
+    communication by that factor.
 
-    Evaluation, prediction, and what is made of the trained network, take the average. Each part of
-    the state has the replica as leading axis, which devices share out where the layout has the rule
-    `jaxnet.training.techniques.local_sgd.REPLICAS`; the replicas are one program (`jax.vmap`).
+    Evaluation, prediction and exports use the average. Each leaf of the state has the replica as
+    leading axis, which is sharded over devices if the layout has the rule
+    `jaxnet.training.techniques.local_sgd.REPLICAS`; the replicas run as one program (`jax.vmap`).
 
-    Put it around all other techniques but `guard_nonfinite`.
+    Apply it after all other techniques except `guard_nonfinite`.
 
     Args:
         task: a task that learns by gradient descent.
-        replicas: how many; a number that divides the batch size.
-        period: the steps from one average to the next.
+        replicas: the number of replicas; it must divide the batch size.
+        period: the number of steps between two averages.
 
     Raises:
-        UsageError: a number isn't positive, the task doesn't learn by gradient descent, or (when it
-            is compiled) the replicas don't divide the batch.
+        UsageError: a number isn't positive, the task doesn't learn by gradient descent, or (at
+            compile time) the replicas don't divide the batch.
     """
     if replicas < 1 or period < 1:
         raise UsageError(
@@ -139,13 +139,13 @@ def local_sgd(task: Any, replicas: int, period: int = 16) -> Task[Any]:
 
 
 def averaged(state: TrainState) -> TrainState:
-    """One network of all replicas, as they would be if they met now."""
+    """The state of a single network: the average of all replicas."""
     own = _mean(_parts_of(_without_weight(state)), state.memory[WEIGHT])
     return _joined(state, own)
 
 
-def _met(copies: dict[str, PyTree], weight: jax.Array) -> tuple[dict[str, PyTree], jax.Array]:
-    """The replicas after they met; of the optimizer each keeps its own."""
+def _synced(copies: dict[str, PyTree], weight: jax.Array) -> tuple[dict[str, PyTree], jax.Array]:
+    """The replicas after averaging; each keeps its own optimizer state."""
     others = {name: part for name, part in copies.items() if name != "opt_state"}
     same = jax.tree.map(
         lambda mean, x: jnp.broadcast_to(mean, x.shape), _mean(others, weight), others
@@ -154,9 +154,9 @@ def _met(copies: dict[str, PyTree], weight: jax.Array) -> tuple[dict[str, PyTree
 
 
 def _mean(copies: PyTree, weight: jax.Array) -> PyTree:
-    """The mean over the leading axis; of whole numbers, which only count, the first."""
+    """The mean over the leading axis; integers, which are counters, are those of the first."""
     total = weight.sum()
-    # Right after they met they are equal.
+    # Right after averaging the replicas are equal.
     share = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), 1 / len(weight))
 
     def mean(x: jax.Array) -> jax.Array:
@@ -168,7 +168,7 @@ def _mean(copies: PyTree, weight: jax.Array) -> PyTree:
 
 
 def _parts_of(state: TrainState) -> dict[str, PyTree]:
-    """What each replica has by itself."""
+    """The parts of the state that each replica has a copy of."""
     names = ("params", "collections", "opt_state", "memory")
     return {name: getattr(state, name) for name in names}
 

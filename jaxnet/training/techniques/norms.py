@@ -1,4 +1,4 @@
-"""Norms of gradients and activations, layer by layer, where they vanish or explode."""
+"""Per-layer norms of gradients and activations, to see where they vanish or explode."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GRADIENT, ACTIVATION = "grad_norm/", "act_norm/"
 def gradient_norms(grads: PyTree) -> dict[str, jax.Array]:
     """The Euclidean norm of each layer's gradient, by the layer's path.
 
-    A layer is what holds parameters together: the kernel and the bias of `Dense_0`.
+    A layer is a module with parameters of its own: `Dense_0` with its kernel and bias.
 
     Example:
         >>> grads = {"Dense_0": {"kernel": jnp.array([[3.0]]), "bias": jnp.array([4.0])}}
@@ -37,13 +37,13 @@ def gradient_norms(grads: PyTree) -> dict[str, jax.Array]:
 
 
 def activation_norms(layers: Sequence[tuple[str, Any]], examples: int) -> dict[str, jax.Array]:
-    """(examples,) for each layer: the root of the mean square of what it puts out for each example.
+    """The root mean square of each layer's output per example, (examples,), by the layer's path.
 
-    Unlike a sum it doesn't grow with the layer's width. Left out is what isn't one floating-point
-    array with a row for each example.
+    Unlike a norm it doesn't grow with the layer's width. Outputs that aren't a single
+    floating-point array with one row per example are left out.
 
     Args:
-        layers: (path, output), as `Network.layers` gives them.
+        layers: (path, output), as returned by `Network.layers`.
         examples: the number of examples.
     """
     norms = {}
@@ -64,13 +64,13 @@ def _has_rows(output: Any, examples: int) -> bool:
 @dataclass(frozen=True)
 class _LogNorms(Technique):
     def step_metrics(self, state, batch, grads, aux, taken):
-        # The innermost task's, because a moving average isn't what the gradient is of.
+        # The innermost task's variables: the gradient is not taken at a moving average.
         *_, innermost = chain(self.task)
         network, _, variables = innermost.inference(state)
         key = stream(state.key, "objective", state.step)
         layers = network.layers(variables, self.task.network_inputs(batch), key)
         weights = example_weights(batch)
-        # The gradient of padding, or one that overflowed, is none to tell of.
+        # Gradients of padding, or that overflowed, are not reported.
         norms = {
             GRADIENT + path: Mean(
                 jnp.where(taken, norm, jnp.zeros_like(norm)), taken.astype(jnp.float32)
@@ -85,17 +85,17 @@ class _LogNorms(Technique):
 
 
 def log_norms(task: GradientTask) -> GradientTask:
-    """Measure each layer's gradient and activations in training, as further metrics.
+    """Log the norms of each layer's gradient and activations in training, as extra metrics.
 
-    The columns of the history are `grad_norm/PATH`, the norm of the gradient, a mean over the
-    steps, and `act_norm/PATH`, the root mean square of the layer's outputs, a mean over the
-    examples. Layers in which gradients vanish or explode (Glorot and Bengio 2010, section 4) stand
-    out in `jaxnet.report.plots.plot_norms`. The network may run a second time for it.
+    The history gets the columns `grad_norm/PATH`, the norm of the gradient averaged over steps,
+    and `act_norm/PATH`, the root mean square of the layer's outputs averaged over examples. Layers
+    with vanishing or exploding gradients (Glorot and Bengio 2010, section 4) stand out in
+    `jaxnet.report.plots.plot_norms`. It may cost a second forward pass.
 
     Wherever it stands among other techniques, the gradient is that of the whole batch, unscaled,
-    and the activations are those of the parameters that it is of. A gradient that overflowed in
-    float16 (`mixed_precision`) is left out. What runs within a loop of the network's own
-    (`nn.scan`, `nn.RNN`) is measured where it comes out.
+    and the activations belong to the parameters at which it is taken. A gradient that overflowed in
+    float16 (`mixed_precision`) is left out. Layers inside a loop of the network (`nn.scan`,
+    `nn.RNN`) are measured by the output of the loop.
 
     Raises:
         UsageError: the task doesn't learn by gradient descent.
@@ -107,12 +107,12 @@ def log_norms(task: GradientTask) -> GradientTask:
 def layer_order(
     network: Network, variables: Mapping[str, PyTree], inputs: jax.ShapeDtypeStruct
 ) -> list[str]:
-    """The paths of a network's layers in the order in which they finish, from shapes alone.
+    """The paths of a network's layers in execution order, found by abstract evaluation.
 
     Args:
         network: the model.
         variables: its variables, or their shapes.
-        inputs: shape and type of a batch, as the network takes it.
+        inputs: shape and dtype of a batch, as the network receives it.
     """
     names: list[str] = []
 

@@ -1,8 +1,8 @@
-"""Techniques that spread a network over devices where the compiler does not do it by itself.
+"""Sequence, expert and pipeline parallelism as techniques, which the compiler can't derive.
 
-A trainer whose layout has the axis applies each by itself (`jaxnet.training.parallelize`). Here
-they are for training steps of one's own: each acts where a mesh with its axis is the ambient one,
-and elsewhere changes nothing.
+A trainer applies them automatically if its layout has the axis (`jaxnet.training.parallelize`).
+These functions are for custom training loops: each takes effect under an ambient mesh with its
+axis, and changes nothing elsewhere.
 
     task = sequence_parallel(Supervised(GPT2(dropout=0.0), ...))
     with jax.set_mesh(Layout(data=2, sequence=4).mesh()):
@@ -26,27 +26,27 @@ from jaxnet.training.techniques.transforms import Technique, require_gradients
 
 
 def sequence_parallel(task: GradientTask) -> GradientTask:
-    """Share out the tokens of each example over the axis `sequence`; they attend in a ring.
+    """Shard the tokens of each example over the axis `sequence`, with ring attention.
 
-    Liu et al. 2023; see `jaxnet.parallel.ring_attention`. All else that a transformer does, it does
-    to each token by itself, and the compiler shares it out. Weights of attention can't be dropped.
+    Liu et al. 2023; see `jaxnet.parallel.ring_attention`. The other layers of a transformer act
+    token by token, and the compiler shards them. Attention dropout is not supported.
 
     Raises:
-        UsageError: the task doesn't learn by gradient descent; or (when it is compiled) the axis
-            doesn't divide the tokens, or weights of attention are dropped.
+        UsageError: the task doesn't learn by gradient descent; or (at compile time) the axis
+            doesn't divide the tokens, or attention has dropout.
     """
     require_gradients(task, "sequence_parallel")
     return task.map_network(lambda network: intercepted(network, in_a_ring()))
 
 
 def expert_parallel(task: GradientTask) -> GradientTask:
-    """Share out the experts of each `jaxnet.layers.ExpertFeedForward` over the axis `expert`.
+    """Shard the experts of each `jaxnet.layers.ExpertFeedForward` over the axis `expert`.
 
-    Lepikhin et al. 2021; see `jaxnet.parallel.experts`. For the layout there is the rule
-    `jaxnet.parallel.EXPERTS`, by which each device holds its own experts.
+    Lepikhin et al. 2021; see `jaxnet.parallel.experts`. The sharding rule
+    `jaxnet.parallel.EXPERTS` stores each expert's parameters on its device.
 
     Raises:
-        UsageError: the task doesn't learn by gradient descent; or (when it is compiled) the axis
+        UsageError: the task doesn't learn by gradient descent; or (at compile time) the axis
             doesn't divide the experts, or the examples.
     """
     require_gradients(task, "expert_parallel")
@@ -69,21 +69,20 @@ def pipelined(task: GradientTask, micro_batches: int, remat: bool = True) -> Gra
     """Run the blocks of each `jaxnet.layers.Stack` as a pipeline over the axis `stage`.
 
     Huang et al. 2019; see `jaxnet.parallel.gpipe`. The state holds the blocks' parameters stacked,
-    `stack/blocks/...` with the block as leading axis: paths in `freeze` and its like are of this
-    form. For the layout there is the rule `jaxnet.parallel.STAGES`, by which each stage holds its
-    own blocks. What is made of the trained network, a bundle say, has the plain form again; see
-    `jaxnet.parallel.to_plain`. Optimizers that take the norm of each parameter, LAMB say, take that
-    of all blocks together.
+    `stack/blocks/...` with the block as leading axis; path patterns, as in `freeze`, have to match
+    these paths. The sharding rule `jaxnet.parallel.STAGES` stores each block on its stage. Exports
+    such as bundles have the plain form again; see `jaxnet.parallel.to_plain`. Optimizers that use
+    per-parameter norms, such as LAMB, use the norm over all blocks together.
 
     Args:
         task: a task that learns by gradient descent.
-        micro_batches: into how many each batch is cut. With more of them devices idle less.
-        remat: whether activations are computed again going backward; otherwise each stage keeps
-            them of all micro-batches.
+        micro_batches: the number of micro-batches per batch. More of them leave devices idle less.
+        remat: whether activations are rematerialised in the backward pass; otherwise each stage
+            stores them for all micro-batches.
 
     Raises:
-        UsageError: the task doesn't learn by gradient descent; or (when it is compiled) the network
-            has no stack, or one that can't be cut so.
+        UsageError: the task doesn't learn by gradient descent; or (at compile time) the network
+            has no stack, or one that can't be split into these stages.
     """
     require_gradients(task, "pipelined")
     if micro_batches < 1:
@@ -106,9 +105,9 @@ def stacked(network: Network, micro_batches: int | None = None, remat: bool = Tr
         forms = [jax.tree.structure(form(variables)) for form in (from_plain, to_plain)]
         if set(forms) == {jax.tree.structure(variables)} and network.module is not None:
             raise UsageError(
-                "layout: stages share out the blocks of a jaxnet.layers.Stack, and this network "
-                "has none. Leave the axis out (--layout.stage 1), or take a network that has one, "
-                "such as models.GPT2 (--model gpt)."
+                "layout: stages split the blocks of a jaxnet.layers.Stack, and this network has "
+                "none. Leave the axis out (--layout.stage 1), or use a network that has one, such "
+                "as models.GPT2 (--model gpt)."
             )
         return from_plain(variables)
 

@@ -1,4 +1,4 @@
-"""The technique that adds a penalty on large weights to the objective."""
+"""L1 and L2 penalties on the weights."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class _Penalize(Technique):
 
     def init(self, key, batch):
         state = self.task.init(key, batch)
-        self._chosen(state.params)  # which checks the patterns
+        self._chosen(state.params)  # checks the patterns
         return state
 
     def objective(self, params, collections, batch, key):
         loss, aux = self.task.objective(params, collections, batch, key)
         penalty = self._penalty(params).astype(loss.dtype)
         before = aux.metrics.get("penalty", Mean(jnp.zeros_like(aux.weight), aux.weight, "min"))
-        # Weighed as the loss is, so that the parts of an accumulated batch add up to it.
+        # Weighted like the loss, so that micro-batches of gradient accumulation sum to it.
         total = before.total + penalty.astype(aux.weight.dtype) * aux.weight
         metrics = {**aux.metrics, "penalty": Mean(total, aux.weight, "min")}
         return loss + penalty, replace(aux, metrics=metrics)
@@ -53,33 +53,33 @@ class _Penalize(Technique):
 
 
 def penalize(task: GradientTask, *patterns: str, l1: float = 0.0, l2: float = 0.0) -> GradientTask:
-    """Add `l1 * sum |w| + l2 * sum w^2` to the objective: lasso, ridge, or with both elastic net.
+    """Add `l1 * sum |w| + l2 * sum w^2` to the loss: lasso, ridge, or elastic net with both.
 
-    Tibshirani (1996); Hoerl and Kennard (1970); Zou and Hastie (2005). The scale is that of Keras's
-    `L1` and `L2`, on the MEAN loss of the batch. Others, for n training examples:
+    Tibshirani (1996); Hoerl and Kennard (1970); Zou and Hastie (2005). The factors are those of
+    Keras's `L1` and `L2`, relative to the MEAN loss of the batch. Equivalents in other libraries,
+    for n training examples:
 
     | there | here |
     |---|---|
-    | PyTorch's SGD, `weight_decay=d` | `l2=d/2`, and all parameters: `"**"` |
+    | PyTorch's SGD, `weight_decay=d` | `l2=d/2`, on all parameters: `"**"` |
     | `MLPClassifier(alpha=a)` | `l2=a/(2n)` |
     | `LogisticRegression(C=c)`, `cross_entropy` | `l2=1/(2cn)` |
     | `Ridge(alpha=a)`, `squared_error` | `l2=a/n` |
     | `ElasticNet(alpha=a, l1_ratio=r)`, `squared_error` | `l1=2ar`, `l2=a(1-r)` |
 
-    With adaptive optimizers this is not weight decay: `optimizers.by_name("adamw", ...)` is
-    (Loshchilov and Hutter 2019). Gradient descent brings weights under `l1` close to 0 and not to 0
-    itself.
+    With adaptive optimizers this is not weight decay; `optimizers.by_name("adamw", ...)` is
+    (Loshchilov and Hutter 2019). Under `l1`, gradient descent brings weights close to 0 but not to
+    exactly 0.
 
-    The `loss` that is reported stays that of the data, so that training and validation compare; the
-    training history has the penalty as `penalty`. Put `freeze` outside, so that what is frozen is
-    not pulled at either.
+    The reported `loss` excludes the penalty, so that training and validation losses compare; the
+    history has it as `penalty`. Apply `freeze` after `penalize`, so that frozen weights are
+    excluded from the penalty's gradient.
 
     Args:
         task: a task that learns by gradient descent.
-        patterns: which parameters, by path (`jaxnet.trees`); by default `"**/*kernel"`, the weights
-            of dense and convolutional layers and of attention, those of recurrent layers that
-            multiply their inputs and those that multiply their state, but no bias, no scale of a
-            normalisation and no embedding.
+        patterns: path patterns (`jaxnet.trees`); by default `"**/*kernel"`: the weights of dense,
+            convolutional and attention layers and the input and recurrent weights of recurrent
+            layers, but no biases, normalisation scales or embeddings.
         l1: at least 0.
         l2: at least 0.
 

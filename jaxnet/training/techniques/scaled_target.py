@@ -1,4 +1,4 @@
-"""Learning a number on the scale of 1, and predicting it in its own units."""
+"""Target standardisation: train on scaled labels, predict in their original units."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from jaxnet.training.tasks.supervised import Supervised
 
 
 class Unscaled(nn.Module):
-    """A network whose outputs are brought into the target's units: `outputs / scale + shift`.
+    """A network with its outputs converted to the target's units: `outputs / scale + shift`.
 
     Args:
-        network: what gives the outputs.
-        shift: one number, or one for each output.
-        scale: likewise, not zero.
+        network: the wrapped module.
+        shift: one number, or one per output.
+        scale: likewise, nonzero.
 
     Example:
         >>> network = Unscaled(nn.Dense(1, kernel_init=nn.initializers.zeros), 20.0, 0.1)
@@ -40,7 +40,7 @@ class Unscaled(nn.Module):
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
         """The network's outputs (batch, ...), float32, in the target's units."""
         outputs = self.network(inputs, **train_option(self.network, train))
-        # Not in half precision, which couldn't tell 1000 from 1001.
+        # In float32, because half precision couldn't tell 1000 from 1001.
         outputs = outputs.astype(jnp.float32)
         shape = (1,) * (outputs.ndim - 1) + (-1,)
         shift, scale = (jnp.float32(value).reshape(shape) for value in (self.shift, self.scale))
@@ -48,19 +48,19 @@ class Unscaled(nn.Module):
 
 
 def scaled_target(task: Supervised, scale: Scale) -> Supervised:
-    """The task with its loss on the scale of `scale(labels)`, and outputs in the labels' units.
+    """Compute the loss on `scale(labels)`, and keep outputs in the labels' units.
 
-    Gradients, and so the learning rates that suit a network, are then the same whether the target
-    is given in grams or in tonnes. Metrics are in the target's units. The scale becomes the end of
-    the network, and goes with it into a `Bundle`.
+    Gradients, and so suitable learning rates, are then the same whether the target is given in
+    grams or in tonnes. Metrics are in the target's units. The inverse scaling becomes the last
+    layer of the network, and so part of a `Bundle`.
 
     Args:
-        task: learns numbers.
+        task: a regression task.
         scale: fitted on the training part (`jaxnet.data.fit_target`).
 
     Raises:
         UsageError: the task isn't a `Supervised`.
-        InputError: the task was given a `Network` of plain functions, to which no end can be added.
+        InputError: the task's model is a `Network` of plain functions, which can't be wrapped.
 
     Example:
         >>> import numpy as np, optax
@@ -90,18 +90,18 @@ def scaled_target(task: Supervised, scale: Scale) -> Supervised:
 
 @dataclass(frozen=True)
 class _ScaledLoss:
-    """A loss of scaled outputs and labels; a value, so that equal tasks are equal."""
+    """A loss of scaled outputs and labels; a dataclass, so that equal tasks compare equal."""
 
     loss: Loss
     scale: Scale
 
     def wrong_labels(self, labels: np.ndarray, outputs: tuple[int, ...]) -> Wrong | None:
-        """See `jaxnet.losses.labels.ChecksLabels`."""
-        if labels.dtype.kind not in "ui":  # and no numbers of classes
+        """Scaled labels that the wrapped loss rejects (`jaxnet.losses.labels.ChecksLabels`)."""
+        if labels.dtype.kind not in "ui":  # integers are class indices
             labels = np.asarray(self.scale(labels))
         wrong = wrong_labels(self.loss, labels, outputs)
         return wrong and wrong._replace(expected=f"on the scale of the target {wrong.expected}")
 
     def __call__(self, outputs: jax.Array, labels: jax.Array) -> jax.Array:
-        """(B,), one loss an example."""
+        """The loss per example, (B,)."""
         return self.loss(self.scale(outputs), self.scale(labels))

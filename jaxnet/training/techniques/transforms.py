@@ -3,12 +3,12 @@
     task = Supervised(model, losses.cross_entropy, optax.adam(1e-3))
     task = guard_nonfinite(with_ema(accumulate(clip(task, 1.0), 4), 0.999), "skip")
 
-Each acts at the level where it belongs, and the modules of this folder are named by it or by what
-they do: the batch (`augment`), the network (`mixed_precision`), the objective (`remat`, and
-`penalize` in `penalties`), the gradients (`accumulate`), the update (`clip`, `freeze`, `with_ema`)
-or the whole step (`guard_nonfinite`, `local_sgd`). Those of `parallelism` act on the network too,
-and spread it over devices. A technique that a task can't take is refused, with the reason; one that
-is switched off (`accumulate(task, 1)`) gives any task back as it is.
+Each transforms one part of a training step: the batch (`augment`), the network
+(`mixed_precision`), the objective (`remat`, and `penalize` in `penalties`), the gradients
+(`accumulate`), the update (`clip`, `freeze`, `with_ema`) or the whole step (`guard_nonfinite`,
+`local_sgd`). Those of `parallelism` act on the network too, and distribute it over devices. A
+technique that doesn't apply to a task raises an error with the reason; one that is switched off
+(`accumulate(task, 1)`) returns the task unchanged.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from typing_extensions import override
 
 from jaxnet.errors import UsageError
 from jaxnet.training.network import Network, Precision, compute_in
@@ -41,97 +42,97 @@ from jaxnet.training.techniques.guard import WholeStep
 
 @dataclass(frozen=True)
 class Technique(GradientTask):
-    """A task around another one, which hands on all that it doesn't change."""
+    """A wrapper around a task; methods that it doesn't override are those of the wrapped task."""
 
     task: GradientTask
 
+    @override
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
-        """See `GradientTask`."""
         return self.task.init(key, batch)
 
+    @override
     def prepare(self, state: TrainState, batch: Batch) -> Batch:
-        """See `GradientTask`."""
         return self.task.prepare(state, batch)
 
+    @override
     def objective(
         self, params: PyTree, collections: dict[str, PyTree], batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, Aux]:
-        """See `GradientTask`."""
         return self.task.objective(params, collections, batch, key)
 
+    @override
     def gradients(
         self, objective: Objective, state: TrainState, batch: Batch
     ) -> tuple[PyTree, Aux]:
-        """See `GradientTask`."""
         return self.task.gradients(objective, state, batch)
 
+    @override
     def apply_gradients(self, state: TrainState, grads: PyTree, aux: Aux) -> TrainState:
-        """See `GradientTask`."""
         return self.task.apply_gradients(state, grads, aux)
 
+    @override
     def learning_rate(self, state: TrainState) -> jax.Array | None:
-        """See `GradientTask`."""
         return self.task.learning_rate(state)
 
     @property
+    @override
     def after_evaluation(self) -> AfterEvaluation | None:
-        """See `GradientTask`."""
         return self.task.after_evaluation
 
+    @override
     def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
-        """See `GradientTask`."""
         return self.task.eval_step(state, batch)
 
+    @override
     def predict_step(self, state: TrainState, batch: Batch) -> PyTree:
-        """See `GradientTask`."""
         return self.task.predict_step(state, batch)
 
+    @override
     def inference(self, state: TrainState) -> Inference:
-        """See `GradientTask`."""
         return self.task.inference(state)
 
+    @override
     def network_inputs(self, batch: Batch) -> Any:
-        """See `GradientTask`."""
         return self.task.network_inputs(batch)
 
+    @override
     def takes(self, grads: PyTree) -> jax.Array | bool:
-        """See `GradientTask`."""
         return self.task.takes(grads)
 
+    @override
     def step_metrics(
         self, state: TrainState, batch: Batch, grads: PyTree, aux: Aux, taken: jax.Array
     ) -> Metrics:
-        """See `GradientTask`."""
         return self.task.step_metrics(state, batch, grads, aux, taken)
 
+    @override
     def map_optimizer(self, change: Callable[[Optimizer], Optimizer]) -> GradientTask:
-        """See `GradientTask`."""
         return replace(self, task=self.task.map_optimizer(change))
 
+    @override
     def map_network(self, change: Callable[[Network], Network]) -> GradientTask:
-        """See `GradientTask`."""
         return replace(self, task=self.task.map_network(change))
 
+    @override
     def check(self, outputs: PyTree, columns: Any, name: str) -> None:
-        """See `GradientTask`."""
         self.task.check(outputs, columns, name)
 
+    @override
     def check_inputs(self, inputs: np.ndarray) -> None:
-        """See `GradientTask`."""
         self.task.check_inputs(inputs)
 
+    @override
     def diagnose(self, state: TrainState, batch: Batch) -> str:
-        """See `GradientTask`."""
         return self.task.diagnose(state, batch)
 
     @property
+    @override
     def sound(self) -> Any:
-        """See `Task`."""
         return self.task.sound
 
     @property
+    @override
     def prediction_inputs(self) -> Any:
-        """See `Task`."""
         return self.task.prediction_inputs
 
 
@@ -139,7 +140,7 @@ class Technique(GradientTask):
 
 
 def clip(task: GradientTask, max_norm: float) -> GradientTask:
-    """Scale the gradient down to the global norm `max_norm` where it is longer.
+    """Clip the gradient to the global norm `max_norm`.
 
     Pascanu, Mikolov, Bengio (2013), "On the difficulty of training recurrent neural networks",
     algorithm 1.
@@ -165,12 +166,12 @@ class _Accumulate(Technique):
 
         def part(collections, item):
             index, micro_batch = item
-            # Each part draws its own dropout.
+            # Each micro-batch has its own dropout masks.
             key = jax.random.fold_in(state.key, index)
             micro_state = replace(state, collections=collections, key=key)
             grads, aux = self.task.gradients(objective, micro_state, micro_batch)
             grads = jax.tree.map(lambda g: g.astype(jnp.float32) * aux.weight, grads)
-            # A part that is all padding has nothing to tell running statistics either.
+            # A micro-batch of padding alone must not update running statistics either.
             collections = select(aux.weight > 0, aux.collections, collections)
             return collections, (grads, aux.weight, aux.metrics)
 
@@ -184,7 +185,7 @@ class _Accumulate(Technique):
 
 
 def _scan_sum(body, carry, items):
-    """`lax.scan`, but with the outputs summed as they come, so that only one is held."""
+    """`lax.scan` with its outputs summed instead of stacked, which saves memory."""
     shapes = jax.eval_shape(lambda: body(carry, jax.tree.map(lambda x: x[0], items))[1])
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
@@ -198,11 +199,11 @@ def _scan_sum(body, carry, items):
 
 
 def accumulate(task: GradientTask, parts: int) -> GradientTask:
-    """Compute the gradient of each batch in `parts` equal pieces, one after the other.
+    """Gradient accumulation: compute the gradient of each batch in `parts` micro-batches.
 
-    The result is the gradient of the whole batch, also where the pieces have different numbers of
-    unmasked examples or different weights: each counts by its weight. Only the memory differs.
-    Batch normalisation sees the pieces, not the whole, and dropout draws anew for each.
+    The result is the gradient of the whole batch, also if the micro-batches differ in their number
+    of unmasked examples or in example weights; it only takes less memory. Batch normalisation uses
+    the statistics of each micro-batch, and dropout masks are sampled per micro-batch.
 
     Raises:
         UsageError: `parts` isn't positive or doesn't divide the batch, or the task doesn't learn by
@@ -226,7 +227,7 @@ class _Remat(Technique):
 
 
 def remat(task: GradientTask) -> GradientTask:
-    """Keep no activations for the backward pass and compute them again there.
+    """Rematerialise activations in the backward pass (gradient checkpointing).
 
     Chen et al. (2016), "Training deep nets with sublinear memory cost".
     """
@@ -236,7 +237,7 @@ def remat(task: GradientTask) -> GradientTask:
 
 @dataclass(frozen=True)
 class _LossScaling(Technique):
-    """Multiplies the loss so that small float16 gradients don't vanish, and divides again."""
+    """Dynamic loss scaling, so that small float16 gradients don't underflow."""
 
     initial: float = 2.0**15
     period: int = 2000
@@ -253,7 +254,7 @@ class _LossScaling(Technique):
             return loss * scale, aux
 
         grads, aux = self.task.gradients(scaled, state, batch)
-        # In half precision the values along a line are too coarse to search by.
+        # Half-precision losses are too coarse for a line search.
         aux = replace(aux, loss=None, value_at=None)
         return jax.tree.map(lambda g: g / scale.astype(g.dtype), grads), aux
 
@@ -272,10 +273,11 @@ class _LossScaling(Technique):
 
 
 def mixed_precision(task: GradientTask, precision: Precision) -> GradientTask:
-    """Compute the network in bfloat16 or float16; parameters, loss and update stay float32.
+    """Run the network in bfloat16 or float16; parameters, loss and update stay float32.
 
-    float16 scales the loss (Micikevicius et al. 2018, "Mixed precision training", section 3.2):
-    the scale doubles after 2,000 good steps, halves at an overflow, and such a step is skipped.
+    float16 uses dynamic loss scaling (Micikevicius et al. 2018, "Mixed precision training", section
+    3.2): the scale doubles after 2,000 finite steps and halves at an overflow, whose step is
+    skipped.
 
     Raises:
         UsageError: an unknown precision, or the task doesn't learn by gradient descent.
@@ -295,10 +297,10 @@ def mixed_precision(task: GradientTask, precision: Precision) -> GradientTask:
 
 
 def equal_parts(batch: Batch, parts: int, technique: str) -> Batch:
-    """The batch (B, ...) cut into parts of neighbouring rows, (parts, B / parts, ...).
+    """The batch (B, ...) split into contiguous parts, (parts, B / parts, ...).
 
     Raises:
-        UsageError: the parts aren't equal; the message begins with the technique's name.
+        UsageError: `parts` doesn't divide the batch; the message begins with the technique's name.
 
     Example:
         >>> equal_parts({"mask": jnp.array([True, True, False, False])}, 2, "accumulate")["mask"]
@@ -315,14 +317,14 @@ def equal_parts(batch: Batch, parts: int, technique: str) -> Batch:
 
 
 def chain(task: Any) -> Iterator[Any]:
-    """The task and those that it stands around, from the outermost to the innermost."""
+    """The task and the tasks that it wraps, from the outermost to the innermost."""
     while task is not None:
         yield task
         task = task.task if isinstance(task, Technique | WholeStep) else None
 
 
 def require_gradients(task: Any, technique: str) -> None:
-    """Refuse a task that `technique` can't take.
+    """Check that `technique` applies to a task.
 
     Raises:
         UsageError: the task doesn't learn by gradient descent.

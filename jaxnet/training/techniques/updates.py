@@ -1,4 +1,7 @@
-"""Techniques that act on the update: further ones stand in `transforms`."""
+"""Techniques that change the update: clipping, per-layer learning rates, reduce on plateau.
+
+`jaxnet.training.techniques.transforms` has more of them.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ from jaxnet.training.techniques.transforms import Technique, chain, require_grad
 
 
 def clip_values(task: GradientTask, limit: float) -> GradientTask:
-    """Cut each element of the gradient off at `limit` and `-limit`.
+    """Clip each element of the gradient to [-limit, limit].
 
-    Unlike `clip` it changes the direction (Goodfellow et al. 2016, section 10.11.1).
+    Unlike `clip` it changes the gradient's direction (Goodfellow et al. 2016, section 10.11.1).
 
     Raises:
         UsageError: `limit` isn't positive, or the task doesn't learn by gradient descent.
@@ -34,15 +37,15 @@ def clip_values(task: GradientTask, limit: float) -> GradientTask:
 
 
 def scale_by_path(task: GradientTask, rates: Mapping[str, float]) -> GradientTask:
-    """Multiply the learning rate of parameters by a factor that goes by their path.
+    """Scale the learning rate per parameter, by path patterns (layer-wise learning rates).
 
-    It multiplies the whole update, so that decoupled weight decay shrinks along, as with the
-    parameter groups of PyTorch.
+    The factor multiplies the whole update, including decoupled weight decay, as in PyTorch's
+    parameter groups.
 
     Args:
         task: a task that learns by gradient descent.
         rates: pattern of `jaxnet.trees` -> factor, such as `{"encoder/**": 0.1}`. The first
-            pattern that matches counts; what none matches keeps the factor 1.
+            matching pattern decides; parameters that match none have the factor 1.
 
     Raises:
         InputError: a pattern matches no parameter (when the state is initialised).
@@ -64,7 +67,7 @@ def scale_by_path(task: GradientTask, rates: Mapping[str, float]) -> GradientTas
         return scaled
 
     def init(params: PyTree) -> optax.EmptyState:
-        factors(params)  # which checks the patterns
+        factors(params)  # checks the patterns
         return optax.EmptyState()
 
     def update(updates: PyTree, state: Any, params: Any = None) -> tuple[PyTree, Any]:
@@ -107,14 +110,14 @@ class _Plateau(Technique):
 
 
 def reduce_on_plateau(task: GradientTask, rule: ReduceOnPlateau) -> GradientTask:
-    """Lower the learning rate when a metric of the evaluation has stopped improving.
+    """Reduce the learning rate when an evaluation metric has stopped improving.
 
-    The factor multiplies whatever the optimizer and its schedule give. It lies in the optimizer's
-    state, so that it is part of every checkpoint and changes without a compile, and is the column
-    `learning_rate_scale` of the history.
+    The factor multiplies the learning rate of the optimizer and its schedule. It is part of the
+    optimizer state, so it is saved in checkpoints and changes without recompiling; the history has
+    it as `learning_rate_scale`.
 
     Raises:
-        UsageError: the task reduces on a plateau already or doesn't learn by gradient descent; or
+        UsageError: the task already has this technique or doesn't learn by gradient descent; or
             the metric isn't measured (when training starts).
     """
     require_gradients(task, "reduce_on_plateau")

@@ -1,7 +1,7 @@
-"""What has to be the same in all processes that train as one, compared before the first step.
+"""Checks, before the first step, that all processes of a job were asked to train the same.
 
-Each process runs a program of its own. If one has another seed, other data or another learning
-rate, nothing stops: gradients are summed all the same, and the result is nobody's.
+Each process runs its own program. If one has another seed, other data or another learning rate,
+nothing fails: gradients are summed all the same, and the result is meaningless.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ JSON = Any
 
 
 class Asked(NamedTuple):
-    """What a process was asked to train.
+    """The training that a process was asked for.
 
     Attributes:
-        host: the name of its machine.
-        pid: its number there.
-        settings: plain values, by what they are called, such as `{"seed": 0}`.
+        host: its host name.
+        pid: its process id.
+        settings: plain values by name, such as `{"seed": 0}`.
         fingerprints: of its data and task; see `jaxnet.training.fingerprints`.
     """
 
@@ -35,10 +35,10 @@ class Asked(NamedTuple):
 
 
 def check_alike(settings: Mapping[str, JSON], fingerprints: Fingerprints) -> None:
-    """Refuse to train where the processes weren't asked for the same; all have to call this.
+    """Check that all processes were asked to train the same; a collective call.
 
     Raises:
-        UsageError: in all processes; the message says which differs from process 0 in what.
+        UsageError: in all processes; the message lists how each differs from process 0.
     """
     own = Asked(socket.gethostname(), os.getpid(), settings, fingerprints)
     said = [Asked(*asked) for asked in processes.gathered(own)]
@@ -52,7 +52,7 @@ def check_alike(settings: Mapping[str, JSON], fingerprints: Fingerprints) -> Non
 
 
 def differences(said: Sequence[Asked]) -> list[str]:
-    """Which process differs from process 0 in what, in words, a line for each.
+    """A line for each process that differs from process 0, saying how.
 
     Example:
         >>> differences([Asked("a", 7, {"seed": 0}, {}), Asked("b", 8, {"seed": 1}, {})])
@@ -61,10 +61,10 @@ def differences(said: Sequence[Asked]) -> list[str]:
     first, *others = said
     lines = []
     for number, other in enumerate(others, start=1):
-        its = _numbers(other)
+        its = _values(other)
         found = [
             f"{name} {its.get(name)}, where process 0 on host {first.host} has {value}"
-            for name, value in _numbers(first).items()
+            for name, value in _values(first).items()
             if its.get(name) != value
         ]
         found += other_data(first.fingerprints, other.fingerprints)
@@ -75,8 +75,8 @@ def differences(said: Sequence[Asked]) -> list[str]:
     return lines
 
 
-def _numbers(asked: Asked) -> dict[str, JSON]:
-    """The settings, and the versions of what traces a task, which aren't digests."""
+def _values(asked: Asked) -> dict[str, JSON]:
+    """The settings and library versions, which are readable values and not digests."""
     versions = {
         name.replace("/", " of "): value
         for name, value in asked.fingerprints.items()

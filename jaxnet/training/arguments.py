@@ -11,16 +11,16 @@ from jaxnet.switch import SWITCHES
 
 
 def call_arguments(module: Any, method: str, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call by position and by name, without the switch.
+    """The positional and keyword arguments for calling a module, without the training switch.
 
     Args:
-        module: whose method is called.
-        method: its name.
-        inputs: an array, a tuple of them, which go by position, or a dict, which go by name if the
-            method takes these names, and else as a whole.
+        module: the module.
+        method: the name of the method to call.
+        inputs: an array; a tuple of arrays, passed by position; or a dict, passed by keyword if the
+            method has these parameters, and otherwise as one argument.
 
     Raises:
-        InputError: the method takes inputs by name, and others than there are.
+        InputError: the method's parameters are not the names of the inputs.
 
     Example:
         >>> import flax.linen as nn
@@ -48,7 +48,7 @@ def call_arguments(module: Any, method: str, inputs: Any) -> tuple[tuple[Any, ..
     if needed - inputs.keys() or inputs.keys() - by_name:
         raise InputError(
             f"{type(module).__name__}.{method} takes {', '.join(sorted(by_name))}, and the data's "
-            f"inputs are {', '.join(sorted(inputs))}. Call them alike, or take one argument, which "
-            "gets all as a dict"
+            f"inputs are {', '.join(sorted(inputs))}. Use the same names, or take one argument, "
+            "which gets all as a dict"
         )
     return (), dict(inputs)

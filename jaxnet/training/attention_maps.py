@@ -1,4 +1,4 @@
-"""What the heads of a trained network attend to."""
+"""Self-attention weights of a trained network."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from jaxnet.training.programs import compiled
 def self_attention_maps(
     model: nn.Module, variables: Mapping[str, Any], inputs: np.ndarray
 ) -> np.ndarray:
-    """The weights of all self-attentions, (layers, batch, heads, time, time), in their order.
+    """The weights of all self-attention layers, (layers, batch, heads, time, time), in order.
 
     Args:
-        model: a module with `jaxnet.layers.MultiHeadAttention` named `self_attention` in its
-            blocks, as the library's blocks have them.
+        model: a module whose blocks have a `jaxnet.layers.MultiHeadAttention` named
+            `self_attention`, as the library's blocks do.
         variables: its weights.
         inputs: a batch.
 
     Raises:
-        InputError: it has no such layers.
+        InputError: the model has no such layers.
     """
     maps = compiled(partial(attention_maps, model))(variables, inputs)
     own = [path for path in maps if path.rpartition("/")[2] == "self_attention"]
@@ -37,5 +37,5 @@ def self_attention_maps(
 
 
 def _natural(path: str) -> list[int | str]:
-    """With the numbers of blocks as numbers: 2 comes before 10."""
+    """A sort key that compares block numbers as numbers: 2 comes before 10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)]

@@ -1,13 +1,13 @@
-"""What watches a run: progress on the screen, files in the run folder, and your own.
+"""Callbacks: progress on the screen, files in the run folder, and your own.
 
-A callback is told what happens, and may end the run. Write one by giving a class some of the
-methods of `Callback`, which it need not inherit from; it is called at the end of chunks and
-epochs, never within a compiled program.
+A callback observes a run and may end it. It is any object with some of the methods of `Callback`;
+inheriting from it is not required. Callbacks are called at the end of chunks and epochs, never
+inside a compiled program.
 
     class Enough:
-        def on_epoch(self, row, state):
+        def on_epoch(self, row, trained):
             if row["val_accuracy"] > 0.99:
-                return "good enough"  # which ends the run, and is its stop_reason
+                return "good enough"  # ends the run and becomes its stop_reason
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from jaxnet.training.history import History, Row
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is about to do.
+    """The schedule of a run, known before its first step.
 
     Attributes:
-        epochs: the number of epochs in all; the last may be cut short by `steps`.
-        steps_per_epoch: batches an epoch.
-        steps: the number of steps in all.
-        first_step: 0, or where a resumed run goes on.
-        history: what the run had measured before.
-        name: what the run is called where several follow each other, such as "fold 3/10".
+        epochs: the total number of epochs; the last may be cut short by `steps`.
+        steps_per_epoch: batches per epoch.
+        steps: the total number of steps.
+        first_step: 0, or the step from which a resumed run continues.
+        history: the history of a resumed run so far.
+        name: the name of the run in a series of runs, such as "fold 3/10".
     """
 
     epochs: int
@@ -50,22 +50,21 @@ class Plan:
 
 
 class Callback:
-    """Told of a run as it goes on. Every method may be left out, and so may this base class.
+    """Base class of callbacks. All methods are optional, and so is inheriting from this class.
 
-    A text that `on_start`, `on_chunk` or `on_epoch` returns ends the run: it becomes
-    `FitResult.stop_reason`, the best weights are restored and the run is saved, as whatever ends
-    it. The same call goes on from there, unless a callback says so again; `on_start` may look at
-    `plan.history` for that. (`"preempted"` makes a command end with exit code 75, "run me again".)
+    A string returned by `on_start`, `on_chunk` or `on_epoch` ends the run: it becomes
+    `FitResult.stop_reason`, the best weights are restored, and the run is saved, as with any other
+    stop reason. Calling `fit` again continues from there unless a callback stops it again;
+    `on_start` may check `plan.history` for that. (`"preempted"` makes a command exit with code 75,
+    "run me again".)
 
-    Where several processes train together, all end at the same step: after `on_chunk` at their
-    next agreement on the pace, the next save or the end of the epoch, whichever comes first.
-
-    Where several processes train together, process 0 alone tells its callbacks. The network that
-    they are lent is then whole and on one device, so that this process predicts with it by itself.
+    With several processes all stop at the same step: after `on_chunk`, at the next
+    synchronisation of the dispatch size, save or end of epoch, whichever comes first. Only process
+    0 calls its callbacks. The network passed to them is then gathered on one device, so that this
+    process can predict with it alone.
 
     Attributes:
-        looks: whether `on_epoch` looks at the network, which costs time where it has to be
-            gathered.
+        looks: whether `on_epoch` uses the network, which costs time if it has to be gathered.
 
     Example:
         >>> class Watch(Callback):
@@ -77,22 +76,22 @@ class Callback:
     looks = True
 
     def on_start(self, plan: Plan) -> str | None:
-        """Training begins or goes on."""
+        """Called when training starts or resumes."""
 
     def on_chunk(self, step: int, loss: float | None) -> str | None:
-        """Steps up to `step` are done; `loss` is the epoch's mean so far, if there is one."""
+        """Called after a chunk of steps; `loss` is the epoch's mean so far, if the task has one."""
 
     def on_epoch(self, row: Row, trained: Any) -> str | None:
-        """An epoch and its evaluation are done, and saved after this.
+        """Called after an epoch and its evaluation, before the epoch is saved.
 
         Args:
             row: the epoch's row of the history.
-            trained: the network as it is now (`jaxnet.training.Trained`). Its `state` is lent: copy
-                what is to be kept.
+            trained: the current network (`jaxnet.training.Trained`). Its `state` is donated to the
+                next step: copy what you want to keep.
         """
 
     def on_stop(self, reason: str) -> None:
-        """Training is over: `FitResult.stop_reason`, or `"error"` if it failed."""
+        """Called when training is over, with `FitResult.stop_reason`, or `"error"` if it failed."""
 
 
 METHODS = ("on_start", "on_chunk", "on_epoch", "on_stop")
@@ -100,11 +99,11 @@ METHODS = ("on_start", "on_chunk", "on_epoch", "on_stop")
 
 @dataclass
 class Watchers:
-    """The callbacks of a run, and what they want.
+    """The callbacks of a run, and their request to stop.
 
     Attributes:
         callbacks: objects with some of the methods of `Callback`.
-        wish: why to end the run, if one of them said so; known to the process that tells them.
+        wish: the stop reason that a callback returned, if any; known in process 0 only.
     """
 
     callbacks: Sequence[Any]
@@ -112,26 +111,26 @@ class Watchers:
 
     @property
     def present(self) -> Sequence[Any]:
-        """Those that this process tells; of several the first tells all."""
+        """The callbacks that this process calls: all in process 0, none elsewhere."""
         return self.callbacks if processes.is_first() else ()
 
     @property
     def look(self) -> bool:
-        """Whether one of them looks at the state."""
+        """Whether a callback uses the network."""
         return any(
             getattr(callback, "looks", hasattr(callback, "on_epoch")) for callback in self.callbacks
         )
 
     def tell(self, method: str, *arguments: Any) -> None:
-        """Call a method of all that have it."""
+        """Call a method of all callbacks that have it."""
         for callback in self.present:
             self.tell_one(callback, method, *arguments)
 
     def tell_one(self, callback: Any, method: str, *arguments: Any) -> None:
-        """Call a method of one of them, if it has it, and note what it wants.
+        """Call a method of one callback, if it has it, and record a stop reason that it returns.
 
         Raises:
-            UsageError: it returned something else than a reason to end the run.
+            UsageError: it returned something other than None or a stop reason.
         """
         called = f"in the callback {type(callback).__name__}.{method}"
         with activity.own.within(called, activity.CALLBACK):
@@ -140,28 +139,30 @@ class Watchers:
             return
         if not isinstance(answer, str) or not answer:
             raise UsageError(
-                f"{type(callback).__name__}.{method} returned {answer!r}: expected None, or a text "
-                "that says why to end the run"
+                f"{type(callback).__name__}.{method} returned {answer!r}: expected None, or a "
+                "string that says why to end the run"
             )
         self.wish = self.wish or answer
 
     def asked(self) -> str | None:
-        """Why to end the run, if that is wanted; all processes have to call this."""
+        """The requested stop reason, if any; a collective call."""
         return processes.from_first(lambda: self.wish)
 
 
 def check_callbacks(callbacks: Sequence[Any]) -> None:
-    """Refuse what can't be a callback.
+    """Check that all are callbacks.
 
     Raises:
-        UsageError: a class in place of an object, one without any of the methods of `Callback`, or
-            one with a method that is called almost like one of them.
+        UsageError: one is a class instead of an object, has none of the methods of `Callback`, or
+            has a method with a misspelt name.
     """
     for callback in callbacks:
         kind = callback if isinstance(callback, type) else type(callback)
         expected = f"expected objects with some of the methods {', '.join(METHODS)}"
         if isinstance(callback, type):
-            raise UsageError(f"callbacks: {expected}, got the class {kind.__name__}: call it")
+            raise UsageError(
+                f"callbacks: {expected}, got the class {kind.__name__}: pass an instance of it"
+            )
         own = [name for name in dir(kind) if name.startswith("on_") and name not in METHODS]
         if strays := [name for name in own if difflib.get_close_matches(name, METHODS)]:
             raise UsageError(
@@ -173,11 +174,11 @@ def check_callbacks(callbacks: Sequence[Any]) -> None:
 
 @dataclass
 class RunWriter(Callback):
-    """Writes `metrics.jsonl` and `history.csv` into a run folder as the run goes on.
+    """Writes `metrics.jsonl` and `history.csv` into a run folder during training.
 
-    Each epoch adds a line to both, so that it costs the same in a long run. A resumed run drops the
-    lines of epochs that it is going to repeat, and a line torn by a kill. `seconds` is in
-    `metrics.jsonl` only, so that `history.csv` is the same for runs that did the same.
+    Each epoch appends a line to both, at constant cost in a long run. A resumed run drops the lines
+    of epochs that it will repeat, and a line truncated by a kill. `seconds` is in `metrics.jsonl`
+    only, so that identical runs write an identical `history.csv`.
     """
 
     looks = False
@@ -188,7 +189,7 @@ class RunWriter(Callback):
     _columns: list[str] = field(default_factory=list, init=False)
 
     def on_start(self, plan: Plan) -> None:
-        """Bring the files to where the run goes on."""
+        """Truncate the files to the epochs before `plan.first_step`."""
         self._since = time.perf_counter()
         path = self._lines
         earlier = {row["step"]: row for row in _read_lines(path)}
@@ -199,7 +200,7 @@ class RunWriter(Callback):
         self._write_history()
 
     def on_epoch(self, row: Row, trained: Any) -> None:
-        """Add the row to both files."""
+        """Append the row to both files."""
         now = time.perf_counter()
         self._rows.append(row)
         with appending(self._lines) as file:
@@ -220,7 +221,7 @@ class RunWriter(Callback):
         return expanded(self.folder) / "history.csv"
 
     def _write_history(self) -> None:
-        """Write all rows; without any there is no file, which would have no header either."""
+        """Write all rows; without rows, and so without a header, there is no file."""
         history = History(tuple(self._rows))
         self._columns = history.columns
         if self._rows:

@@ -1,4 +1,4 @@
-"""Where the time of a run goes: compiling, taking steps, waiting for data."""
+"""Timing of a run: compiling, training, waiting for data."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from jaxnet.training.programs import Log
 
 @dataclass
 class Clock:
-    """Measures where the time of this process goes.
+    """Measures compile, training and data-wait time of this process.
 
     Attributes:
-        begun: when it began, in seconds of `time.perf_counter`.
-        compiling: seconds until the first chunk was done, which compiles; None before.
-        training: seconds of taking steps after that.
-        waiting: seconds of these in which the device had nothing to do because data was missing.
-        steps: the steps taken in them.
-        pace: seconds a step, lately; None before it is known.
+        begun: the start time, in seconds of `time.perf_counter`.
+        compiling: seconds until the first chunk, which compiles, was done; None before.
+        training: seconds of training after that.
+        waiting: the part of `training` in which the device was idle for lack of data.
+        steps: the number of steps in `training`.
+        pace: seconds per step in the latest chunk; None before it is known.
     """
 
     begun: float = field(default_factory=time.perf_counter)
@@ -41,7 +41,7 @@ class Clock:
         return time.perf_counter() - self.begun
 
     def restart(self) -> None:
-        """What went before was no training."""
+        """Exclude the time since the last chunk, such as an evaluation, from `training`."""
         self._since = time.perf_counter()
 
     def done(self, steps: int) -> None:
@@ -56,7 +56,7 @@ class Clock:
         self.pace = elapsed / max(steps, 1)
 
     def _announce(self) -> None:
-        """Say that steps are taken, the first of which compiles."""
+        """Announce that training steps, the first of which compiles, are running."""
         if self.compiling is None:
             doing = "compiling, and taking the first steps"
             activity.own.begin(doing, activity.COMPILING, waits=True)
@@ -65,14 +65,14 @@ class Clock:
             activity.own.begin("taking steps", waits=True)
 
     def timed(self, chunks: Iterator[Chunk], busy: Callable[[], Log | None]) -> Iterator[Chunk]:
-        """The chunks; counted as waiting is the time that the device stands idle for one.
+        """Yield the chunks; `waiting` grows by the time that the device is idle for lack of one.
 
-        A thread watches when the device is done: what comes before that kept nobody waiting,
-        however long it took.
+        A thread records when the device finishes its work: loading before that costs nothing,
+        however long it takes.
 
         Args:
-            chunks: what to take steps from.
-            busy: what the device is at work on, as far as that isn't known to be done.
+            chunks: the chunks to train on.
+            busy: the dispatch in flight, or None.
         """
         with ThreadPoolExecutor(1, "jaxnet-clock") as watch:
             while True:
@@ -93,6 +93,6 @@ class Clock:
 
 
 def _end(work: Log) -> float:
-    """When the device is done with it."""
+    """Block until the device has finished `work`; the time at which it did."""
     jax.block_until_ready(work.parts)
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""How many steps a dispatch takes, so that it lasts neither too long nor too short."""
+"""The number of steps per dispatch, chosen so that a dispatch takes about a second."""
 
 from __future__ import annotations
 
@@ -8,67 +8,68 @@ from typing import Protocol
 
 from jaxnet.cluster import processes
 
-# A dispatch should last no longer than this, so that a signal is answered and the screen moves. But
-# each one copies the state into its loop and out again: with the 11 million parameters of a
+# A dispatch should take no longer than this, so that signals are handled and progress is shown. But
+# each one copies the state into its loop and out again: for the 11 million parameters of a
 # ResNet-18 that takes a quarter as long as a step of 32 small images.
 DISPATCH_SECONDS = 1.0
-# Several processes agree on their pace when these first steps are timed, and then ever more rarely.
+# Several processes synchronise the size after these first steps, and then at growing intervals.
 TIMED_STEPS = 2
 GROWTH = 8
 
 
 class Pace(Protocol):
-    """How many steps to take next."""
+    """Chooses the number of steps of the next dispatch."""
 
     def steps(self, step: int) -> int:
-        """How many from `step` on, at least 1; 0 where there is nothing more to do."""
+        """The number of steps from `step` on, at least 1; 0 after `close`."""
         ...
 
     def due(self, step: int) -> bool:
-        """Whether `agree` has to be called before steps after this one are asked for."""
+        """Whether `agree` has to be called before asking for steps beyond `step`."""
         ...
 
     def agree(self, step: int) -> None:
-        """Note the pace so far."""
+        """Update the size from the measured time, in all processes at the same step."""
         ...
 
     def close(self) -> None:
-        """No more steps are wanted."""
+        """Release a thread that waits in `steps`: no more steps are needed."""
         ...
 
 
 class OwnPace:
-    """The pace of a process that is alone: as its clock says at any moment.
+    """The dispatch size of a single process, from its latest measurement.
 
     Args:
-        measured: seconds a step, lately; None before it is known.
+        measured: seconds per step, lately; None before it is known.
     """
 
     def __init__(self, measured: Callable[[], float | None]) -> None:
         self._measured = measured
 
     def steps(self, step: int) -> int:
-        """See `Pace`."""
+        """The number of steps that fit into `DISPATCH_SECONDS`."""
         return _in_time(self._measured())
 
     def due(self, step: int) -> bool:
-        """See `Pace`."""
+        """False: there is no other process to agree with."""
         return False
 
     def agree(self, step: int) -> None:
-        """See `Pace`."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """See `Pace`."""
+        """Do nothing: `steps` never waits."""
 
 
 class AgreedPace:
-    """The pace of several processes, which have to dispatch the same steps: process 0's.
+    """The dispatch size of several processes, which must be the same: that of process 0.
 
-    A thread that runs ahead of training waits here until the pace for its steps is agreed on.
+    A prefetching thread that runs ahead of training blocks in `steps` until the processes have
+    agreed on the size for its steps.
 
     Args:
-        measured: seconds a step, lately; None before it is known.
+        measured: seconds per step, lately; None before it is known.
         first: the first step.
     """
 
@@ -81,17 +82,17 @@ class AgreedPace:
         self._closed = False
 
     def steps(self, step: int) -> int:
-        """See `Pace`."""
+        """The agreed number of steps; blocks until it is known for `step`."""
         with self._changed:
             self._changed.wait_for(lambda: step < self._until or self._closed)
             return 0 if self._closed else min(self._steps, self._until - step)
 
     def due(self, step: int) -> bool:
-        """See `Pace`."""
+        """Whether the agreed size holds only for steps before this one."""
         return step >= self._until
 
     def agree(self, step: int) -> None:
-        """See `Pace`; all processes call this at the same step."""
+        """Take over the size of process 0; a collective call, at the same step everywhere."""
         steps = processes.from_first(lambda: _in_time(self._measured()))
         with self._changed:
             self._steps = steps
@@ -99,14 +100,14 @@ class AgreedPace:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """See `Pace`."""
+        """Release a thread that waits in `steps`, which then returns 0."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
 
 def pace(measured: Callable[[], float | None], first: int) -> Pace:
-    """The pace of a run from its step `first` on."""
+    """The `Pace` of a run that starts or resumes at step `first`."""
     return AgreedPace(measured, first) if processes.several() else OwnPace(measured)
 
 

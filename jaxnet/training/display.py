@@ -1,4 +1,4 @@
-"""What a run shows of itself as it goes on: a bar in a terminal or a notebook, lines in a log.
+"""Progress display: a bar in a terminal or a notebook, lines in a log.
 
 epoch 12/40  loss 0.0312  val_loss 0.0583  val_accuracy 0.9832  lr 0.0021  812 steps/s  left 0:28
 """
@@ -15,17 +15,17 @@ from typing import Any
 from jaxnet.training.callbacks import Callback, Plan
 from jaxnet.training.history import Row
 
-# The least seconds from one line to the next, at the end of an epoch and within one.
+# The minimum seconds between two lines, at the end of an epoch and within one.
 BETWEEN_EPOCHS = 5.0
 WITHIN_EPOCHS = 30.0
-# A notebook is drawn anew at most so often, in seconds.
+# The minimum seconds between two updates of a notebook cell.
 REDRAWN = 0.2
-# What the log of the layers has a picture for is left out, and so is what stands there already.
+# Columns that the line shows elsewhere.
 LEFT_OUT = ("epoch", "step")
 
 
 def displays(wanted: bool | None) -> list[Callback]:
-    """What suits the place that is written to: a bar where it can move, and lines elsewhere.
+    """The progress display for this environment: a bar if it can be redrawn, otherwise lines.
 
     Args:
         wanted: see `Trainer.progress`.
@@ -40,7 +40,7 @@ def displays(wanted: bool | None) -> list[Callback]:
 
 
 def _notebook() -> Callable[..., Any] | None:
-    """IPython's `display`, where this runs in a notebook; IPython isn't needed elsewhere."""
+    """IPython's `display` in a notebook, otherwise None; IPython isn't required elsewhere."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return ipython.display.display if ipython and hasattr(shell, "kernel") else None
@@ -48,41 +48,41 @@ def _notebook() -> Callable[..., Any] | None:
 
 @dataclass
 class Course(Callback):
-    """How far a run has come, in words."""
+    """The progress of a run as text; base class of the displays."""
 
     looks = False
 
     plan: Plan = field(init=False)
     step: int = field(default=0, init=False)
-    # The epoch under way, and its loss so far; or the last one that is done, and its row.
+    # The loss of the current epoch so far, and the row of the last finished one.
     loss: float | None = field(default=None, init=False)
     row: Row | None = field(default=None, init=False)
-    # When the first steps were done: what came before is compiling.
+    # Time and number of the first steps done, which excludes compiling.
     _since: tuple[float, int] | None = field(default=None, init=False)
 
     def on_start(self, plan: Plan) -> None:
-        """Training begins or goes on."""
+        """Reset to the first step of the plan."""
         self.plan, self.step, self._since = plan, plan.first_step, None
         self.loss, self.row = None, plan.history.rows[-1] if len(plan.history) else None
 
     def on_chunk(self, step: int, loss: float | None) -> None:
-        """Steps are done."""
+        """Record the step and the loss so far."""
         self.step, self.loss = step, loss
         if self._since is None:
             self._since = time.perf_counter(), step
 
     def on_epoch(self, row: Row, trained: Any) -> None:
-        """An epoch is done."""
+        """Record the epoch's row."""
         self.step, self.loss, self.row = int(row["step"]), None, row
 
     @property
     def ends_epoch(self) -> bool:
-        """Whether the last that happened is the end of an epoch."""
+        """Whether the latest event was the end of an epoch."""
         return self.row is not None and self.row["step"] == self.step
 
     @property
     def epoch(self) -> str:
-        """Such as `fold 2/5  epoch 3/40`."""
+        """The name of the run and the epoch, such as `fold 2/5  epoch 3/40`."""
         number = (
             int(self.row["epoch"])
             if self.row is not None and self.ends_epoch
@@ -92,12 +92,12 @@ class Course(Callback):
 
     @property
     def named(self) -> str:
-        """The name of the run with blanks after it, if it has one."""
+        """The name of the run, if any, with a separator."""
         return f"{self.plan.name}  " if self.plan.name else ""
 
     @property
     def numbers(self) -> str:
-        """What was measured last: of the epoch that is done, or under way and the one before."""
+        """The metrics of the finished epoch, or of the current and the previous one."""
         if self.row is None or self.ends_epoch:
             return _numbers(self.row or {"loss": self.loss})
         now = _numbers({"loss": self.loss})
@@ -106,7 +106,7 @@ class Course(Callback):
 
     @property
     def speed(self) -> str:
-        """Steps a second and the time that is left, with evaluation, without compiling."""
+        """Steps per second and the remaining time, including evaluation, excluding compiling."""
         if self._since is None:
             return ""
         begun, first = self._since
@@ -120,25 +120,25 @@ class Course(Callback):
 
 @dataclass
 class ProgressLines(Course):
-    """A line at the start, at the end and after an epoch, but at most one every few seconds.
+    """Prints a line at the start, at the end and after each epoch, at most one every few seconds.
 
-    Within an epoch that takes long there is one every half minute. Lines go to the standard error
-    at once, so that `tail -f` of a batch job's log shows them.
+    Within a long epoch it prints one every half minute. Lines go to stderr and are flushed, so
+    that `tail -f` of a batch job's log shows them.
     """
 
     _written_at: float = field(default=0.0, init=False)
     _pending: str = field(default="", init=False)
 
     def on_start(self, plan: Plan) -> None:
-        """Say what is going to be done."""
+        """Print the number of epochs and steps."""
         super().on_start(plan)
         whole = f"{plan.epochs} epochs of {plan.steps_per_epoch} steps"
-        on = f", going on after step {plan.first_step}" if plan.first_step else ""
-        self._write(f"{self.named}{whole}{on}; compiling")
+        resumed = f", resuming after step {plan.first_step}" if plan.first_step else ""
+        self._write(f"{self.named}{whole}{resumed}; compiling")
         self._written_at = float("-inf")  # the first epoch is shown however short it is
 
     def on_chunk(self, step: int, loss: float | None) -> None:
-        """Write a line, if the last one is long ago."""
+        """Print a line if the last one is old."""
         super().on_chunk(step, loss)
         written = max(self._written_at, self._since[0] if self._since else 0.0)
         if time.perf_counter() - written >= WITHIN_EPOCHS:
@@ -146,14 +146,14 @@ class ProgressLines(Course):
             self._write("  ".join(filter(None, (self.epoch, share, self.numbers, self.speed))))
 
     def on_epoch(self, row: Row, trained: Any) -> None:
-        """Write the epoch's line, or keep it."""
+        """Print the epoch's line, or defer it if the last one is recent."""
         super().on_epoch(row, trained)
         self._pending = "  ".join(filter(None, (self.epoch, self.numbers, self.speed)))
         if time.perf_counter() - self._written_at >= BETWEEN_EPOCHS:
             self._write(self._pending)
 
     def on_stop(self, reason: str) -> None:
-        """Write the last epoch's line, and why the run has ended."""
+        """Print the last epoch's line and the stop reason."""
         if self._pending:
             self._write(self._pending)
         self._write(f"{self.epoch}  ended: {reason.replace('_', ' ')}")
@@ -165,10 +165,10 @@ class ProgressLines(Course):
 
 @dataclass
 class ProgressBar(Course):
-    """A bar that moves, in a terminal or a notebook.
+    """A progress bar in a terminal or a notebook.
 
     Attributes:
-        show: IPython's `display`, in a notebook; None is a terminal.
+        show: IPython's `display` in a notebook; None in a terminal.
     """
 
     show: Callable[..., Any] | None = None
@@ -198,17 +198,17 @@ class ProgressBar(Course):
             self._cell = self.show(self._table(), display_id=True)
 
     def on_chunk(self, step: int, loss: float | None) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         super().on_chunk(step, loss)
         self._draw()
 
     def on_epoch(self, row: Row, trained: Any) -> None:
-        """Show the epoch's own figures."""
+        """Show the epoch's metrics."""
         super().on_epoch(row, trained)
         self._draw()
 
     def on_stop(self, reason: str) -> None:
-        """Leave the bar as it is, with what ended the run."""
+        """Draw the bar a last time, with the stop reason."""
         self._draw(f"  ended: {reason.replace('_', ' ')}", last=True)
         if self.show is None:
             self._bar.stop()
@@ -227,7 +227,7 @@ class ProgressBar(Course):
 
 
 def _numbers(row: Mapping[str, float | None]) -> str:
-    """Names and values of a row; what is measured layer by layer is too much for a line.
+    """Names and values of a row as text, without per-layer metrics, which don't fit a line.
 
     Example:
         >>> _numbers({"epoch": 1, "step": 8, "loss": 0.51234, "learning_rate": 0.0021})
@@ -243,5 +243,5 @@ def _numbers(row: Mapping[str, float | None]) -> str:
 
 
 def _short(value: float) -> str:
-    """Four places after the point, or four digits where these would say nothing."""
+    """The value with four decimals, or in scientific notation if it is very small or large."""
     return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 10_000 else f"{value:.3e}"

@@ -1,4 +1,4 @@
-"""Random numbers that belong to an example, for an evaluation that is the same each time."""
+"""Random numbers derived from each example, for reproducible evaluation."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _GOLDEN = 2654435769
 
 
 def example_keys(key: jax.Array, inputs: jax.Array) -> jax.Array:
-    """(B,) random keys, each a function of `key` and of one example of `inputs` (B, ...).
+    """Random keys (B,), each a function of `key` and one example of `inputs` (B, ...).
 
-    What an evaluation draws with them depends neither on the order of the examples nor on the size
-    of the batches. Equal examples draw the same.
+    Numbers sampled with them in evaluation depend neither on the order of the examples nor on the
+    batch size. Equal examples get equal keys.
 
     Example:
         >>> images = jnp.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
@@ -23,7 +23,7 @@ def example_keys(key: jax.Array, inputs: jax.Array) -> jax.Array:
     """
     flat = inputs.astype(jnp.float32).reshape(len(inputs), -1)
     bits = jax.lax.bitcast_convert_type(flat, jnp.uint32)
-    # Mixed with its place first: a weighted sum of the values alone would be the same for many
+    # Mixed with the position first: a weighted sum of the values alone would be the same for many
     # images of two colours.
     places = jnp.arange(flat.shape[1], dtype=jnp.uint32) * jnp.uint32(_GOLDEN)
     digests = _mixed(bits + places[None]).sum(axis=1, dtype=jnp.uint32)
@@ -31,12 +31,12 @@ def example_keys(key: jax.Array, inputs: jax.Array) -> jax.Array:
 
 
 def _mixed(bits: jax.Array) -> jax.Array:
-    """Each uint32 as another one that depends on all of its bits (Wellons's lowbias32)."""
+    """A hash of each uint32 (Wellons's lowbias32)."""
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         bits = (bits ^ (bits >> jnp.uint32(shift))) * jnp.uint32(factor)
     return bits ^ (bits >> jnp.uint32(16))
 
 
 def normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Standard normal numbers (B, *shape), those of each of the `keys` (B,)."""
+    """Standard normal samples (B, *shape), one block for each of the `keys` (B,)."""
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)

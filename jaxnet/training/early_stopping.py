@@ -1,4 +1,4 @@
-"""Early stopping and the best step: a small value that goes from evaluation to evaluation."""
+"""Early stopping and tracking of the best step, as a rule and an immutable memory."""
 
 from __future__ import annotations
 
@@ -14,23 +14,19 @@ from jaxnet.options import OnlyWith, OtherThan
 if TYPE_CHECKING:
     from jaxnet.metrics.direction import Direction
 
-# The number of the step grows all along, so that it never stops training.
-_Measured = OnlyWith(monitor=OtherThan("step"))
-_Waiting = OnlyWith(patience=OtherThan(None))
-
 Mode = Literal["auto", "min", "max"]
-# The number of the step grows all along, so that it never stops training.
+# The step number always grows, so that monitoring it never stops training.
 _Measured = OnlyWith(monitor=OtherThan("step"))
 _Waiting = OnlyWith(patience=OtherThan(None))
 
 
 def monitored(wanted: str | None, columns: Sequence[str], watcher: str) -> str:
-    """The column of the history that `wanted` means: by default the loss, of validation if any.
+    """The column of the history that `wanted` refers to; by default `val_loss`, or else `loss`.
 
     Args:
-        wanted: such as `"val_loss"`; `"val/loss"` is understood too. `"step"` every run has.
-        columns: those that there are.
-        watcher: who watches it, for the message.
+        wanted: such as `"val_loss"`, or in the form `"val/loss"`. `"step"` always exists.
+        columns: the columns of the history.
+        watcher: the component that monitors it, for the message.
 
     Raises:
         UsageError: there is no such column.
@@ -45,7 +41,7 @@ def monitored(wanted: str | None, columns: Sequence[str], watcher: str) -> str:
     )
     if column not in ("step", *columns):
         raise UsageError(
-            f"{watcher} watches {wanted!r}, but this run measures only {', '.join(columns)}. "
+            f"{watcher} monitors {wanted!r}, but this run measures only {', '.join(columns)}. "
             "Choose one of these as monitor, or add the metric to the task; metrics that begin "
             "with val_ need validation data."
         )
@@ -61,13 +57,13 @@ def direction(
     """Whether a larger or a smaller value of the metric `monitor` is better.
 
     Args:
-        mode: what the user said.
+        mode: the user's choice.
         monitor: a column of the history.
-        declared: what the metrics say of themselves (`jaxnet.metrics.Mean.better`), by column.
-        watcher: who watches it, for the message.
+        declared: the directions that metrics declare (`jaxnet.metrics.Mean.better`), by column.
+        watcher: the component that monitors it, for the message.
 
     Raises:
-        UsageError: nobody said so, and the words of the name don't either.
+        UsageError: the direction is neither given nor declared, nor evident from the name.
 
     Example:
         >>> direction("auto", "val_accuracy"), direction("auto", "val_loss")
@@ -75,7 +71,7 @@ def direction(
         >>> direction("auto", "val_fit", {"val_fit": "max"}), direction("min", "val_fit")
         ('max', 'min')
     """
-    # Here and not above: configurations are read without JAX, which the metrics need.
+    # Imported here: configurations are read without JAX, which the metrics need.
     from jaxnet.metrics.direction import direction_of
 
     if mode != "auto":
@@ -83,21 +79,21 @@ def direction(
     known = declared.get(monitor) or direction_of(monitor)
     if known is None:
         raise UsageError(
-            f"{watcher} watches {monitor!r}, of which nothing says whether a larger or a smaller "
-            'value is better: say mode="max" or mode="min"'
+            f"{watcher} monitors {monitor!r}, and it isn't known whether a larger or a smaller "
+            'value is better: set mode="max" or mode="min"'
         )
     return known
 
 
 def check_mode(mode: str, owner: str) -> None:
-    """Raise `UsageError` for a mode that there isn't."""
+    """Raise `UsageError` for an unknown mode."""
     if mode not in get_args(Mode):
         raise UsageError(f"{owner}: expected mode 'auto', 'min' or 'max', got {mode!r}")
 
 
 @dataclass(frozen=True)
 class Stopping:
-    """What early stopping remembers. It is part of every checkpoint.
+    """The memory of early stopping, saved in every checkpoint.
 
     Attributes:
         best: the best value of the monitored metric so far; None before the first.
@@ -114,25 +110,26 @@ class Stopping:
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """When to stop, and which step is the best one.
+    """Rule for early stopping and for selecting the best step.
 
     The weights of the best step are restored whatever ends the run. Patience is counted in
-    evaluations, of which there is one an epoch.
+    evaluations, one per epoch.
 
     Attributes:
-        monitor: the metric to watch: a column of the history, such as `"val_loss"`; `"val/loss"`
-            is understood too. The default is `val_loss` with validation data and `loss` without.
-            `"step"` with mode `"max"` takes the last step for the best one, where no metric tells.
-        patience: stop after this many evaluations in a row without an improvement (0 means 1, as
-            in Keras); None never stops.
-        min_delta: an improvement has to be larger than this.
-        mode: whether smaller (`"min"`) or larger (`"max"`) is better; `"auto"` goes by what the
-            metric says of itself, or by the words of its name, and refuses to guess otherwise.
+        monitor: the metric to monitor: a column of the history, such as `"val_loss"`; `"val/loss"`
+            is accepted too. The default is `val_loss` with validation data and `loss` without.
+            `"step"` with mode `"max"` makes the last step the best, for runs without a metric that
+            tells.
+        patience: stop after this many consecutive evaluations without an improvement (0 means 1,
+            as in Keras); None never stops.
+        min_delta: the minimum improvement that counts.
+        mode: whether smaller (`"min"`) or larger (`"max"`) is better; `"auto"` uses the direction
+            that the metric declares or that its name implies, and raises if there is none.
         baseline: a value that has to be beaten within `patience` evaluations.
-        start_epoch: evaluations of earlier epochs (counted from 1) don't count as waiting.
-        divergence: stop at once when the metric is worse than this.
-        check_finite: stop at once when the metric is NaN or infinite. If False, such a value is
-            merely no improvement.
+        start_epoch: patience counts from this epoch on (from 1).
+        divergence: stop immediately when the metric is worse than this.
+        check_finite: stop immediately when the metric is NaN or infinite. If False, such a value
+            counts as no improvement.
 
     Raises:
         UsageError: an impossible value.
@@ -172,20 +169,20 @@ class EarlyStopping:
         columns: Sequence[str],
         declared: Mapping[str, Direction] = MappingProxyType({}),
     ) -> EarlyStopping:
-        """The same rule with the column and the mode that it comes to in a run.
+        """The same rule with `monitor` and `mode` resolved for a run.
 
         Args:
-            columns: what the run measures.
-            declared: the directions that the metrics say of themselves, by column.
+            columns: the columns of the run's history.
+            declared: the directions that the metrics declare, by column.
 
         Raises:
-            UsageError: there is no such column, or nothing says which way it gets better.
+            UsageError: there is no such column, or its direction isn't known.
         """
         column = monitored(self.monitor, columns, "early stopping")
         return replace(self, monitor=column, mode=direction(self.mode, column, declared))
 
     def update(self, memory: Stopping, value: float, step: int, epoch: int) -> Stopping:
-        """What to remember after the evaluation at `step`, at the end of epoch `epoch` (from 1)."""
+        """The memory after the evaluation at `step`, at the end of epoch `epoch` (from 1)."""
         sign = 1 if direction(self.mode, self.monitor or "loss") == "max" else -1
         if not math.isfinite(value):
             reason = "nonfinite_metric" if self.check_finite else None
@@ -201,9 +198,9 @@ class EarlyStopping:
         return self._no_better(memory, epoch)
 
     def over(self, rows: Iterable[Mapping[str, float]]) -> Stopping:
-        """What to remember after the epochs of a history; the last one says whether to stop.
+        """The memory after all epochs of a history; its reason is that of the last epoch.
 
-        Rows without the column `monitor` are passed over.
+        Rows without the column `monitor` are skipped.
 
         Example:
             >>> rows = [{"epoch": n, "step": 10 * n, "loss": n / 2} for n in (1, 2)]
@@ -218,7 +215,7 @@ class EarlyStopping:
         return memory
 
     def warning(self, memory: Stopping, row: Mapping[str, float]) -> str | None:
-        """What to say of a run that ended badly after the epoch `row`; of any other nothing.
+        """A warning for a run that diverged or became non-finite in the epoch `row`, else None.
 
         Example:
             >>> memory = Stopping(best_step=20, reason="nonfinite_metric")
@@ -234,7 +231,7 @@ class EarlyStopping:
             kept = "the last ones, as no epoch had a good value"
         return (
             f"epoch {row['epoch']:g} ended training: {column} is {row[column]:g}. The weights are "
-            f"{kept}. Lower the learning rate, look at the inputs, or take guard_nonfinite(task, "
+            f"{kept}. Lower the learning rate, check the inputs, or use guard_nonfinite(task, "
             "'stop'), which names the first layer that isn't finite."
         )
 
@@ -247,6 +244,6 @@ class EarlyStopping:
         return replace(memory, waited=waited, reason=reason)
 
 
-# Where no metric tells how good a step is, as in a game of two networks, in which a low loss of one
-# says only that the other has fallen behind: nothing stops early, and the last step is the best.
+# For tasks without a metric of quality, such as GANs, where a low loss of one network only means
+# that the other is weak: never stop early, and the last step is the best.
 LAST_STEP = EarlyStopping(monitor="step", mode="max")

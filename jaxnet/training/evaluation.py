@@ -1,4 +1,4 @@
-"""Evaluation and prediction: a state and data in, numbers out."""
+"""Evaluation and prediction with a task's compiled programs."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ P = TypeVar("P", bound=Pipeline)
 
 # Data is evaluated in stacks of this many batches, so that sets of all sizes share one program.
 CAPACITY = 16
-# Examples at a time. More make no network faster: this is what small ones need on a GPU.
+# The default batch size. Small networks need it on a GPU, and no network gains from more.
 MOST_EXAMPLES = 256
-# So few fit into memory wherever training did.
+# A batch size that fits into memory wherever training did.
 FEW_EXAMPLES = 8
-# Larger networks take fewer at a time, so that what is computed takes no more than this, or than a
-# part of what training takes. Both are known about, and evaluation mustn't be what needs most.
+# Larger networks use smaller batches, so that their working memory stays below this, or below this
+# part of a training step's. Evaluation must not set the peak memory of a run.
 WORKING_BYTES = 512 << 20
 TRAINING_PART = 4
 
 
 @dataclass
 class BatchSize:
-    """How many examples evaluation and prediction take at a time.
+    """The batch size of evaluation and prediction.
 
-    A network of any size that could be trained can be evaluated: by default `MOST_EXAMPLES` are
-    taken where they need little memory, and else as many as need a part of what training needs.
+    Any network that could be trained can be evaluated: by default it is `MOST_EXAMPLES` if they
+    need little memory, and otherwise what fits into a fraction of a training step's memory.
 
     Attributes:
-        chosen: the user's choice; None leaves it to this rule.
-        training_bytes: what a step of training takes, asked where it matters.
+        chosen: the user's choice; None for this rule.
+        training_bytes: the memory of a training step, called only if needed.
     """
 
     chosen: int | None = None
@@ -61,11 +61,11 @@ class BatchSize:
     _needed: dict[Use, int] = field(default_factory=dict, init=False)
 
     def examples(self, use: Use, working_bytes: Callable[[], int]) -> int:
-        """The examples of a batch.
+        """The number of examples per batch.
 
         Args:
-            use: what for.
-            working_bytes: what `MOST_EXAMPLES` take while they are computed; asked once for a use.
+            use: the program, evaluation or prediction.
+            working_bytes: the working memory for `MOST_EXAMPLES`; called once per use.
 
         Example:
             >>> size = BatchSize(training_bytes=lambda: 8 * WORKING_BYTES)
@@ -88,7 +88,7 @@ class BatchSize:
 
 @dataclass(frozen=True)
 class Again:
-    """The chunks of a pipeline, made anew each time they are asked for."""
+    """A re-iterable over the chunks of a pipeline, which are produced again each time."""
 
     data: Pipeline
 
@@ -98,12 +98,12 @@ class Again:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Measures and predicts with a task's compiled programs.
+    """Evaluates and predicts with a task's compiled programs.
 
     Attributes:
         programs: the compiled task.
-        batch_size: how many examples to take at a time.
-        like: what the first data looked like, which all other data has to look like.
+        batch_size: the rule for the batch size.
+        like: shape and dtype of an example of the first data, which all other data must match.
     """
 
     programs: Programs
@@ -111,11 +111,11 @@ class Evaluator:
     like: dict[str, jax.ShapeDtypeStruct] = field(default_factory=dict)
 
     def check(self, data: Pipeline, state: PyTree) -> None:
-        """Raise `InputError` where data isn't like the data before it, or not for the task.
+        """Raise `InputError` if data doesn't match earlier data, or doesn't fit the task.
 
         Args:
-            data: what is going to be used.
-            state: arrays or their shapes.
+            data: the data to check.
+            state: the training state, as arrays or shapes.
         """
         spec = {
             name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
@@ -138,7 +138,7 @@ class Evaluator:
         self._check_inputs(columns, data.name)
         check = self.programs.declared.check
         if check and "labels" in columns:
-            # Of what isn't in memory the shapes are known.
+            # For data that isn't in memory, only shapes are checked.
             check(self.programs.outputs(state, shapes), {**shapes, **columns}, data.name)
         self.like.update({**spec, **self.like})
 
@@ -151,10 +151,10 @@ class Evaluator:
                 raise InputError(f"{name}: {error}") from None
 
     def hold(self, data: Data, state: PyTree) -> Iterable[Chunk]:
-        """Labelled data in chunks, as often as asked for; kept on the device if it is small."""
+        """Labelled data as a re-iterable of chunks; kept on the device if it is small."""
         data = pipeline(
             data,
-            self._shared_out(MOST_EXAMPLES),
+            self._rounded(MOST_EXAMPLES),
             shuffle=False,
             placement="host",
             capacity=CAPACITY,
@@ -167,7 +167,7 @@ class Evaluator:
         return list(again) if small else again
 
     def evaluate(self, state: PyTree, chunks: Iterable[Chunk], prefix: str = "") -> dict[str, Any]:
-        """The metrics over all chunks, their names with `prefix` before them."""
+        """The metrics over all chunks, by their names with `prefix`."""
         total, sums = None, None
         for feed, count in chunks:
             activity.own.beat()
@@ -176,16 +176,16 @@ class Evaluator:
         return {} if total is None else computed(as_metrics(total, sums), prefix)
 
     def predictor(self, state: PyTree) -> Predictor:
-        """What predicts with a state, in batches as large as there is room for."""
+        """A predictor for a state, with batches as large as memory allows."""
         task = self.programs.declared
         inputs = task.prediction_inputs or nested(self.like).get("inputs")
         check = task.check_inputs or takes_all
 
         def largest(example: PyTree, examples: int) -> int:
-            # A few are computed without asking how much memory many would take, which traces.
+            # For a few examples the memory of a large batch, which takes a trace, doesn't matter.
             if self.batch_size.chosen is None and examples <= FEW_EXAMPLES:
                 return FEW_EXAMPLES
-            size = self._shared_out(MOST_EXAMPLES)
+            size = self._rounded(MOST_EXAMPLES)
             batch = {
                 "inputs": jax.tree.map(
                     lambda part: jax.ShapeDtypeStruct((size, *part.shape), part.dtype), example
@@ -199,9 +199,9 @@ class Evaluator:
         return Predictor(self.programs, state, inputs, check, largest)
 
     def _fitted(self, data: P, state: PyTree) -> P:
-        """The pipeline with batches for which there is room.
+        """The pipeline with a batch size that fits into memory.
 
-        One of the user's own has the batches that it has.
+        A user-defined pipeline keeps its own batches.
         """
         if not isinstance(data, ArrayPipeline | SourcePipeline):
             return data
@@ -209,10 +209,10 @@ class Evaluator:
         examples = self.batch_size.examples(
             "evaluate", lambda: self.programs.working_bytes("evaluate", state, most)
         )
-        return replace(data, batch_size=self._shared_out(examples))
+        return replace(data, batch_size=self._rounded(examples))
 
-    def _shared_out(self, examples: int) -> int:
-        """Rounded up, so that a batch can be shared out among many devices."""
+    def _rounded(self, examples: int) -> int:
+        """Rounded up to a batch size that can be sharded over all devices."""
         shares = self.programs.shares
         return -(-examples // shares) * shares
 
@@ -222,7 +222,7 @@ def _named(spec: Mapping[str, Any]) -> str:
 
 
 def _known_columns(data: Pipeline) -> Mapping[str, np.ndarray]:
-    """What is in memory before training begins: all of some data, the labels of other data."""
+    """The columns that are in memory before training: all, or for a source its labels if any."""
     if isinstance(data, ArrayPipeline):
         return data.columns
     labels = getattr(data.source, "labels", None) if isinstance(data, SourcePipeline) else None

@@ -1,14 +1,14 @@
-"""What identifies a run: its data, what maps raw data to numbers, and its task.
+"""Fingerprints of a run: digests of its data, its encoders and its task.
 
-A fingerprint is a plain dict of digests by name, which is kept with the progress in each
-checkpoint. Whoever goes on with a run, or takes part in it, has to have the same:
+They are a plain dict of digests by name, saved with the progress in each checkpoint. A resumed run,
+and every process of a job, must have the same:
 
     train/labels                      the training data, part by part; valid/... likewise
-    mapping/encoder                   what the inputs and outputs stand for
-    mapping/encoder/column 'colour'   a part of that, for the message
-    task/step                         the training step, traced, with its constants
-    task/update                       the part of it that makes parameters of gradients
-    version/jax                       what traced it: a version, not a digest
+    mapping/encoder                   the encoder of the inputs and outputs
+    mapping/encoder/column 'colour'   a part of it, for the message
+    task/step                         the traced training step, with its constants
+    task/update                       the optimizer update within it
+    version/jax                       the version that traced it, in plain text
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Fingerprints = Mapping[str, str]
 
 
 def of_data(train: Any, valid: Any = None) -> dict[str, str]:
-    """The fingerprints of the data that a run learns from and watches."""
+    """The fingerprints of the training and validation data."""
     parts = {"train": train} if valid is None else {"train": train, "valid": valid}
     return {
         f"{part}/{name}": value
@@ -45,11 +45,11 @@ def of_data(train: Any, valid: Any = None) -> dict[str, str]:
 
 
 def of_mappings(mappings: Mapping[str, Any]) -> dict[str, str]:
-    """The fingerprints of what maps raw data to numbers, each with those of its parts.
+    """The fingerprints of the encoders of raw data, and of their parts.
 
     Args:
-        mappings: encoders, None, or values that JSON can hold (ids in the order of their numbers,
-            say), by name.
+        mappings: encoders, None, or JSON-compatible values (such as a list of ids in the order of
+            their indices), by name.
 
     Example:
         >>> list(of_mappings({"encoder": None, "items": ["tea", "milk"]}))
@@ -73,7 +73,7 @@ def _encoder_parts(encoder: TableEncoder | TextEncoder) -> dict[str, Any]:
 
 
 def of_task(functions: Mapping[str, Traced]) -> dict[str, str]:
-    """The fingerprints of a task, and the versions that they hold for.
+    """The fingerprints of a task, and the library versions that they depend on.
 
     Args:
         functions: the traced functions of the task, see `Programs.traced`.
@@ -93,16 +93,16 @@ def of_task(functions: Mapping[str, Traced]) -> dict[str, str]:
     return found | {f"version/{name}": version for name, version in versions.items()}
 
 
-# Of what else is traced: which outputs count, by the beginnings of their paths.
+# The outputs that count of the other traced functions, by the prefix of their paths.
 _OTHERS = {"predict_step": "", "eval_step": "loss", "after_evaluation": ""}
 
 
-def _whole(outputs: Mapping[str, str], beginning: str) -> str:
-    return json_digest({p: value for p, value in outputs.items() if p.startswith(beginning)})
+def _whole(outputs: Mapping[str, str], prefix: str) -> str:
+    return json_digest({p: value for p, value in outputs.items() if p.startswith(prefix)})
 
 
 def other_data(before: Fingerprints, now: Fingerprints) -> list[str]:
-    """What of the data, and of what maps it to numbers, isn't as before, in words."""
+    """Describe the differences in the data and its encoders, a line for each."""
     changed = _changed(before, now)
     lines = []
     for part, called in {"train": "training", "valid": "validation"}.items():
@@ -129,34 +129,34 @@ def _other_mapping(name: str, before: Fingerprints, now: Fingerprints) -> str:
 
 
 def other_task(before: Fingerprints, now: Fingerprints) -> list[str]:
-    """What of the task isn't as before, in words as far as can be told."""
+    """Describe the differences in the task, as far as the digests tell, a line for each."""
     changed = {name.removeprefix("task/") for name in _changed(before, now) if "task/" in name}
     lines = []
     if "predict_step" in changed:
-        lines.append("the network, or what is done to its inputs first")
+        lines.append("the network, or the preprocessing of its inputs")
     elif "eval_step" in changed:
         lines.append("the loss")
     if changed & {"update", "initial opt_state"}:
         lines.append(
-            "the optimizer: its kind, its learning rate or another of its numbers (a schedule over "
-            "another number of steps is another one)"
+            "the optimizer: its kind, its learning rate or another hyperparameter (a schedule over "
+            "another number of steps counts as different)"
         )
     if "initial params" in changed and "predict_step" not in changed:
-        lines.append("the parameters to begin with")
+        lines.append("the initial parameters")
     if "after_evaluation" in changed:
-        lines.append("what follows an evaluation, such as the rule of reduce_on_plateau")
+        lines.append("the update after an evaluation, such as the rule of reduce_on_plateau")
     if changed and not lines:
         told = {"predict_step", "eval_step"} <= before.keys() & now.keys()
         network = "" if told else "the network, the loss, or "
         lines.append(
-            f"{network}what is done in training alone, such as dropout, augmentation, precision "
+            f"{network}something used in training only, such as dropout, augmentation, precision "
             "or another technique"
         )
     return lines
 
 
 def other_versions(before: Fingerprints, now: Fingerprints) -> list[str]:
-    """Which versions aren't as before."""
+    """The library versions that changed, as `jax 0.10.1 -> 0.12.0`."""
     return [
         f"{name.removeprefix('version/')} {before[name]} -> {now[name]}"
         for name in _changed(before, now)
@@ -165,7 +165,7 @@ def other_versions(before: Fingerprints, now: Fingerprints) -> list[str]:
 
 
 def _changed(before: Fingerprints, now: Fingerprints) -> list[str]:
-    """What both know and isn't the same."""
+    """The names in both that have different values."""
     return [name for name, value in before.items() if now.get(name, value) != value]
 
 

@@ -1,4 +1,4 @@
-"""A step that ends training: which one it was, and the state to end with."""
+"""Halting: find the step that ended training, and the state to end with."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Halt:
     """A step that ended training.
 
     Attributes:
-        reason: the metric `halt/REASON` that the step reported.
-        step: the number of steps before it. With a task that has `sound` the state is the one after
-            these, and otherwise the one that this step gave.
-        batch: the batch that the step was given.
+        reason: the reason of the metric `halt/REASON` that the step reported.
+        step: the number of steps before it. If the task has `sound` the final state is the one
+            after these steps, and otherwise the one that this step returned.
+        batch: the batch of the step.
     """
 
     reason: str
@@ -34,7 +34,7 @@ class Halt:
 def halted(
     programs: Programs, before: PyTree, state: PyTree, feed: Any, log: Log, progress: Progress
 ) -> tuple[PyTree, int, Halt] | None:
-    """The state to end with, the steps to it, and why; None if no step of the chunk ended training.
+    """The final state, the steps taken to it, and the halt; None if no step of the chunk halted.
 
     Args:
         programs: the compiled task.
@@ -42,7 +42,7 @@ def halted(
         state: the state after it.
         feed: its batches.
         log: its metrics.
-        progress: where the run was before it.
+        progress: the progress before it.
     """
     metrics = log.fetch()
     reason = halt_reason(metrics)
@@ -51,10 +51,10 @@ def halted(
     if sound and (reason or not sound(before, state)):
         reason = reason or halt_names(metrics)[0]
 
-        def again(steps: int) -> PyTree:
+        def replay(steps: int) -> PyTree:
             return programs.train(progress.form, programs.copy(before), feed, steps)[0]
 
-        state, kept = _rewound(before, again, sound, taken - (halt_reason(metrics) is not None))
+        state, kept = _rewound(before, replay, sound, taken - (halt_reason(metrics) is not None))
     if reason is None:
         return None
     halting = min(kept, taken - 1)
@@ -68,10 +68,10 @@ def _rewound(
     sound: Callable[[PyTree, PyTree], Any],
     most: int,
 ) -> tuple[PyTree, int]:
-    """The last sound state of a chunk, and the number of steps that lead to it.
+    """The last sound state of a chunk, and the number of steps to it, by bisection.
 
-    The chunk is taken again from its beginning, `before`, with fewer steps and by the same
-    program, so that a healthy run pays for one copy and one check a chunk, not for one a step.
+    The chunk is replayed from its start, `before`, with fewer steps of the same program, so that a
+    healthy run pays for one copy and one check per chunk, not per step.
     """
     low, high, kept = 0, most + 1, before
     steps = most

@@ -1,4 +1,4 @@
-"""The history of a run: one row of numbers an epoch."""
+"""The history of a run: one row of numbers per epoch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Row = Mapping[str, float]
 
 @dataclass(frozen=True)
 class History:
-    """What was measured, epoch by epoch.
+    """The metrics of a run, epoch by epoch.
 
     Attributes:
         rows: `{"epoch": 1, "step": 15, "loss": ..., "val_loss": ..., ...}` for each epoch.
@@ -60,7 +60,7 @@ class History:
             writer.writerows(self.rows)
 
     def plot(self, path: Path, best_step: int | None = None, title: str = "") -> None:
-        """Draw the learning curves into a picture; see `jaxnet.report.plots`."""
+        """Plot the learning curves to an image file; see `jaxnet.report.plots`."""
         from jaxnet.report.plots import plot_curves
 
         plot_curves(self, path, best_step, title)
@@ -68,11 +68,11 @@ class History:
 
 @jax.tree_util.register_pytree_node_class
 class JudgedRow(dict[str, Any]):
-    """A row of the history on its way into a program, with the direction of its metrics.
+    """A row of the history as a pytree, with the directions of its metrics.
 
     Attributes:
-        declared: the directions that the metrics say of themselves (`metrics.Mean.better`), by
-            column. They are part of the pytree's structure.
+        declared: the directions that the metrics declare (`metrics.Mean.better`), by column. They
+            are static, part of the pytree's structure.
 
     Example:
         >>> row = JudgedRow({"val_hits": np.float32(3)}, {"val_hits": "max"})
@@ -85,29 +85,29 @@ class JudgedRow(dict[str, Any]):
         self.declared = declared
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """See `jax.tree_util.register_pytree_node_class`."""
+        """The values as children; columns and directions as auxiliary data."""
         return tuple(self.values()), (tuple(self), tuple(self.declared.items()))
 
     @classmethod
     def tree_unflatten(cls, names: tuple[Any, ...], values: Sequence[Any]) -> JudgedRow:
-        """See `jax.tree_util.register_pytree_node_class`."""
+        """The inverse of `tree_flatten`."""
         columns, declared = names
         return cls(dict(zip(columns, values, strict=True)), dict(declared))
 
 
 Sums = Mapping[str, np.ndarray]
 
-# A loop in Python costs some microseconds a step, which is nothing beside so many additions.
+# From this size on the microseconds of a Python loop per step are negligible.
 _LARGE = 2**12
 
 
 def add_steps(total: Sums | None, steps: PyTree) -> Sums:
-    """Add what each of some steps measured to running sums, in float64.
+    """Add the metrics of several steps to running sums, in float64.
 
-    The sums are taken strictly step by step, so that they don't depend on where chunks end.
+    Steps are added one by one, so that the sums don't depend on where chunks end.
 
     Args:
-        total: the sums so far, by the paths of the metrics' leaves; None is zero.
+        total: the sums so far, by the paths of the metrics' leaves; None for zero.
         steps: metrics on the host, with the step as leading axis.
     """
     leaves = {path: np.asarray(leaf) for path, leaf in trees.named(steps).items()}
@@ -128,12 +128,12 @@ def _added(total: np.ndarray, steps: np.ndarray) -> np.ndarray:
 
 
 def as_metrics(sums: Sums, like: PyTree) -> PyTree:
-    """Sums by path as the metrics that they are of."""
+    """The metrics, with the structure of `like`, from sums by path."""
     return jax.tree.map(sums.__getitem__, trees.paths(like))
 
 
 def computed(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The value of each metric: what its sums come to, as a float or an array."""
+    """The value of each metric, computed from its sums, as a float or an array."""
     return {
         prefix + name: value.compute() if hasattr(value, "compute") else _plain(value)
         for name, value in metrics.items()
@@ -141,7 +141,7 @@ def computed(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def scalars(values: Mapping[str, Any]) -> dict[str, float]:
-    """The values that fit into a row of the history: those that are numbers, the loss first.
+    """The scalar values, which fit into a row of the history, losses first.
 
     Example:
         >>> scalars({"accuracy": 0.5, "confusion": np.eye(2), "loss": 1.5})

@@ -1,4 +1,4 @@
-"""A callback that draws what a network makes of the same inputs, epoch by epoch."""
+"""A callback that saves sample images during training, for the same inputs each time."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from jaxnet.report.pictures import save_grid
 from jaxnet.training.callbacks import Callback, Plan
 from jaxnet.training.history import Row
 
-# Pictures that a run leaves of its samples, about.
+# The approximate number of sample images per run.
 KEPT = 10
 
 
 @dataclass
 class ImageSamples(Callback):
-    """Writes `epoch_N.png` into a folder as a run goes on: what the network makes of the same.
+    """Writes `epoch_N.png` with images sampled from the network during training.
 
     Attributes:
-        folder: where to.
-        draw: from the state to images (rows, columns, H, W, C) from 0 to 1.
-        kept: about how many pictures a run leaves; those of the first and the last epoch are among
-            them.
-        title: what run it is; it stands above each picture, behind the epoch.
+        folder: the folder to write to.
+        draw: maps the state to images (rows, columns, H, W, C) in [0, 1].
+        kept: the approximate number of images, including those of the first and last epoch.
+        title: the name of the run, shown above each image after the epoch.
     """
 
     folder: Path
@@ -36,11 +35,11 @@ class ImageSamples(Callback):
     _epochs: int = field(default=0, init=False)
 
     def on_start(self, plan: Plan) -> None:
-        """Find out how many epochs there are going to be."""
+        """Record the number of epochs."""
         self._epochs = plan.epochs
 
     def on_epoch(self, row: Row, trained: Any) -> None:
-        """Write a picture, if it is the epoch's turn."""
+        """Write an image if this epoch is one of those to keep."""
         epoch = int(row["epoch"])
         every = max(1, round(self._epochs / self.kept))
         if epoch in (1, self._epochs) or epoch % every == 0:

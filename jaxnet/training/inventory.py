@@ -1,4 +1,4 @@
-"""The inventory of a checkpoint: length and checksums of its files, by which damage is found."""
+"""The inventory of a checkpoint: sizes and checksums of its files, to detect damage."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from jaxnet.errors import CheckpointError
 from jaxnet.files import write_json
 
 _INVENTORY = "inventory.json"
-# A file is read in parts of so many bytes by several threads, and each part has a checksum.
+# Files are read in parts of this many bytes by several threads; each part has a checksum.
 PART = 16 << 20
 
 
 class Unreadable(CheckpointError):
-    """A checkpoint that is damaged; the message names the file."""
+    """A damaged checkpoint; the message names the file."""
 
 
 def write_inventory(folder: Path, *items: str) -> None:
-    """Note length and checksums of each file in some sub-folders of a checkpoint.
+    """Write the sizes and checksums of all files in some sub-folders of a checkpoint.
 
     Args:
-        folder: the checkpoint; the inventory is its `inventory.json`.
+        folder: the checkpoint; they are written to its `inventory.json`.
         items: the names of the sub-folders.
     """
     files = [path for item in items for path in sorted((folder / item).rglob("*"))]
@@ -40,10 +40,10 @@ def write_inventory(folder: Path, *items: str) -> None:
 
 
 def check_inventory(folder: Path) -> None:
-    """Read the files of a checkpoint and compare them with its inventory.
+    """Verify the files of a checkpoint against its inventory.
 
     Raises:
-        Unreadable: a file is missing, has another length, or holds something else.
+        Unreadable: a file is missing, or its size or a checksum differs.
     """
     inventory = folder / _INVENTORY
     try:
@@ -61,7 +61,7 @@ def check_inventory(folder: Path) -> None:
             raise Unreadable(f"{file} is missing")
         if (found := file.stat().st_size) != size:
             raise Unreadable(f"{file} has {found} bytes instead of {size}")
-    # Inventories were written once with one checksum a file, however long that is.
+    # Earlier versions wrote a single checksum per file, whatever its size.
     work = [
         (folder / name, size, PART if len(parts) > 1 else max(size, PART))
         for name, (size, parts) in expected.items()
@@ -76,7 +76,7 @@ def check_inventory(folder: Path) -> None:
 
 
 def _checksums(files: Sequence[tuple[Path, int, int]]) -> list[list[int]]:
-    """For each file the CRC-32 of its parts, which several threads read.
+    """The CRC-32 of the parts of each file, read by several threads.
 
     Args:
         files: each with its size and the size of a part, in bytes.
@@ -90,7 +90,7 @@ def _checksums(files: Sequence[tuple[Path, int, int]]) -> list[list[int]]:
 
 
 def _checksum(file: Path, begin: int, length: int) -> int:
-    """The CRC-32 of `length` bytes; reading and summing leave other threads the interpreter."""
+    """The CRC-32 of `length` bytes; reading and summing release the interpreter lock."""
     checksum, buffer = 0, memoryview(bytearray(min(length, 1 << 20)))
     with open(file, "rb", buffering=0) as opened:
         opened.seek(begin)

@@ -1,4 +1,4 @@
-"""A copy of a state to come back to, where it takes no memory that training needs."""
+"""A copy of the training state, on the device or, if large, in host memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 
 PyTree = Any
 
-# A state up to this size on each device is copied there, which takes no time. A larger one goes to
-# the memory of its host: over PCI Express that takes a second for some ten gigabytes.
+# A state up to this size per device is copied on the device, which is fast. A larger one is copied
+# to host memory: over PCI Express that takes a second for some ten gigabytes.
 ON_DEVICE_BYTES = 1 << 30
 
 
@@ -21,18 +21,18 @@ class Kept:
     """A copy of a state.
 
     Attributes:
-        leaves: arrays on their devices, or of the host.
+        leaves: arrays on their devices, or in host memory.
     """
 
     leaves: PyTree
 
     @staticmethod
     def of(state: PyTree, copy: Callable[[PyTree], PyTree]) -> Kept:
-        """Keep a state, on its devices if it is small.
+        """Copy a state, on its devices if it is small.
 
         Args:
-            state: of arrays on devices; it may be donated after this.
-            copy: what copies a state there.
+            state: arrays on devices; they may be donated afterwards.
+            copy: copies a state on its devices.
 
         Example:
             >>> state = {"kernel": jax.numpy.ones(3)}
@@ -44,7 +44,7 @@ class Kept:
         return Kept(jax.tree.map(_OnHost.of, state))
 
     def state(self) -> PyTree:
-        """The state, on its devices and as it was sharded."""
+        """The state on its devices, with its original sharding."""
 
         def back(leaf: Any) -> Any:
             return leaf.array() if isinstance(leaf, _OnHost) else leaf
@@ -54,13 +54,13 @@ class Kept:
 
 @dataclass(frozen=True, eq=False)
 class _OnHost:
-    """The shards of an array that this process has, in the host's memory, each of them once.
+    """The addressable shards of an array in host memory, without duplicates.
 
     Attributes:
-        shape: of the whole array.
-        sharding: how it was sharded.
-        shards: numpy arrays, by where they lie in the whole.
-        key: the kind of random key that it holds, if it does.
+        shape: of the global array.
+        sharding: its sharding.
+        shards: numpy arrays, by their indices into the global array.
+        key: the implementation of random keys, if it is an array of keys.
     """
 
     shape: tuple[int, ...]
@@ -77,7 +77,7 @@ class _OnHost:
         for shard in leaf.addressable_shards:
             place = _place(shard.index, leaf.shape)
             if place not in shards:
-                # A copy: on processors NumPy would see the array's own memory, which is given away.
+                # A copy: on CPUs NumPy would share the array's buffer, which is donated later.
                 shards[place] = np.array(shard.data)
         return _OnHost(leaf.shape, leaf.sharding, shards, key)
 
@@ -92,7 +92,7 @@ class _OnHost:
 
 
 def _place(index: Any, shape: tuple[int, ...]) -> tuple[tuple[int, int, int], ...]:
-    """From where to where a shard goes along each axis; slices can't be keys before Python 3.12."""
+    """A shard's range along each axis; slices aren't hashable before Python 3.12."""
     return tuple(part.indices(size) for part, size in zip(index, shape, strict=True))
 
 

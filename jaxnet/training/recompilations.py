@@ -1,4 +1,4 @@
-"""A count of what was compiled, because each compile costs seconds."""
+"""A record of compilations, because each one costs seconds."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ PyTree = Any
 
 @dataclass(frozen=True)
 class Compiles:
-    """What was compiled, by program, and for which shapes.
+    """The compilations of each program, with their argument shapes.
 
-    A program's Python body runs once for each compile, which is when it reports here.
+    A program's Python body runs once per compilation, and calls `record` then.
     """
 
     traces: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
     def record(self, program: str, arguments: PyTree) -> None:
-        """Note that `program` is being compiled for `arguments`."""
+        """Record that `program` is being compiled for `arguments`."""
         shapes = {
             jax.tree_util.keystr(path): f"{leaf.dtype.name}{list(leaf.shape)}"
             for path, leaf in jax.tree_util.tree_leaves_with_path(arguments)
@@ -29,11 +29,11 @@ class Compiles:
 
     @property
     def total(self) -> int:
-        """The number of compiles so far."""
+        """The number of compilations so far."""
         return sum(len(traces) for traces in self.traces.values())
 
     def repeated(self) -> list[str]:
-        """A line for each compile after a program's first: which argument changed, and how."""
+        """A line for each recompilation: which argument changed, and how."""
         return [
             f"{program} was compiled again: {_difference(first, other)}"
             for program, (first, *others) in self.traces.items()

@@ -1,4 +1,4 @@
-"""When a run saves, and the copy of its best state."""
+"""The schedule of checkpoints, and the copy of the best state."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ PyTree = Any
 
 @dataclass
 class Saver:
-    """Saves each step at most once, and the best step before any that comes after it.
+    """Saves each step at most once, and the best step before any later one.
 
-    So each checkpoint is enough to go on from.
+    So a run can be resumed from each checkpoint alone.
 
     Attributes:
-        store: where to save, if anywhere.
-        every_steps: save this often, and not only after epochs.
-        min_seconds: skip the save after an epoch where the last save is younger than this.
+        store: the checkpoint store; None saves nothing.
+        every_steps: the interval of saves within epochs; None saves at their end only.
+        min_seconds: skip the save after an epoch if the last save is more recent than this.
         copy: copies a state on its devices.
-        to_plain: gives the plain form of a state, which is saved.
+        to_plain: converts a state to the plain form, which is saved.
         best: a copy of the best state.
     """
 
@@ -36,30 +36,30 @@ class Saver:
     copy: Callable[[PyTree], PyTree]
     to_plain: Callable[[PyTree], PyTree]
     best: Kept | None = None
-    # The step that was saved last, and when; and the best one's progress while that isn't saved.
+    # The last saved step, its time, and the progress of the best step while it isn't saved.
     _saved: int = -1
     _saved_at: float = field(default_factory=time.perf_counter)
     _unsaved_best: Progress | None = None
 
     def begin(self, progress: Progress) -> None:
-        """The run goes on from a step that is saved already, unless it is the first."""
+        """Start from `progress`, which is already saved unless it is step 0."""
         self._saved = progress.step or -1
 
     def due(self, step: int) -> bool:
-        """Whether a step within an epoch is to be saved."""
+        """Whether to save at a step within an epoch."""
         return bool(self.every_steps) and step % self.every_steps == 0
 
     def until_due(self, step: int) -> int | None:
-        """The number of steps until the next one that is; None where none is."""
+        """The number of steps until the next save within an epoch; None if there is none."""
         return self.every_steps - step % self.every_steps if self.every_steps else None
 
     def keep_best(self, state: PyTree, progress: Progress) -> None:
-        """Copy the best state so far."""
+        """Keep a copy of the best state so far."""
         self.best = Kept.of(state, self.copy)
         self._unsaved_best = progress
 
     def end_of_epoch(self, state: PyTree, progress: Progress) -> None:
-        """Save the end of an epoch, unless the last save is too young."""
+        """Save at the end of an epoch, unless the last save is too recent."""
         if self.store is None:
             return
         waited = time.perf_counter() - self._saved_at
@@ -67,7 +67,7 @@ class Saver:
             self.save(state, progress)
 
     def save(self, state: PyTree, progress: Progress) -> None:
-        """Save a step that isn't saved yet, and before it the best one."""
+        """Save a step unless it is saved already, and the best step before it."""
         if self.store is None or progress.step == self._saved:
             return
         best, pending = progress.stopping.best_step, self._unsaved_best
@@ -79,7 +79,7 @@ class Saver:
         self._saved, self._saved_at, self._unsaved_best = progress.step, time.perf_counter(), None
 
     def finish(self) -> None:
-        """Wait until all is on the disk."""
+        """Wait until all saves are on disk."""
         if self.store:
             with activity.own.within(f"saving into {self.store.folder}", activity.SAVING):
                 self.store.finish()

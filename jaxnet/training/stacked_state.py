@@ -1,4 +1,4 @@
-"""The two forms of a training state: that of the programs of a pipeline, and the plain one."""
+"""Conversion between the stacked state of pipeline parallelism and the plain state."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ PyTree = Any
 
 @dataclass(frozen=True)
 class Forms:
-    """The form of a state in the programs of a layout, and how it becomes the other one.
+    """The form of the state in the compiled programs, and its conversion to the plain form.
 
-    In a pipeline the blocks' parameters are stacked (`jaxnet.parallel.stacked`), and each device
-    holds its own. All others have the plain form of one device: what is saved, what callbacks are
-    shown, and what is made of the trained network. With any other layout there is one form.
+    In a pipeline the blocks' parameters are stacked (`jaxnet.parallel.stacked`) and each stage
+    holds its own. Checkpoints, callbacks and exports use the plain form, that of a single device.
+    Every other layout has only the plain form.
 
     Attributes:
-        running: where a state lies in the programs; None on one device.
-        plain: where its plain form lies; None where that is the form of the programs.
-        compiled: makes a program of a function, and of how what it gives lies.
+        running: the layout of the state in the programs; None on one device.
+        plain: the layout of the plain form; None if the programs use that form.
+        compiled: `(function, out_shardings) -> function`, compiles a conversion.
     """
 
     running: MeshLayout | None
@@ -36,7 +36,7 @@ class Forms:
     )
 
     def put(self, state: PyTree) -> PyTree:
-        """A state from anywhere, in either form, for the programs."""
+        """Convert a state in either form, on any device, to that of the programs."""
         if self.running is None:
             return state
         if self.plain is None or not _is_plain(state):
@@ -44,13 +44,13 @@ class Forms:
         return self._converted(from_plain, self.running, self.plain.put(state))
 
     def to_plain(self, state: PyTree) -> PyTree:
-        """A state of the programs in its plain form; in a pipeline a copy that is whole."""
+        """The plain form of a state of the programs; in a pipeline an unstacked copy."""
         if self.plain is None or _is_plain(state):
             return state
         return self._converted(to_plain, self.plain, state)
 
     def plain_shapes(self, state: PyTree) -> PyTree:
-        """The same of the shapes of a state, with how they lie."""
+        """As `to_plain`, for the shapes of a state; with their shardings."""
         if self.plain is None:
             return state
         return self.plain.shapes(jax.eval_shape(to_plain, state))
@@ -59,8 +59,8 @@ class Forms:
         self, convert: Callable[[PyTree], PyTree], to: MeshLayout, state: PyTree
     ) -> PyTree:
         if convert.__name__ not in self._made:
-            lies = to.state(jax.eval_shape(convert, state))
-            self._made[convert.__name__] = self.compiled(convert, lies)
+            shardings = to.state(jax.eval_shape(convert, state))
+            self._made[convert.__name__] = self.compiled(convert, shardings)
         return self._made[convert.__name__](state)
 
 

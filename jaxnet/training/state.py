@@ -1,4 +1,4 @@
-"""What training changes, in one pytree, and the random streams that are derived from it."""
+"""The training state, one pytree, and the random streams derived from its key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PyTree = Any
 
 @struct.dataclass
 class TrainState:
-    """All that a task changes while it learns.
+    """The training state of a gradient task.
 
     Attributes:
         step: int32 scalar, the number of steps taken.
@@ -23,7 +23,7 @@ class TrainState:
         collections: the model's other variables, such as `batch_stats`.
         opt_state: the optimizer's state.
         key: the root key of all randomness. It never changes: see `stream`.
-        memory: what techniques around the task remember, by the technique's name.
+        memory: the state of techniques, such as moving averages, by the technique's name.
     """
 
     step: jax.Array
@@ -35,15 +35,15 @@ class TrainState:
 
 
 def stream(key: jax.Array, name: str, step: jax.Array | int = 0) -> jax.Array:
-    """The key of one random stream at one step: derived, never stored.
+    """The key of a named random stream at one step: derived, never stored.
 
-    Because it is a pure function of (root, name, step), a resumed run draws what the
-    uninterrupted one would have drawn.
+    Because it is a pure function of (root, name, step), a resumed run gets the same random numbers
+    as an uninterrupted one.
 
     Args:
         key: the root key.
         name: the stream, such as `"dropout"`; a stable hash of it is folded in.
-        step: the step at which to draw.
+        step: the training step.
 
     Example:
         >>> root = jax.random.key(0)
@@ -56,12 +56,12 @@ def stream(key: jax.Array, name: str, step: jax.Array | int = 0) -> jax.Array:
 
 
 def remember(state: TrainState, **memory: PyTree) -> TrainState:
-    """The state with something new in its memory, by the technique's name."""
+    """The state with `memory` updated, by the technique's name."""
     return replace(state, memory={**state.memory, **memory})
 
 
 def select(condition: jax.Array | bool, yes: PyTree, no: PyTree) -> PyTree:
-    """Every leaf of `yes` where the scalar `condition` holds, of `no` where it doesn't."""
+    """The tree `yes` if the scalar `condition` holds, else `no` (`jnp.where` on every leaf)."""
     if condition is True:
         return yes
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

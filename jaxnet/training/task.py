@@ -1,4 +1,4 @@
-"""Training as a value: what a task is.
+"""The task interface: the pure functions that define a training problem.
 
 A task is a small immutable object with four pure functions over pytrees:
 
@@ -7,9 +7,9 @@ A task is a small immutable object with four pure functions over pytrees:
     eval_step(state, batch)   -> metrics
     predict_step(state, batch) -> outputs
 
-`state` owns all that changes and has a `step`. `metrics` are mergeable sums, never means.
-The loop (`Trainer`) needs nothing else of a task, so a GAN is a task like any other; what a task
-may have besides is declared by `Task`.
+`state` holds everything that training changes, including a `step`. `metrics` are mergeable sums,
+never means. The loop (`Trainer`) needs nothing else, so a GAN is a task like any other; `Task`
+declares the optional members.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ Metric = Callable[[Any, jax.Array, jax.Array], PyTree]
 Optimizer = optax.GradientTransformation
 S = TypeVar("S")
 
-# A metric of this name ends training; see `Task.train_step`.
+# The prefix of metrics that end training; see `Steps.train_step`.
 HALT = "halt/"
-# The scope, as profilers show it, of what makes new parameters of gradients.
+# The named scope, as profilers show it, of the optimizer update.
 UPDATE = "update"
 
 
 class Steps(Protocol[S]):
-    """What can be trained: four pure functions. `S` is a pytree with an int32 `step`."""
+    """The four pure functions that a trainer needs. `S` is a pytree with an int32 `step`."""
 
     def init(self, key: jax.Array, batch: Batch) -> S:
-        """The state before the first step; of `batch` only shapes and types matter."""
+        """The initial state; only the shapes and dtypes of `batch` matter."""
         ...
 
     def train_step(self, state: S, batch: Batch) -> tuple[S, Metrics]:
-        """One step of learning. The new state's `step` is one more.
+        """Take one training step; it increments `step`.
 
-        A metric called `halt/REASON` that is not 0 ends training with that reason. The state that
-        comes with it is kept, unless the task has `sound`.
+        A nonzero metric called `halt/REASON` ends training with that reason and the returned
+        state, unless the task has `sound`.
         """
         ...
 
@@ -62,23 +62,22 @@ class Steps(Protocol[S]):
         ...
 
     def predict_step(self, state: S, batch: Batch) -> PyTree:
-        """The outputs for a batch, with the batch as leading axis."""
+        """The outputs for a batch, with the example as leading axis."""
         ...
 
 
 @struct.dataclass
 class Aux:
-    """What the objective reports beside the loss.
+    """Auxiliary outputs of the objective, beside the loss.
 
     Attributes:
-        weight: float32 scalar, the sum of the example weights behind the mean loss. It makes the
-            gradients of parts of a batch add up to the gradient of the whole.
+        weight: float32 scalar, the sum of the example weights behind the mean loss. With it the
+            gradients of micro-batches add up to the gradient of the whole batch.
         collections: the model's other variables after the forward pass.
         metrics: mergeable sums.
-        loss: what the objective came to, where `value_at` is known.
-        value_at: the objective of this very step (batch, collections and random streams) as a
-            function of the parameters, for optimizers that search along a line; None where a step
-            has no such function.
+        loss: the value of the objective, if `value_at` is given.
+        value_at: the objective of this step, with its batch, collections and random streams, as a
+            function of the parameters, for optimizers with a line search; None if there is none.
     """
 
     weight: jax.Array
@@ -89,12 +88,12 @@ class Aux:
 
 
 class Inference(NamedTuple):
-    """What predicts, free of all that is only for training.
+    """A trained model for inference, without anything that only training needs.
 
     Attributes:
         network: the model as pure functions.
-        preprocess: the function that goes before it.
-        variables: the weights to predict with, as the network takes them.
+        preprocess: the function applied to its inputs.
+        variables: the weights to predict with, in the network's format.
     """
 
     network: Network
@@ -107,26 +106,26 @@ Objective = Callable[[PyTree, dict[str, PyTree], Batch, jax.Array], tuple[jax.Ar
 
 
 class Task(Steps[S]):
-    """The four functions, and what a task may have besides: each None where it has none.
+    """The four functions and the optional members of a task, each None if absent.
 
-    A task of your own needs the four functions alone; what else it has goes by these names.
+    A custom task needs only the four functions; optional members go by these names.
 
     Attributes:
-        after_evaluation: `(state, row) -> state`, through which the state goes when an epoch was
-            evaluated; `row` is the epoch's row of the history as float32 scalars.
-        sound: `(before, after) -> bool`: with it, a step that ends training by a `halt/` metric
-            leaves the last state that is sound.
-        prediction_inputs: shape and type of one example's inputs in prediction, where that takes
-            others than training does, as a generator takes noise.
-        inference: `state -> Inference`, what `predict_step` predicts with.
-        learning_rate: `state -> scalar`, that of the last step, asked for once an epoch.
-        network_inputs: `batch -> inputs`, what the network is called with.
+        after_evaluation: `(state, row) -> state`, applied to the state after the evaluation of each
+            epoch; `row` is the epoch's row of the history as float32 scalars.
+        sound: `(before, after) -> bool`; if given, a step that ends training by a `halt/` metric
+            leaves the last state for which it holds.
+        prediction_inputs: shape and dtype of one example's inputs in prediction, if they differ
+            from those in training, such as a generator's noise.
+        inference: `state -> Inference`, the model that `predict_step` uses.
+        learning_rate: `state -> scalar`, that of the last step, read once per epoch.
+        network_inputs: `batch -> inputs`, the arguments of the network.
         map_network: `change -> task`, the same task with `change(network)`.
         map_optimizer: `change -> task`, the same task with `change(optimizer)`.
-        check: `(outputs, columns, name)`, which raises `InputError` where data can't be for this
-            task, before anything compiles.
-        check_inputs: `inputs`, which raises `InputError` for values that the network can't take.
-        diagnose: `(state, batch) -> str`, where the first NaN or infinity of a step comes from.
+        check: `(outputs, columns, name)`, raises `InputError` if data doesn't fit this task, before
+            anything compiles.
+        check_inputs: `inputs`, raises `InputError` for values that the network can't accept.
+        diagnose: `(state, batch) -> str`, the origin of the first NaN or infinity of a step.
     """
 
     after_evaluation: AfterEvaluation | None = None
@@ -143,11 +142,11 @@ class Task(Steps[S]):
 
 
 MEMBERS = tuple(Task.__annotations__)
-"""The names of what a task may have besides the four functions."""
+"""The names of the optional members of a task."""
 
 
 def as_task(task: Steps[Any]) -> Task[Any]:
-    """The task with all members of `Task`: those that an object with the four functions lacks None.
+    """The task with all members of `Task`; those that it lacks are None.
 
     Example:
         >>> class Count:
@@ -168,18 +167,18 @@ def as_task(task: Steps[Any]) -> Task[Any]:
 
 
 class GradientTask(Task[TrainState]):
-    """A task that learns by gradient descent: its step is two functions in a row.
+    """A task that learns by gradient descent: a step is `gradients`, then `apply_gradients`.
 
-    Techniques (`jaxnet.training.techniques`) step in at the level where they belong: the batch, the
+    Techniques (`jaxnet.training.techniques`) override the level that they change: the batch, the
     objective, the gradients, or the update.
     """
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
-        """The state before the first step."""
+        """The initial state."""
         raise NotImplementedError
 
     def prepare(self, state: TrainState, batch: Batch) -> Batch:
-        """The batch to learn from, before anything cuts it into parts: here it is augmented."""
+        """Transform the training batch before it is split into micro-batches: augmentation."""
         return batch
 
     def objective(
@@ -191,9 +190,9 @@ class GradientTask(Task[TrainState]):
     def gradients(
         self, objective: Objective, state: TrainState, batch: Batch
     ) -> tuple[PyTree, Aux]:
-        """The gradient of `objective` by the parameters.
+        """The gradient of `objective` with respect to the parameters.
 
-        The objective comes as an argument so that an outer technique's reaches the innermost task.
+        The objective is an argument so that an outer technique's reaches the innermost task.
         """
         raise NotImplementedError
 
@@ -202,48 +201,48 @@ class GradientTask(Task[TrainState]):
         raise NotImplementedError
 
     def takes(self, grads: PyTree) -> jax.Array | bool:
-        """Whether `apply_gradients` learns from these; loss scaling leaves out an overflow."""
+        """Whether `apply_gradients` applies these; loss scaling skips an overflow."""
         return True
 
     def step_metrics(
         self, state: TrainState, batch: Batch, grads: PyTree, aux: Aux, taken: jax.Array
     ) -> Metrics:
-        """What a step measures: here what the objective reported.
+        """The metrics of a step, by default those of the objective.
 
         Args:
             state: the state before the step.
-            batch: the whole batch, prepared.
-            grads: its gradient, which the update is going to be made of.
-            aux: what came with it.
-            taken: whether anything is learnt from it.
+            batch: the whole batch, after `prepare`.
+            grads: its gradient, as passed to the update.
+            aux: the auxiliary outputs of `gradients`.
+            taken: whether the update is applied.
         """
         return aux.metrics
 
     def learning_rate(self, state: TrainState) -> jax.Array | None:
-        """The learning rate of the last step, a scalar for the history; None where none is known.
+        """The learning rate of the last step, a scalar for the history; None if unknown.
 
-        It is asked for once an epoch.
+        It is read once per epoch.
         """
         return None
 
     @property
     def after_evaluation(self) -> AfterEvaluation | None:
-        """See `Task`; None where an evaluation changes nothing, which costs nothing."""
+        """`(state, row) -> state`, applied after each evaluation; None, the default, is free."""
         return None
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """One step of gradient descent; one on padding alone only counts."""
+        """Take one step of gradient descent; a batch of padding alone only increments `step`."""
         batch = self.prepare(state, batch)
         grads, aux = self.gradients(self.objective, state, batch)
         with jax.named_scope(UPDATE):
             new = self.apply_gradients(state, grads, aux)
         real = aux.weight > 0
         metrics = self.step_metrics(state, batch, grads, aux, real & self.takes(grads))
-        # On a gradient of zero, too, weight decay and momentum move parameters, and averages go on.
+        # Weight decay, momentum and moving averages change the state even for a zero gradient.
         return select(real, new, replace(state, step=new.step)), metrics
 
     def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
-        """The metrics of a batch, without dropout and with running statistics."""
+        """The metrics of a batch in evaluation mode: no dropout, running statistics."""
         raise NotImplementedError
 
     def predict_step(self, state: TrainState, batch: Batch) -> PyTree:
@@ -251,11 +250,11 @@ class GradientTask(Task[TrainState]):
         raise NotImplementedError
 
     def inference(self, state: TrainState) -> Inference:
-        """What `predict_step` predicts with."""
+        """The model that `predict_step` uses."""
         raise NotImplementedError
 
     def network_inputs(self, batch: Batch) -> Any:
-        """What the network is called with; a tuple for a module that takes several arrays."""
+        """The network's arguments; a tuple for a module that takes several arrays."""
         raise NotImplementedError
 
     def map_optimizer(self, change: Callable[[Optimizer], Optimizer]) -> GradientTask:
@@ -267,18 +266,18 @@ class GradientTask(Task[TrainState]):
         raise NotImplementedError
 
     def check(self, outputs: PyTree, columns: Mapping[str, Any], name: str) -> None:
-        """Raise `InputError` where data can't be for this task; called before compiling."""
+        """Raise `InputError` if data doesn't fit this task; called before compiling."""
 
     def check_inputs(self, inputs: np.ndarray) -> None:
-        """Raise `InputError` where the network can't take a value; called before compiling."""
+        """Raise `InputError` if the network can't accept a value; called before compiling."""
 
     def diagnose(self, state: TrainState, batch: Batch) -> str:
-        """Where the first NaN or infinity of a step comes from, in words."""
+        """Describe where the first NaN or infinity of a step comes from."""
         return "this task can't tell its layers apart"
 
 
 def example_weights(batch: Batch) -> jax.Array:
-    """float32 (B,): the weight of each example, 0 where the row is padding.
+    """The weight of each example, float32 (B,); 0 for padding.
 
     Example:
         >>> batch = {"inputs": jnp.ones((3, 2)), "mask": jnp.array([True, True, False])}
@@ -292,10 +291,10 @@ def example_weights(batch: Batch) -> jax.Array:
 
 
 def with_layer_losses(loss: jax.Array, aux: Aux, batch: Batch) -> tuple[jax.Array, Aux]:
-    """The loss and what layers put into the collection `"losses"`, which is gone from `aux`.
+    """Add the losses that layers sowed into the collection `"losses"`, and remove it from `aux`.
 
-    Each is the loss of every example, (B,), such as that of `jaxnet.layers.ExpertFeedForward` for
-    the balance of its experts. Their sum is reported as `penalty`.
+    Each is a loss per example, (B,), such as the load-balancing loss of
+    `jaxnet.layers.ExpertFeedForward`. Their sum is reported as `penalty`.
 
     Example:
         >>> batch = {"mask": jnp.array([True, True, False])}
@@ -315,5 +314,5 @@ def with_layer_losses(loss: jax.Array, aux: Aux, batch: Batch) -> tuple[jax.Arra
 
 
 def identity(inputs: jax.Array) -> jax.Array:
-    """The inputs as they are."""
+    """Return the inputs unchanged."""
     return inputs

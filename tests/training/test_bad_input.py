@@ -241,7 +241,7 @@ def test_impossible_options_of_a_trainer(trainer, options, message):
 def test_a_metric_to_watch_that_is_not_measured(trainer):
     watching = replace(trainer, early_stopping=EarlyStopping("val_accuracy", patience=3))
     message = (
-        "early stopping watches 'val_accuracy', but this run measures only loss, accuracy. Choose "
+        "early stopping monitors 'val_accuracy', but this run measures only loss, accuracy. Choose "
         "one of these as monitor.*metrics that begin with val_ need validation data"
     )
     with pytest.raises(UsageError, match=message):

@@ -98,10 +98,10 @@ class Truth:
 @pytest.mark.parametrize(
     ("callback", "message"),
     [
-        (Rows, r"got the class Rows: call it"),
+        (Rows, r"got the class Rows: pass an instance of it"),
         (Misspelt(), r"Misspelt has on_epoch_end, which is never called"),
         (print, r"methods on_start, on_chunk, on_epoch, on_stop; .* has none of them"),
-        (Truth(), r"Truth.on_epoch returned True: expected None, or a text"),
+        (Truth(), r"Truth.on_epoch returned True: expected None, or a string"),
     ],
 )
 def test_what_cannot_be_a_callback_is_refused(callback, message):

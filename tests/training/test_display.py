@@ -76,7 +76,7 @@ def test_a_long_epoch_has_a_line_every_half_minute(clock, capsys):
 def test_a_run_that_goes_on_says_from_where_and_tells_epochs_apart(clock, capsys):
     lines = ProgressLines()
     lines.on_start(plan(history=History((row(1, 0.5), row(2, 0.25))), first_step=20))
-    assert said(capsys) == ["40 epochs of 10 steps, going on after step 20; compiling"]
+    assert said(capsys) == ["40 epochs of 10 steps, resuming after step 20; compiling"]
     lines.on_chunk(24, 0.125)
     # What an epoch under way has of the one before is called by that one's number.
     assert lines.epoch == "epoch 3/40"

@@ -153,7 +153,7 @@ def test_what_the_metric_says_goes_before_its_name_and_what_the_user_says_before
 
 @pytest.mark.parametrize("name", ["val_gain", "neg_loss", "epoch"])
 def test_nobody_guesses_which_way_a_metric_gets_better(name):
-    message = f'watches \'{name}\', .* say mode="max" or mode="min"'
+    message = f'monitors \'{name}\', .* set mode="max" or mode="min"'
     with pytest.raises(UsageError, match=f"early stopping {message}"):
         watched(EarlyStopping(name), [*COLUMNS, name])
     with pytest.raises(UsageError, match=f"reduce on plateau {message}"):
@@ -167,9 +167,9 @@ def test_nobody_guesses_which_way_a_metric_gets_better(name):
         (
             "val_f1",
             COLUMNS,
-            "watches 'val_f1', but this run measures only loss, accuracy, val_loss",
+            "monitors 'val_f1', but this run measures only loss, accuracy, val_loss",
         ),
-        (None, ["d_loss", "g_loss"], "watches 'loss', but this run measures only d_loss, g_loss"),
+        (None, ["d_loss", "g_loss"], "monitors 'loss', but this run measures only d_loss, g_loss"),
     ],
 )
 def test_an_unknown_column_is_refused_with_those_there_are(monitor, columns, message):

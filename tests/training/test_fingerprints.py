@@ -85,9 +85,9 @@ def refused(folder: Path, *arguments: Any, **options: Any) -> str:
     return str(raised.value)
 
 
-NETWORK, LOSS, UPDATE = "the network, or what", "the loss", "the optimizer: its kind"
-INITIAL = "the parameters to begin with"
-IN_TRAINING = "what is done in training alone"
+NETWORK, LOSS, UPDATE = "the network, or the preprocessing", "the loss", "the optimizer: its kind"
+INITIAL = "the initial parameters"
+IN_TRAINING = "something used in training only"
 TASKS = {
     "activation": (lambda: task(Net(nn.relu)), NETWORK),
     "preprocessing": (lambda: task(preprocess=fit_standard(TRAIN)), NETWORK),

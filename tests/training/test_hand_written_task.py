@@ -218,6 +218,6 @@ def test_what_acts_on_one_gradient_is_refused_with_the_reason():
 
 
 def test_the_metric_to_watch_has_to_be_chosen_where_there_is_no_loss():
-    message = "watches 'loss', but this run measures only critic_loss, generator_loss"
+    message = "monitors 'loss', but this run measures only critic_loss, generator_loss"
     with pytest.raises(UsageError, match=message):
         Trainer(Game()).fit(numbers(8), epochs=1)

@@ -280,7 +280,7 @@ def test_a_plateau_is_part_of_the_checkpoint(tmp_path):
 
 def test_a_metric_that_is_not_measured_is_refused_before_training():
     task = reduce_on_plateau(WILD, ReduceOnPlateau("val_auc"))
-    with pytest.raises(UsageError, match=r"reduce on plateau watches 'val_auc'.*val_accuracy"):
+    with pytest.raises(UsageError, match=r"reduce on plateau monitors 'val_auc'.*val_accuracy"):
         fit(task)
 
 

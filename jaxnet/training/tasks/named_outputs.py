@@ -33,7 +33,8 @@ class NamedLosses:
         >>> both = NamedLosses({"age": "squared_error", "sex": "binary_cross_entropy"},
         ...                    {"age": 0.1})
         >>> ones = {"age": np.ones((2, 1)), "sex": np.zeros((2, 1))}
-        >>> both(ones, {"age": np.zeros(2), "sex": np.ones(2)}).round(3).tolist()
+        >>> sums = both(ones, {"age": np.zeros(2), "sex": np.ones(2)})
+        >>> [round(x, 3) for x in sums.tolist()]
         [0.793, 0.793]
     """
 

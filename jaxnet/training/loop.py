@@ -1,13 +1,14 @@
-"""The training loop, on a page.
+"""The training loop.
 
 Its order is deliberate:
 
-1. dispatch a chunk of steps, and only then fetch what the chunk before it measured, so that
-   the device never waits for the host;
-2. save between chunks, so that a checkpoint is one moment of the run, and its best step before
-   it, so that each checkpoint is enough to go on from;
-3. at the end of an epoch evaluate, let the task and early stopping judge, save, and tell the
-   callbacks last, so that what they report is on its way to the disk.
+1. dispatch a chunk of steps before fetching the metrics of the previous chunk, so that the device
+   never waits for the host;
+2. save between chunks, so that a checkpoint is consistent, and save the best step before it, so
+   that a run can be resumed from each checkpoint alone;
+3. at the end of an epoch evaluate, update early stopping, call the callbacks and save. An epoch
+   counts as done only when it is saved, so the files that callbacks write are complete whenever a
+   run is killed.
 """
 
 from __future__ import annotations
@@ -43,19 +44,21 @@ class Loop:
 
     Attributes:
         programs: the compiled task.
-        train: what to learn from.
-        evaluate: the validation metrics of a state; none without validation data.
-        trained: the network with a state, as callbacks are lent it.
+        train: the pipeline of training data.
+        evaluate: the validation metrics of a state; empty without validation data.
+        trained: wraps a state as the network that callbacks receive.
         metrics: a training step's metrics, as shapes.
-        early_stopping: when to stop, resolved for what this run measures.
-        declared: which way the metrics get better, as they say themselves, by column.
-        saver: when to save, and where.
-        watchers: the callbacks, and what they ask for.
-        steps: the number of steps in all.
-        end: the reason to report when they are done.
-        name: what the run is called where its progress is shown.
-        clock: measures it.
-        halt: the step that ended training, once there is one.
+        early_stopping: the rule, resolved for this run's metrics.
+        declared: the directions that the metrics declare, by column.
+        saver: the schedule of checkpoints.
+        watchers: the callbacks, and their request to stop.
+        steps: the total number of steps.
+        end: the stop reason when all steps are done.
+        name: the name of the run in its progress display.
+        clock: measures the time.
+        pace: the number of steps per dispatch.
+        preemption: signals to stop.
+        halt: the step that halted training, if any.
     """
 
     programs: Programs
@@ -77,7 +80,7 @@ class Loop:
     _earlier_seconds: float = 0.0
 
     def run(self, state: PyTree, progress: Progress) -> tuple[PyTree, Progress, str]:
-        """Train from here on. Returns the last state and progress, and why training ended."""
+        """Train from `progress` on. Returns the last state and progress, and the stop reason."""
         self._earlier_seconds = progress.seconds
         self.saver.begin(progress)
         self.pace = pace(lambda: self.clock.pace, progress.step)
@@ -100,19 +103,19 @@ class Loop:
         return state, progress, reason
 
     def _epochs(self, state: PyTree, progress: Progress) -> tuple[PyTree, Progress, str]:
-        """Epoch after epoch, until there is a reason to stop."""
+        """Train epoch by epoch, until there is a reason to stop."""
         reason = self.finished(progress)
         while reason is None:
             state, progress, reason = self._train(state, progress)
             if reason:
                 break
-            state, progress = self._judge(state, progress)
-            # Before the epoch is saved, and so done: what callbacks write of it is then complete
-            # whenever a run is killed, because an epoch that isn't saved is taken again.
+            state, progress = self._evaluate(state, progress)
+            # Before the epoch is saved: what callbacks write is then complete whenever a run is
+            # killed, because an epoch that isn't saved is repeated.
             try:
-                self._show(progress, state)
+                self._call_back(progress, state)
             except BaseException:
-                # A callback's own fault loses no epoch. (Of several processes all save together.)
+                # An error in a callback loses no epoch. (Several processes must save together.)
                 if not processes.several():
                     self.saver.end_of_epoch(state, self._timed(progress))
                 raise
@@ -123,9 +126,9 @@ class Loop:
         return state, progress, reason
 
     def _train(self, state: PyTree, progress: Progress) -> tuple[PyTree, Progress, str | None]:
-        """The steps that are left of the epoch, up to its end, a halt, a signal or a wish."""
+        """Train to the end of the epoch, a halt, a signal or a callback's request to stop."""
         chunks = self.train.chunks(
-            progress.seed, progress.epoch, progress.position, self._wanted(progress)
+            progress.seed, progress.epoch, progress.position, self._chunk_size(progress)
         )
         may_halt = bool(halt_names(self.metrics))
         step = progress.step
@@ -137,12 +140,12 @@ class Loop:
             progress = self._collect(in_flight, progress)
             in_flight = log
             step += count
-            # What is going to be judged is saved after that: a step has one checkpoint.
-            judged = step % self.train.steps == 0 or step == self.steps
-            save = self.saver.due(step) and not judged
-            preempted = self.preemption.asked() and not judged
+            # A step that ends an epoch is saved once, after its evaluation.
+            evaluated = step % self.train.steps == 0 or step == self.steps
+            save = self.saver.due(step) and not evaluated
+            preempted = self.preemption.asked() and not evaluated
             agree = self.pace.due(step)
-            # The other processes hear of a wish where all wait for each other anyway.
+            # Several processes share a callback's request where they synchronise anyway.
             heed = (bool(self.watchers.wish) and not processes.several()) or agree or save
             if not (heed or preempted or may_halt or self.clock.pace is None):
                 continue
@@ -158,7 +161,7 @@ class Loop:
                 self.pace.agree(step)
             if save:
                 self.saver.save(state, self._timed(progress))
-            if heed and not judged and (reason := self.watchers.asked()):
+            if heed and not evaluated and (reason := self.watchers.asked()):
                 self.pace.close()
                 return state, progress, reason
             if agree or save:
@@ -166,7 +169,7 @@ class Loop:
         return state, self._collect(in_flight, progress), None
 
     def _collect(self, log: Log | None, progress: Progress, steps: int | None = None) -> Progress:
-        """Wait for what a chunk measured, and count its steps (or the first `steps`) as done."""
+        """Wait for the metrics of a chunk, and add its (first `steps`) steps to the progress."""
         if log is None:
             return progress
         measured = jax.tree.map(lambda leaf: leaf[:steps], log.fetch())
@@ -183,8 +186,8 @@ class Loop:
         self.watchers.tell("on_chunk", progress.step, progress.means(self.metrics).get("loss"))
         return progress
 
-    def _judge(self, state: PyTree, progress: Progress) -> tuple[PyTree, Progress]:
-        """The end of an epoch: evaluate, and let the task and early stopping judge."""
+    def _evaluate(self, state: PyTree, progress: Progress) -> tuple[PyTree, Progress]:
+        """Evaluate at the end of an epoch, and update the state, early stopping and history."""
         row = {
             "epoch": progress.epoch + 1,
             "step": progress.step,
@@ -198,34 +201,34 @@ class Loop:
             state = self.programs.after_evaluation(state, values)
         value = row[self.early_stopping.monitor or "loss"]
         stopping = self.early_stopping.update(progress.stopping, value, row["step"], row["epoch"])
-        # Not before: it is nothing that was measured, and no metric to watch.
-        shown = row if rate is None else {**row, "learning_rate": rate}
-        progress = replace(progress, history=progress.history.add(shown), stopping=stopping)
-        if progress.position == self.train.steps:  # and not in an epoch that the run's end cuts
+        # Added last: it isn't a metric, and can't be monitored.
+        row = row if rate is None else {**row, "learning_rate": rate}
+        progress = replace(progress, history=progress.history.add(row), stopping=stopping)
+        if progress.position == self.train.steps:  # unless `steps` ends the run within an epoch
             progress = replace(progress, epoch=progress.epoch + 1, position=0, sums=None)
         if stopping.best_step == progress.step:
             self.saver.keep_best(state, self._timed(progress))
         return state, progress
 
-    def _show(self, progress: Progress, state: PyTree) -> None:
-        """The last of an epoch: tell the callbacks, and lend them the network."""
+    def _call_back(self, progress: Progress, state: PyTree) -> None:
+        """Call `on_epoch` of the callbacks with the epoch's row and the network."""
         if self.watchers.look:
             state = self.programs.forms.to_plain(state)
             state = processes.on_host(state) if processes.several() else state
         self.watchers.tell("on_epoch", progress.history.rows[-1], self.trained(state))
 
     def finished(self, progress: Progress) -> str | None:
-        """Why there is nothing left to do, if that is so."""
+        """The reason to stop before the next epoch, or None."""
         if progress.stopping.reason:
             return progress.stopping.reason
         rows = progress.history.rows
-        judged = bool(rows) and rows[-1]["step"] == progress.step
-        if progress.step >= self.steps and judged:
+        evaluated = bool(rows) and rows[-1]["step"] == progress.step
+        if progress.step >= self.steps and evaluated:
             return self.end
         return "preempted" if self.preemption.asked() else self.watchers.asked()
 
-    def _wanted(self, progress: Progress) -> Callable[[int], int]:
-        """How many steps the next dispatch should take, by the position in the epoch."""
+    def _chunk_size(self, progress: Progress) -> Callable[[int], int]:
+        """The number of steps of the next dispatch, as a function of the position in the epoch."""
         offset = progress.step - progress.position
         most = self.programs.steps_with(self.metrics)
 

@@ -1,4 +1,4 @@
-"""What a Linen module does in training and in evaluation, as it says while it is traced."""
+"""Checks of a Linen module's training and evaluation modes, made while it is traced."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from flax import errors
 from jaxnet.errors import InputError
 
 FROZEN = 1
-"""True, as the `use_running_average` of a layer that was frozen on purpose."""
+"""A true value for `use_running_average` that marks a layer as frozen on purpose."""
 
 SWITCH = (
-    "Give its call an argument `train` (or `training`, or `deterministic`) and hand it on: "
+    "Give its call an argument `train` (or `training`, or `deterministic`) and pass it on: "
     "nn.Dropout(rate, deterministic=not train), nn.BatchNorm(use_running_average=not train)."
 )
 
 
 @dataclass
 class Seen:
-    """What a module was seen to do in a call in training.
+    """Observations of a module called in training mode.
 
     Attributes:
-        streams: the random streams that it asked for.
-        off: the layers with a training mode that weren't in it: dropout that drops something, and
-            what has running statistics, such as batch normalisation.
-        on: the layers that were in it.
+        streams: the random streams that it requested.
+        off: the layers with a training mode (dropout with a nonzero rate, batch normalisation and
+            others with running statistics) that ran in evaluation mode.
+        on: the layers that ran in training mode.
     """
 
     streams: set[str] = field(default_factory=set)
@@ -38,17 +38,17 @@ class Seen:
     on: list[str] = field(default_factory=list)
 
     def check(self, model: str) -> None:
-        """Raise `InputError` where a network has layers with a training mode and none is in it."""
+        """Raise `InputError` if all layers with a training mode ran in evaluation mode."""
         if self.off and not self.on:
             raise InputError(
-                f"{model} would be trained as it is evaluated: nothing tells {self.off[0]} that it "
+                f"{model} would be trained in evaluation mode: nothing tells {self.off[0]} that it "
                 f"is training. {SWITCH}"
             )
 
 
 @contextmanager
 def watched() -> Iterator[Seen]:
-    """Notes what a module does that is called within this context."""
+    """Record what modules called within this context do."""
     seen = Seen()
 
     def interceptor(
@@ -71,23 +71,23 @@ def watched() -> Iterator[Seen]:
 
 @contextmanager
 def evaluated(model: str) -> Iterator[None]:
-    """Turns what Flax says of a module that trains while it is evaluated into words of advice.
+    """Turn Flax's errors for a module that is in training mode in evaluation into advice.
 
     Raises:
-        InputError: the module draws random numbers, or changes its variables.
+        InputError: the module uses random numbers, or changes its variables.
     """
     try:
         yield
     except (errors.InvalidRngError, errors.ModifyScopeVariableError) as error:
-        does = "draws random numbers" if isinstance(error, errors.InvalidRngError) else "changes"
+        does = "uses random numbers" if isinstance(error, errors.InvalidRngError) else "changes"
         raise InputError(
-            f"{model} {does} in evaluation, in which it has to be a function of its inputs: "
+            f"{model} {does} in evaluation, where it has to be a function of its inputs: "
             f"{str(error).splitlines()[0]} {SWITCH}"
         ) from error
 
 
 class _Asked(dict[str, Any]):
-    """The random streams of a scope, which note for which ones a module asks."""
+    """The random streams of a scope; it records the names that modules look up."""
 
     def __init__(self, rngs: dict[str, Any], names: set[str]) -> None:
         super().__init__(rngs)
@@ -99,7 +99,7 @@ class _Asked(dict[str, Any]):
 
 
 def _trains(module: Any, args: Any, kwargs: Any) -> bool | None:
-    """Whether a layer is in its training mode; None for one that has none."""
+    """Whether a layer is in training mode; None if it has no such mode."""
     rate = getattr(module, "rate", getattr(module, "dropout_rate", 0))
     words = ["use_running_average"]
     if isinstance(rate, int | float) and rate > 0:

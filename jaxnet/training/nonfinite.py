@@ -1,4 +1,4 @@
-"""Finding where the first NaN or infinity comes from."""
+"""Detection of NaN and infinity, and of the layer that they come from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PyTree = Any
 
 
 def all_finite(tree: PyTree) -> jax.Array:
-    """Bool scalar: no floating-point leaf of `tree` has a NaN or an infinity.
+    """Whether all floating-point leaves of `tree` are finite, a bool scalar.
 
     Example:
         >>> bool(all_finite({"a": jnp.ones(3), "n": jnp.arange(2)}))
@@ -26,11 +26,11 @@ def all_finite(tree: PyTree) -> jax.Array:
 
 
 def first_nonfinite(stages: Sequence[tuple[str, PyTree]], grads: PyTree) -> str:
-    """Names the first stage that isn't finite, or else the first gradient from the loss backward.
+    """Name the first non-finite stage, or else the first non-finite gradient in backward order.
 
     Args:
-        stages: what a step computed, in order: (name, values).
-        grads: the gradients by the parameters, keyed like the network's layers.
+        stages: the values computed by a step, in order: (name, values).
+        grads: the gradients with respect to the parameters, keyed like the network's layers.
     """
     for name, values in stages:
         for path, leaf in jax.tree_util.tree_leaves_with_path(values):
@@ -52,7 +52,7 @@ def first_nonfinite(stages: Sequence[tuple[str, PyTree]], grads: PyTree) -> str:
 
 
 def _position(order: Sequence[str], path: str) -> int:
-    # A block that holds the layer runs as long as the layer does: the innermost owner counts.
+    # A block finishes after its layers: the innermost owner counts.
     owners = [(len(name), i) for i, name in enumerate(order) if path.startswith(name + "/")]
     return max(owners, default=(0, -1))[1]
 

@@ -1,4 +1,4 @@
-"""Losses and optimizers as users give them: by name, or functions of their own."""
+"""Losses and optimizers given by name or as functions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from jaxnet.training.task import Loss, Optimizer
 
 
 def as_loss(loss: Loss | str) -> Loss:
-    """The loss of that name, or the function that it is.
+    """Resolve a loss given by name; a function is returned unchanged.
 
     Raises:
-        UsageError: there is none of that name, or it is no function.
+        UsageError: the name is unknown, or it isn't a function.
     """
     if isinstance(loss, str):
         return lookup(loss, losses.LOSSES, "loss")
@@ -29,11 +29,11 @@ def as_loss(loss: Loss | str) -> Loss:
 
 
 def as_optimizer(optimizer: Optimizer | str) -> Optimizer:
-    """The optimizer of that name with its usual learning rate, or the one that it is.
+    """Resolve an optimizer given by name, with its usual learning rate; others are unchanged.
 
     Raises:
-        UsageError: there is none of that name, or none with a usual learning rate; or it is no
-            Optax transformation.
+        UsageError: the name is unknown or has no usual learning rate, or it isn't an Optax
+            transformation.
     """
     if isinstance(optimizer, str):
         return optimizers.usual(optimizer)
@@ -46,10 +46,10 @@ def as_optimizer(optimizer: Optimizer | str) -> Optimizer:
 
 
 def example_losses(loss: Loss, outputs: Any, labels: Any, examples: int) -> jax.Array:
-    """(B,), the loss of each of so many examples.
+    """The loss per example, (B,), with its shape checked.
 
     Raises:
-        UsageError: the loss gives something else, such as their mean.
+        UsageError: the loss returns another shape, such as the mean over the batch.
     """
     made = loss(outputs, labels)
     shape = jnp.shape(made)
@@ -61,7 +61,7 @@ def example_losses(loss: Loss, outputs: Any, labels: Any, examples: int) -> jax.
             f"your loss {getattr(loss, '__name__', loss)!r} gave "
             f"{'one number' if not shape else f'an array of shape {list(shape)}'} for outputs "
             f"{jax.tree.map(lambda leaf: list(leaf.shape), outputs)} and labels "
-            f"{jax.tree.map(lambda leaf: list(leaf.shape), labels)}: expected one number an "
+            f"{jax.tree.map(lambda leaf: list(leaf.shape), labels)}: expected one number per "
             f"example, (B,) = [{examples}]. {advice}"
         )
     return made

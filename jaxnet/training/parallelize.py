@@ -1,7 +1,8 @@
-"""What a layout makes of a task: each axis that the compiler can't use by itself does its part.
+"""Parallelize a task for a layout: sequence, expert, pipeline and fully sharded parallelism.
 
-A trainer with a layout trains this task in the place of the one that it was given. That of `stage`
-has its blocks' parameters stacked; `jaxnet.training.programs` gives the plain form to all others.
+These axes need more than the compiler's sharding propagation, so a trainer with a layout trains the
+transformed task. With `stage` the blocks' parameters are stacked; `jaxnet.training.programs`
+converts them to the plain form for everything outside.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from jaxnet.training.techniques.parallelism import stacked
 
 PyTree = Any
 
-# What these axes share out: the method that a layer has for it.
-_SHARED: dict[str, tuple[type[nn.Module], str]] = {
+# The layer that each axis shards, and its method that is intercepted.
+_SHARDED: dict[str, tuple[type[nn.Module], str]] = {
     "sequence": (MultiHeadAttention, "mix"),
     "expert": (ExpertFeedForward, "transform"),
 }
@@ -43,30 +44,30 @@ _SUCH_AS = {
 
 
 def complete(layout: Layout, task: Steps[Any], *, plain: bool = False) -> Layout:
-    """The layout with the rules that its axes and the task's techniques need besides its own.
+    """The layout with the sharding rules that its axes and the task's techniques add to its own.
 
     Args:
         layout: without -1.
-        task: the task as it was given.
-        plain: for the plain form of the parameters, whatever `stage` makes of them.
+        task: the task before parallelization.
+        plain: whether the rules are for the plain form of the parameters, without stacking.
 
     Raises:
-        UsageError: axes can't be combined; or the task has replicas, and an axis shares out what
-            each of them has.
+        UsageError: the axes can't be combined; or the task uses `local_sgd`, whose replicas can
+            only be sharded over data.
     """
-    for axis in _SHARED:
+    for axis in _SHARDED:
         if layout.stage > 1 and layout.sizes[axis] > 1:
             raise UsageError(
                 f"layout: stage={layout.stage} can't be combined with {axis}={layout.sizes[axis]}: "
-                f"what {axis} exchanges would have to happen within the stages. Take data, fsdp or "
-                f"tensor beside one of them (--layout.{axis} 1)."
+                f"the communication of {axis} would have to happen within the stages. Combine one "
+                f"of them with data, fsdp or tensor (--layout.{axis} 1)."
             )
     if _replicas(task):
         others = [name for name, size in layout.sizes.items() if size > 1 and name != "data"]
         if others:
             raise UsageError(
-                f"layout: local_sgd shares out its replicas over data, and {others[0]}="
-                f"{layout.sizes[others[0]]} can't be shared out besides: leave out the axis "
+                f"layout: local_sgd shards its replicas over data and can't be combined with "
+                f"{others[0]}={layout.sizes[others[0]]}: leave out the axis "
                 f"(--layout.{others[0]} 1), or local_sgd (--techniques.local-sgd-replicas 1)"
             )
         return replace(layout, rules=REPLICAS)
@@ -79,19 +80,19 @@ def complete(layout: Layout, task: Steps[Any], *, plain: bool = False) -> Layout
 
 
 def on_layout(task: Steps[Any], on_mesh: MeshLayout, used: set[str]) -> Steps[Any]:
-    """The task as the devices of a layout train it.
+    """Transform a task for training on the devices of a layout.
 
     Args:
-        task: the task as it was given.
-        on_mesh: the layout, complete.
-        used: gets the axes that have something to share out, when the task is traced.
+        task: the task before parallelization.
+        on_mesh: the layout, with the rules of `complete`.
+        used: is filled, when the task is traced, with the axes that shard a layer.
     """
     sizes = on_mesh.mesh.shape
     changes: list[Callable[[Network], Network]] = []
     if sizes["expert"] > 1:
-        changes.append(partial(_spread, axis="expert", by=on_their_devices(), used=used))
+        changes.append(partial(_noting_use, axis="expert", by=on_their_devices(), used=used))
     if sizes["sequence"] > 1:
-        changes.append(partial(_spread, axis="sequence", by=in_a_ring(), used=used))
+        changes.append(partial(_noting_use, axis="sequence", by=in_a_ring(), used=used))
     if sizes["stage"] > 1:
         changes.append(lambda network: stacked(network, on_mesh.layout.micro_batches))
     if sizes["fsdp"] > 1:
@@ -102,16 +103,16 @@ def on_layout(task: Steps[Any], on_mesh: MeshLayout, used: set[str]) -> Steps[An
             network = change(network)
         return network
 
-    map_network = as_task(task).map_network  # without it nothing is known of its networks
+    map_network = as_task(task).map_network  # without it the task's networks are unknown
     return map_network(changed) if map_network and changes else task
 
 
-def _spread(network: Network, axis: str, by: Any, used: set[str]) -> Network:
-    """The network with an interceptor around it that notes whether it acts."""
+def _noting_use(network: Network, axis: str, by: Any, used: set[str]) -> Network:
+    """The network with the interceptor `by`, which adds `axis` to `used` when it takes effect."""
     if network.module is None:
-        # Plain functions may use the mesh by themselves: nobody else knows.
+        # Plain functions may use the mesh themselves, which can't be detected.
         used.add(axis)
-    kind, method = _SHARED[axis]
+    kind, method = _SHARDED[axis]
 
     def interceptor(
         call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext
@@ -124,50 +125,50 @@ def _spread(network: Network, axis: str, by: Any, used: set[str]) -> Network:
 
 
 def used_by(kinds: Iterable[str]) -> set[str]:
-    """The axes that have something to share out in modules of these classes.
+    """The axes that shard one of these module classes.
 
     Example:
         >>> used_by(["Dense", "MultiHeadAttention"])
         {'sequence'}
     """
-    return {axis for axis, (kind, _) in _SHARED.items() if kind.__name__ in kinds}
+    return {axis for axis, (kind, _) in _SHARDED.items() if kind.__name__ in kinds}
 
 
 def check_used(layout: Layout, used: set[str]) -> None:
-    """Refuse an axis that has nothing to share out.
+    """Check that each axis shards a layer of the network.
 
     Args:
         layout: without -1.
-        used: the axes that have, from a task that has been traced, or from `used_by`.
+        used: the axes that do, from a traced task or from `used_by`.
 
     Raises:
-        UsageError: there is one.
+        UsageError: an axis doesn't.
     """
-    for axis, (kind, _) in _SHARED.items():
+    for axis, (kind, _) in _SHARDED.items():
         if layout.sizes[axis] > 1 and axis not in used:
             raise UsageError(
-                f"layout: {axis}={layout.sizes[axis]} shares out what is in a "
+                f"layout: {axis}={layout.sizes[axis]} shards the layer "
                 f"jaxnet.layers.{kind.__name__}, and this network has none. Leave the axis out "
-                f"(--layout.{axis} 1), or take a network that has one, such as {_SUCH_AS[axis]}."
+                f"(--layout.{axis} 1), or use a network that has one, such as {_SUCH_AS[axis]}."
             )
 
 
 def check_plain(stacked_state: PyTree, state: PyTree) -> None:
-    """Refuse a state that can't be had in both forms.
+    """Check that the stacked state of a pipeline converts to the plain state.
 
     Args:
-        stacked_state: the shapes of the state of a pipeline.
-        state: those of the same task's without one.
+        stacked_state: the shapes of the state with the pipeline.
+        state: the shapes of the same task's state without it.
 
     Raises:
-        UsageError: the plain form of the one isn't the other.
+        UsageError: the plain form of `stacked_state` differs from `state`.
     """
     forms = [jax.eval_shape(to_plain, one) for one in (state, stacked_state)]
     if lines := trees.differences(*forms):
         raise UsageError(
-            "layout: with the blocks of a pipeline stacked, what the optimizer or a technique "
-            "remembers of each block isn't what it is without:\n" + "\n".join(lines[:5]) + "\nTake "
-            "another optimizer or technique, or leave out the stages (--layout.stage 1)."
+            "layout: the state of the optimizer or of a technique for stacked pipeline blocks "
+            "doesn't convert to that of single blocks:\n" + "\n".join(lines[:5]) + "\nUse another "
+            "optimizer or technique, or leave out the stages (--layout.stage 1)."
         )
 
 

@@ -1,4 +1,4 @@
-"""When to lower the learning rate: a small value that goes from evaluation to evaluation."""
+"""Reduce-on-plateau: lower the learning rate when a metric stops improving."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class Plateau(NamedTuple):
-    """What the rule remembers, as scalars of the optimizer's state.
+    """The memory of the rule, as scalars in the optimizer state.
 
     Attributes:
         scale: float32, the factor on the learning rate.
         best: float32, the best value of the metric so far.
         waited: int32, evaluations since the last improvement.
-        cooldown: int32, evaluations to come that don't count as waiting.
+        cooldown: int32, remaining evaluations that don't count towards the patience.
     """
 
     scale: jax.Array
@@ -42,13 +42,13 @@ class ReduceOnPlateau:
     `ReduceLROnPlateau(threshold_mode="abs")` is one less for the same decisions.
 
     Attributes:
-        monitor: the metric to watch, as in `EarlyStopping`.
-        factor: what to multiply the learning rate with, in (0, 1).
-        patience: after how many evaluations without an improvement (0 means 1).
-        min_delta: an improvement has to be larger than this.
+        monitor: the metric to monitor, as in `EarlyStopping`.
+        factor: the factor of each reduction, in (0, 1).
+        patience: the number of evaluations without an improvement before a reduction (0 means 1).
+        min_delta: the minimum improvement that counts.
         mode: as in `EarlyStopping`.
-        cooldown: evaluations after a reduction that don't count as waiting.
-        min_scale: the product of all factors is no smaller than this.
+        cooldown: evaluations after a reduction that don't count towards the patience.
+        min_scale: the lower bound of the product of all factors.
 
     Raises:
         UsageError: an impossible value.
@@ -90,7 +90,7 @@ class ReduceOnPlateau:
         check_mode(self.mode, "reduce on plateau")
 
     def init(self) -> Plateau:
-        """Before the first evaluation; any finite value is better than its `best`, infinity."""
+        """The initial memory; its `best` is infinity, so any finite value is an improvement."""
         import jax.numpy as jnp
 
         zero = jnp.zeros((), jnp.int32)
@@ -101,13 +101,13 @@ class ReduceOnPlateau:
         columns: Sequence[str],
         declared: Mapping[str, Direction] = MappingProxyType({}),
     ) -> ReduceOnPlateau:
-        """As `EarlyStopping.resolved`."""
+        """The same rule with `monitor` and `mode` resolved; see `EarlyStopping.resolved`."""
         watcher = "reduce on plateau"
         column = monitored(self.monitor, columns, watcher)
         return replace(self, monitor=column, mode=direction(self.mode, column, declared, watcher))
 
     def update(self, memory: Plateau, value: jax.Array | float) -> Plateau:
-        """What to remember after an evaluation that gave `value`."""
+        """The memory after an evaluation with this value of the metric."""
         import jax.numpy as jnp
 
         value = jnp.asarray(value, jnp.float32)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a wish that the loop fulfils at the next step boundary."""
+"""Preemption: SIGTERM and Ctrl-C stop training at the next step boundary."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any
 from jaxnet import ending
 from jaxnet.cluster import preemption_notice, processes
 
-# Processes count together how often they asked, over all runs, so that they agree on a boundary.
+# All processes count their calls alike, over all runs, so that they agree on a boundary.
 _boundaries = itertools.count(1)
 
 
 class Preemption:
-    """Within this context, a signal to stop is noted; a second one acts as it usually does.
+    """A context that records a signal to stop; a second signal has its usual effect.
 
-    The handler does nothing but set a flag: saving inside a handler can meet a save under way.
-    Outside the main thread, where Python allows no handlers, it notes nothing.
+    The handler only sets a flag, because saving inside a handler could interrupt another save.
+    Outside the main thread, where Python allows no handlers, nothing is recorded.
 
-    Where several processes train together, a SIGTERM to any one of them is a wish to all, which
-    JAX's preemption service passes on; it has a handler of its own.
+    With several processes, a SIGTERM to any one of them stops all: JAX's preemption service, which
+    has its own handler, broadcasts it.
 
-    A command (`jaxnet.ending`) has handlers from its first line, and ends at once before the first
-    steps are done: there, signals are noted from `take_over` on.
+    A command (`jaxnet.ending`) has handlers from its first line and exits immediately before the
+    first steps are done; there, signals are recorded from `take_over` on.
 
     Example:
         >>> with Preemption() as preemption:
@@ -59,14 +59,14 @@ class Preemption:
         ending.begin("coming to an end" if self.requested else "writing the results")
 
     def take_over(self) -> None:
-        """The first steps are done, and worth to be saved. Further calls change nothing."""
+        """Start recording signals of a command: the first steps are done. Idempotent."""
         if not self._taken:
             self._taken = True
             ending.begin("training")
             ending.note_signals(self._heard)
 
     def _heard(self, name: str) -> None:
-        """A command heard a signal; at a second one it ends."""
+        """Record a command's signal; a second one ends the process."""
         ending.note_signals(None)
         if processes.several():
             preemption_notice.give()
@@ -74,7 +74,7 @@ class Preemption:
             self.requested = name
 
     def asked(self) -> bool:
-        """Whether to stop at this boundary. Several processes ask at the same ones."""
+        """Whether to stop at this step boundary; a collective call."""
         if processes.several() and self.requested is None:
             from jax.experimental import multihost_utils
 

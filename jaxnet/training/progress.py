@@ -1,4 +1,4 @@
-"""How far a run has come: what a checkpoint holds besides the state."""
+"""The progress of a run, saved in checkpoints beside the training state."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from jaxnet.training.programs import Form, without_halts
 
 @dataclass(frozen=True)
 class Progress:
-    """The loop's own state, as values that JSON can hold.
+    """The state of the training loop, as JSON-compatible values.
 
     Attributes:
         seed: the seed of the run.
-        batch_size: examples a batch, which with `examples` and the seed decides the order of data.
-        examples: examples an epoch.
-        form: how training is compiled (`Programs.form`), so that a resume uses the same.
-        epoch: whole epochs done.
-        position: steps done in the epoch under way.
-        step: steps done in all.
-        sums: the sums of the metrics over the epoch under way, by the paths of their leaves.
+        batch_size: examples per batch; with `examples` and the seed it fixes the order of the data.
+        examples: examples per epoch.
+        form: how training is compiled (`Programs.form`), so that a resumed run uses the same.
+        epoch: the number of finished epochs.
+        position: the number of steps done in the current epoch.
+        step: the total number of steps done.
+        sums: the sums of the metrics over the current epoch, by the paths of their leaves.
         history: the epochs so far.
-        stopping: what early stopping remembers.
+        stopping: the memory of early stopping.
         seconds: the time spent, over all resumes.
-        fingerprints: what identifies data, mappings and task (`jaxnet.training.fingerprints`);
-            nothing in checkpoints of earlier versions.
+        fingerprints: of data, encoders and task (`jaxnet.training.fingerprints`); empty in
+            checkpoints of earlier versions.
     """
 
     seed: int
@@ -48,17 +48,17 @@ class Progress:
     fingerprints: Mapping[str, str] = field(default_factory=dict)
 
     def means(self, metrics: Any) -> dict[str, float]:
-        """The means over the epoch so far; nothing before its first step.
+        """The means of the metrics over the epoch so far; empty before its first step.
 
         Args:
-            metrics: those of a step, as shapes.
+            metrics: a step's metrics, as shapes.
         """
         if self.sums is None:
             return {}
         return scalars(computed(as_metrics(self.sums, without_halts(metrics))))
 
     def to_json(self) -> dict[str, Any]:
-        """The values as JSON can hold them; floats survive exactly, NaN and infinity as words."""
+        """JSON-compatible values; floats are exact, NaN and infinity are strings."""
         sums = self.sums and {path: _worded(np.asarray(s)) for path, s in self.sums.items()}
         history = [{name: _word(value) for name, value in row.items()} for row in self.history.rows]
         plain = {"sums": sums, "history": history, "fingerprints": dict(self.fingerprints)}
@@ -83,7 +83,7 @@ class Progress:
         )
 
 
-# JSON has no NaN and no infinity, and a resumed run needs them as they were.
+# JSON has no NaN and infinity, and a resumed run has to restore them.
 
 
 def _word(value: Any) -> Any:

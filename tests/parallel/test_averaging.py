@@ -49,7 +49,8 @@ def test_a_layout_gives_each_device_its_replicas():
     kernel = programs.state(jax.random.key(0), batch).params["Dense_0"]["kernel"]
     assert kernel.shape[0] == 8 and kernel.sharding.shard_shape(kernel.shape)[0] == 2
     programs = Programs(local_sgd(PLAIN, 8), layout=Layout(data=4, fsdp=2))
-    with pytest.raises(UsageError, match="local_sgd shares out its replicas over data, and fsdp=2"):
+    message = "local_sgd shards its replicas over data and can't be combined with fsdp=2"
+    with pytest.raises(UsageError, match=message):
         programs.state(jax.random.key(0), batch)
 
 

@@ -114,7 +114,7 @@ def test_a_language_model_on_four_devices_learns_as_on_one(network, axes, tmp_pa
             "models.cnn ends without any",
         ),
         (["--layout.stage", "2"], "stages split the blocks of a jaxnet.layers.Stack"),
-        (["--layout.expert", "2"], "expert=2 shares out what is in a jaxnet.layers.ExpertFeed"),
+        (["--layout.expert", "2"], "expert=2 shards the layer jaxnet.layers.ExpertFeed"),
         (["--layout.stage", "2", "--layout.expert", "2"], "stage=2 can't be combined with expert"),
     ],
 )
@@ -138,7 +138,7 @@ def test_rules_hold_where_a_network_is_part_of_another(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "lstm", "--layout.sequence", "2"], "sequence=2 shares out what is in a"),
+        (["--model", "lstm", "--layout.sequence", "2"], "sequence=2 shards the layer"),
         (["--layout.stage", "4"], "2 isn't divisible by stage=4"),
         (["--layout.stage", "2", "--layout.micro-batches", "3"], "8 can't be cut into 3 micro"),
         (["--network.experts", "6", "--layout.expert", "4"], "6 isn't divisible by expert=4"),

@@ -585,7 +585,7 @@ def test_a_run_says_nothing_on_the_screen(tmp_path):
 def test_another_seed_or_batch_size_cant_go_on(change, tmp_path):
     _fit(tmp_path)
     (name,) = change
-    with pytest.raises(UsageError, match=rf"{tmp_path}: .*begun with {name} .*--no-resume"):
+    with pytest.raises(UsageError, match=rf"{tmp_path}: .*started with {name} .*--no-resume"):
         _fit(tmp_path, epochs=2, **change)
     assert json.loads((tmp_path / "2" / "progress" / "metadata").read_text())
     result = _fit(tmp_path, epochs=2, resume=False, **change)

@@ -80,7 +80,7 @@ def refused(folder: Path, *arguments: Any, **options: Any) -> str:
     with pytest.raises(UsageError) as raised:
         fit(folder, *arguments, epochs=2, **options)
     assert saved_steps(folder) == before
-    assert str(raised.value).startswith(f"{folder}: this run was begun with")
+    assert str(raised.value).startswith(f"{folder}: this run was started with")
     assert "--no-resume" in str(raised.value)
     return str(raised.value)
 
@@ -245,7 +245,7 @@ def test_of_an_earlier_version_nothing_is_known(tmp_path, caplog):
     fit(tmp_path, task(MLP()))
     _edit(tmp_path, lambda known: {})
     result = fit(tmp_path, task(MLP()), epochs=2)
-    assert "begun by an earlier version" in caplog.text
+    assert "started by an earlier version" in caplog.text
     assert result.last_step == 2 and result.fingerprints
     assert "its labels differ" in refused(tmp_path, task(MLP()), DATA["a label"][0])
 

@@ -132,7 +132,7 @@ class Always(nn.Module):
         return nn.BatchNorm(use_running_average=False)(inputs)
 
 
-@pytest.mark.parametrize(("what", "said"), [("drops", "draws random"), ("norms", "changes")])
+@pytest.mark.parametrize(("what", "said"), [("drops", "uses random"), ("norms", "changes")])
 def test_what_trains_in_evaluation_is_refused_with_words(what, said):
     network = as_network(Always(what))
     variables = Always("norms").init(jax.random.key(0), ONES)

@@ -364,12 +364,12 @@ def test_more_patience_goes_on_to_the_same_bits(overfitted, tmp_path, caplog):
     expected = fit(6, "whole")
     assert not caplog.text
     assert fit(6, "run") == expected and expected.last_step > impatient.last_step
-    ended = f"this run had ended at step {impatient.last_step} (early stopping), and now it goes on"
+    ended = f"this run had ended at step {impatient.last_step} (early stopping) and now continues"
     assert ended in caplog.text
     caplog.clear()
     assert fit(6, "run") == expected
     assert "nothing is left to do: it ended at step" in caplog.text
-    assert "more patience goes on from there" in caplog.text
+    assert "with more patience it continues from there" in caplog.text
 
 
 ENDED = classifier(MLP(hidden=16), optimizers.by_name("adam", 0.05))
@@ -392,7 +392,7 @@ def test_another_monitor_judges_all_epochs_anew(tmp_path, caplog):
     after = _ended(tmp_path / "run", "loss")
     assert before.best_step != after.best_step == at_once.best_step == at_once.last_step
     assert after.best == at_once.best and bits(after.state) == bits(at_once.state)
-    assert "All epochs so far are judged anew, by loss: the best step is 40" in caplog.text
+    assert "By loss, over all epochs so far, the best step is 40" in caplog.text
     caplog.clear()
     turned = _ended(tmp_path / "run", "loss", mode="max")
     assert (turned.best_step, turned.best) == (8, after.history["loss"][0])
@@ -427,7 +427,7 @@ def test_a_monitor_that_was_not_measured_counts_from_here_on(tmp_path, caplog):
 def test_fewer_steps_than_were_taken_are_refused(tmp_path):
     _ended(tmp_path, "loss", epochs=2)
     with pytest.raises(
-        UsageError, match=f"{tmp_path}: this run has taken 16 steps, and 8 are asked"
+        UsageError, match=f"{tmp_path}: this run has taken 16 steps, and 8 are requested"
     ):
         _ended(tmp_path, "loss", epochs=1)
 
@@ -518,7 +518,7 @@ def test_after_damage_the_run_still_comes_to_the_same_bits(damage, complete, cap
     warning, resumed = (record.getMessage() for record in said)
     assert str(file) in warning
     assert f"newest good checkpoint, step {older}" in warning
-    assert resumed == f"{folder / 'run'}: going on from step {older}"
+    assert resumed == f"{folder / 'run'}: resuming from step {older}"
     assert _outcome(result, folder / "run") == expected
 
 

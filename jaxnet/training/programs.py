@@ -1,18 +1,17 @@
 """The one place that jits: a task's four functions as compiled programs over many steps.
 
-A dispatch costs the host some 0.1 ms, as much as a step of a small network, so a program takes many
-steps: a device loop whose trip count is an argument. One compile then serves a chunk of any
-length, and the same body runs whatever the length, so that where chunks end changes no bit of
-the result.
+A dispatch costs the host about 0.1 ms, as much as a step of a small network, so a program takes
+many steps: a device loop whose trip count is an argument. One compile serves chunks of any length,
+and the loop body is always the same, so that the boundaries of chunks change no bit of the result.
 
-Training with convolutions on a CPU is the exception: XLA calls its fast library for them only
-outside a loop (in one, the gradient by a 3x3x64x64 kernel was measured 100 times slower). Such a
-program runs one step at a time.
+Training with convolutions on a CPU is the exception: XLA uses its fast convolution library only
+outside of loops (inside one, the gradient of a 3x3x64x64 kernel was measured 100 times slower).
+Such a program runs one step per dispatch.
 
-On many devices (`jaxnet.parallel.Layout`) they are programs of all devices together: the state
-lies as the layout says, from its initialisation on, and comes out of every program as it went in;
-metrics and outputs come out whole. The mesh is the ambient one wherever a task's functions run.
-The axes that the compiler can't use by itself act on the task; see `jaxnet.training.parallelize`.
+On many devices (`jaxnet.parallel.Layout`) these are SPMD programs: the state is sharded as the
+layout says, from initialisation on, and keeps its sharding through every program; metrics and
+outputs are replicated. The mesh is the ambient one wherever a task's functions run. Parallelism
+that the partitioner can't derive transforms the task; see `jaxnet.training.parallelize`.
 """
 
 from __future__ import annotations
@@ -46,28 +45,28 @@ StepsPerDispatch = int | Literal["auto"]
 Form = Literal["loop", "step"]
 Use = Literal["train", "evaluate", "predict"]
 
-# From some 20 steps a dispatch on, the overhead was measured below 1 %. More costs nothing: the
-# loop bounds a dispatch in seconds too, so that a checkpoint is never far away.
+# From about 20 steps per dispatch on, the overhead was measured below 1 %. More costs nothing: the
+# loop bounds the seconds of a dispatch too, so that a checkpoint is never far away.
 AUTO_STEPS = 512
-# What the steps of a dispatch measure waits on the device until its end, so that the host can add
-# it up step by step. It takes no more than this: a confusion matrix of 1,000 classes has 4 MB.
+# Device memory for the metrics of a dispatch, which are kept for each step so that the host can sum
+# them in float64: a confusion matrix of 1,000 classes has 4 MB.
 LOG_BYTES = 2**26
 
 
 @dataclass(frozen=True)
 class Log:
-    """What some steps measured. It is on the device until `fetch` waits for it.
+    """Metrics of the steps in a chunk; `fetch` blocks and copies them to the host.
 
     Attributes:
-        parts: metrics with the step as leading axis, one part after the other.
-        taken: the number of steps that were taken, the halting one included.
+        parts: metrics with the step as leading axis, to be concatenated.
+        taken: the number of steps taken, including one that halted training.
     """
 
     parts: tuple[Metrics, ...]
     taken: int | jax.Array
 
     def fetch(self) -> Metrics:
-        """The metrics of all steps taken, on the host, with the step as leading axis."""
+        """The metrics on the host, with the step as leading axis."""
         parts, taken = jax.device_get((self.parts, self.taken))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:taken], *parts)
 
@@ -78,8 +77,8 @@ class Programs:
 
     Attributes:
         task: the task.
-        steps_per_dispatch: the largest number of steps that one dispatch takes, or `"auto"`.
-        layout: on which devices, and how state and batches lie there.
+        steps_per_dispatch: the maximum number of steps per dispatch, or `"auto"`.
+        layout: the devices, and the sharding of state and batches.
 
     Raises:
         UsageError: `steps_per_dispatch` is neither.
@@ -102,26 +101,26 @@ class Programs:
 
     @property
     def capacity(self) -> int:
-        """The largest number of steps in a dispatch."""
+        """The maximum number of steps per dispatch."""
         return AUTO_STEPS if self.steps_per_dispatch == "auto" else self.steps_per_dispatch
 
     def steps_with(self, metrics: Metrics) -> int:
-        """The largest number of steps in a dispatch whose steps measure so much.
+        """The maximum number of steps per dispatch for metrics of this size.
 
         Args:
-            metrics: what a step measures, or its shapes.
+            metrics: the metrics of a step, or their shapes.
         """
         return max(1, min(self.capacity, LOG_BYTES // max(trees.size_bytes(metrics), 1)))
 
     @cached_property
     def on_mesh(self) -> MeshLayout | None:
-        """The devices, where there are many; None for one."""
+        """The layout on a mesh; None on one device."""
         on_mesh = MeshLayout.of(self.layout)
         return on_mesh and replace(on_mesh, layout=complete(on_mesh.layout, self.task))
 
     @cached_property
     def forms(self) -> Forms:
-        """The forms of a state: that of these programs, and that of one device."""
+        """Conversions of a state between the form of these programs and that of one device."""
         plain = None
         if self.on_mesh and self.on_mesh.mesh.shape["stage"] > 1:
             layout = replace(self.on_mesh.layout, rules=self.layout.rules)
@@ -132,16 +131,16 @@ class Programs:
 
     @property
     def places(self) -> BatchPlacement:
-        """Where batches go."""
+        """The placement of batches on the devices."""
         return self.on_mesh or ONE_DEVICE
 
     @property
     def shares(self) -> int:
-        """The number of parts into which the examples of a batch are sharded."""
+        """The number of shards of a batch."""
         return self.on_mesh.shares if self.on_mesh else 1
 
     def init(self, key: jax.Array, batch: PyTree) -> PyTree:
-        """A new state, each part of it made on its device; of the batch only shapes matter."""
+        """Initialise a state, each shard on its own device; only the shapes of the batch matter."""
         return self._initialise(key, batch)
 
     @cached_property
@@ -159,11 +158,10 @@ class Programs:
         return self._jitted_later(init, options)
 
     def state(self, key: jax.Array, batch: PyTree) -> PyTree:
-        """The state that `init` gives, as shapes, on many devices with how they lie.
+        """The shapes of the state that `init` returns, with shardings on many devices.
 
         Raises:
-            UsageError: the layout can't be for this network, or this state, or for a batch of this
-                size.
+            UsageError: the layout doesn't fit the network, the state or the batch size.
         """
         if self.on_mesh is None:
             return self.shapes(self._init, key, batch)
@@ -172,26 +170,26 @@ class Programs:
         if self.forms.plain:
             check_plain(state, self.shapes(self.task.init, key, batch))
         state = self.on_mesh.shapes(state)
-        self.metrics(state, batch)  # the trace notes in `_used` which axes had anything to do
+        self.metrics(state, batch)  # tracing records in `_used` which mesh axes had an effect
         check_used(self.on_mesh.layout, self._used)
         return state
 
     def metrics(self, state: PyTree, batch: PyTree) -> Metrics:
-        """What a training step measures, as shapes."""
+        """The shapes of the metrics of a training step."""
         return self.shapes(self._step, state, batch)[1]
 
     def measured(self, state: PyTree, batch: PyTree) -> Metrics:
-        """What evaluation measures, as shapes."""
+        """The shapes of the metrics of evaluation."""
         return self.shapes(self._eval_step, state, batch)
 
     def outputs(self, state: PyTree, batch: PyTree) -> PyTree:
-        """What prediction gives, as shapes."""
+        """The shapes of the outputs of prediction."""
         return self.shapes(self._predict_step, state, batch)
 
     def working_bytes(self, use: Use, state: PyTree, batch: PyTree) -> int:
-        """The memory that a step of one of the three takes on each device, about.
+        """An estimate of the memory for activations per device, without compiling.
 
-        Parameters and the batch itself aren't counted, and nothing is compiled.
+        Parameters and the batch itself aren't counted.
         """
         steps = {"train": self._step, "evaluate": self._eval_step, "predict": self._predict_step}
         with self._ambient():
@@ -199,12 +197,12 @@ class Programs:
         return peak_bytes(traced.jaxpr) // (self.on_mesh.shares if self.on_mesh else 1)
 
     def shapes(self, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
-        """What a function of the task gives, as shapes."""
+        """`jax.eval_shape` on the mesh."""
         with self._ambient():
             return jax.eval_shape(function, *arguments)
 
     def form(self, state: PyTree, batch: PyTree) -> Form:
-        """How to train with batches like this one: in a device loop, or step by step."""
+        """Whether to train with such batches in a device loop or with one step per dispatch."""
         if jax.default_backend() != "cpu":
             return "loop"
         shapes = str(jax.tree.map(jnp.shape, batch))
@@ -216,16 +214,16 @@ class Programs:
 
     @cached_property
     def declared(self) -> Task[Any]:
-        """The task with all members of `Task`, None where it lacks them."""
+        """The task with all members of `Task`, None for those that it lacks."""
         return as_task(self.task)
 
     @cached_property
     def _on_devices(self) -> Steps[Any]:
-        """The task with what the layout does to its network."""
+        """The task with the network transformed for the layout."""
         return on_layout(self.task, self.on_mesh, self._used) if self.on_mesh else self.task
 
-    # The task's functions, traced once for all their uses and inlined into the programs: tracing
-    # costs as much as reading a compiled program from the cache.
+    # The task's functions, traced once and inlined into all programs: tracing costs as much as
+    # reading a compiled program from the cache.
 
     @cached_property
     def _init(self) -> Any:
@@ -246,16 +244,16 @@ class Programs:
     def traced(
         self, key: jax.Array, state: PyTree, batch: PyTree, row: Mapping[str, Any]
     ) -> dict[str, Traced]:
-        """The functions of the task itself, traced, without what a layout does to them.
+        """The traced functions of the task, without the transformations of a layout.
 
-        On one device nothing is traced anew. On many, where it is, these are only `init` and
-        `train_step`.
+        On one device the existing traces are reused; on many devices only `init` and `train_step`
+        are traced.
 
         Args:
-            key: of the initialisation.
-            state: as shapes, in the form of these programs.
-            batch: arrays, or shapes.
-            row: what `after_evaluation` is given, where the task has it.
+            key: the key of the initialisation.
+            state: shapes, in the form of these programs.
+            batch: arrays or shapes.
+            row: the argument of `after_evaluation`, where the task has it.
         """
         batch = _bare(batch)
         first = {"key": key, "batch": batch}
@@ -279,7 +277,7 @@ class Programs:
         }
 
     def _asked(self, then: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """What `predict_step` is traced with where prediction has inputs of its own, as a game."""
+        """The arguments of `predict_step` where its inputs aren't those of training, as in a GAN."""
         own = self.declared.prediction_inputs
         if own is None:
             return {}
@@ -288,10 +286,9 @@ class Programs:
         return {"predict_step": {**then, "batch": batch}}
 
     def train(self, form: Form, state: PyTree, feed: Any, count: int) -> tuple[PyTree, Log]:
-        """Take `count` steps from `feed`. The state is donated: go on with the returned one.
+        """Take `count` steps from `feed`. The state is donated: continue with the returned one.
 
-        A step that halts training is the last one taken, and `steps_with` of what is measured is
-        the most that are.
+        Stops after a step that halts training, and after `steps_with(metrics)` steps.
         """
         if self.on_mesh:
             feed = self.on_mesh.feed(feed)
@@ -346,7 +343,7 @@ class Programs:
 
     @cached_property
     def copy(self) -> Callable[[PyTree], PyTree]:
-        """The state in buffers of its own, which no donation takes away."""
+        """Copy a state into new buffers, which survive the donation of the original."""
         if self.on_mesh is None:
             return _copy
         return self._program(_copied, lambda same, whole: same)
@@ -376,13 +373,13 @@ class Programs:
         return self._program(rate, lambda same, whole: whole) if rate else lambda _: None
 
     def learning_rate(self, state: PyTree) -> float | None:
-        """The learning rate of the last step, where the task knows it."""
+        """The learning rate of the last step; None where the task doesn't know it."""
         rate = self._rate(state)
-        # The shortest number that is the same in float32: 0.003, not 0.003000000026.
+        # The shortest decimal that rounds to it in float32: 0.003, not 0.003000000026.
         return None if rate is None else float(str(np.float32(rate)))
 
     def evaluate(self, state: PyTree, feed: Any, count: int) -> Metrics:
-        """The metrics, summed over the first `count` batches of the feed."""
+        """Metrics summed over the first `count` batches of the feed."""
         return self._evaluate(state, self.on_mesh.feed(feed) if self.on_mesh else feed, count)
 
     @cached_property
@@ -400,7 +397,7 @@ class Programs:
         return self._program(evaluate, lambda same, whole: whole)
 
     def predict(self, state: PyTree, inputs: PyTree, size: int, count: int) -> PyTree:
-        """The outputs (size, ...) of one batch; see `jaxnet.inference.Program`."""
+        """Outputs (size, ...) of one batch; see `jaxnet.inference.Program`."""
         stack = jax.tree.map(lambda part: part[None], inputs)
         return self._predict(
             state, self.on_mesh.shard_batch(stack, size) if self.on_mesh else stack, count
@@ -418,11 +415,11 @@ class Programs:
         return self._program(predict, lambda same, whole: whole)
 
     def step(self, state: PyTree, batch: PyTree) -> jax.stages.Compiled:
-        """One training step by itself, compiled for reading: its text, memory and costs.
+        """One training step, compiled to be inspected: HLO text, memory and cost analysis.
 
         Args:
-            state: as shapes, see `state`.
-            batch: as shapes.
+            state: shapes, see `state`.
+            batch: shapes.
         """
         options: dict[str, Any] = {"donate_argnums": 0}
         if self.on_mesh:
@@ -433,7 +430,7 @@ class Programs:
             return jax.jit(self._on_devices.train_step, **options).lower(state, batch).compile()
 
     def _batch(self, feed: Any, step: Any) -> PyTree:
-        """A batch within a program."""
+        """A batch of the feed, inside a program."""
         batch = nested(feed.batch(step))
         return self.on_mesh.cut(batch) if self.on_mesh else batch
 
@@ -443,13 +440,13 @@ class Programs:
     def _program(
         self, function: Callable[..., Any], gives: Callable[[Any, Any], Any], **options: Any
     ) -> Callable[..., Any]:
-        """A function of a state as a program.
+        """Compile a function of a state.
 
         Args:
             function: its first argument is a state.
-            gives: what it gives, of a state that lies as the argument does, and of what is whole on
-                every device; on one device this says nothing.
-            options: those of `jax.jit`.
+            gives: `(same, whole) -> out_shardings`, of the shardings of the argument's state and
+                the replicated sharding; unused on one device.
+            options: further options of `jax.jit`.
         """
         on_mesh = self.on_mesh
         if on_mesh is None:
@@ -464,7 +461,7 @@ class Programs:
     def _jitted_later(
         self, function: Callable[..., Any], options: Callable[..., dict[str, Any]]
     ) -> Callable[..., Any]:
-        """A program whose options, of `jax.jit`, come from the arguments of its first call."""
+        """A jitted function whose `jax.jit` options depend on the arguments of its first call."""
         program = None
 
         def run(*arguments: PyTree) -> Any:
@@ -477,12 +474,12 @@ class Programs:
 
 
 def compiled(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """A pure function as a program of its own, for what isn't a task's."""
+    """`jax.jit` of a pure function that belongs to no task."""
     return jax.jit(function)
 
 
 def _bare(tree: PyTree) -> PyTree:
-    """Shapes and types, without where they lie."""
+    """Shapes and types without shardings."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
@@ -493,8 +490,8 @@ def _copied(state: PyTree) -> PyTree:
 _copy = jax.jit(_copied)
 
 
-# Initialisation runs once: at the usual level LLVM takes 21 seconds for the random numbers of a
-# ResNet-18 and at this one 4, and they are drawn as fast.
+# Initialisation runs once: at the default level LLVM compiles the random numbers of a ResNet-18 for
+# 21 seconds, at this one for 4, and sampling is as fast.
 _INIT_OPTIONS: Mapping[str, dict[str, str | bool]] = {
     "cpu": {"xla_backend_optimization_level": "1"}
 }
@@ -506,12 +503,12 @@ def halt_names(metrics: Metrics) -> list[str]:
 
 
 def without_halts(metrics: Metrics) -> Metrics:
-    """The metrics that measure something."""
+    """The metrics without the flags that halt training."""
     return {name: value for name, value in metrics.items() if not name.startswith(HALT)}
 
 
 def halt_reason(metrics: Metrics) -> str | None:
-    """The reason for which the last step of a fetched log ended training, if it did."""
+    """The reason why the last step of a fetched log halted training, or None."""
     return next((name for name in halt_names(metrics) if metrics[HALT + name][-1]), None)
 
 

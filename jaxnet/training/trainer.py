@@ -1,4 +1,4 @@
-"""The trainer: it owns what isn't pure (time, devices, files, the screen)."""
+"""The trainer: it owns the side effects (time, devices, files, the screen)."""
 
 from __future__ import annotations
 
@@ -58,20 +58,20 @@ class Trainer:
 
     Attributes:
         task: what to train; see `jaxnet.training.Supervised`.
-        early_stopping: when to stop, and which metric decides what the best step is.
+        early_stopping: when to stop, and which metric decides which step is the best.
         checkpoints: where to save; None saves nothing.
-        callbacks: what watches the run and may end it: objects with some of the methods of
-            `jaxnet.training.Callback`.
-        progress: whether to show how far a run has come: by a bar in a terminal or a notebook, by
-            lines in a log. None shows the bar, and writes no lines.
-        eval_batch_size: examples a batch in evaluation and prediction; it changes the speed and
-            the memory, and the metrics only in their last bits. None takes 256, or fewer where
-            these would take more memory than training does; see `BatchSize`.
-        steps_per_dispatch: how many steps one call of the compiled program takes, at most; the
-            result is the same for all values.
-        placement: whether arrays live on the device; see `jaxnet.data.pipeline.epochs`.
-        layout: on which devices to train, and what lies how there: `Layout(data=-1)` shares out
-            the examples of each batch among all. What is learnt doesn't depend on it.
+        callbacks: objects with some of the methods of `jaxnet.training.Callback`, which observe
+            the run and may end it.
+        progress: whether to show progress: a bar in a terminal or a notebook, lines in a log. None
+            shows the bar, and writes no lines.
+        eval_batch_size: batch size of evaluation and prediction; it changes speed and memory, and
+            the metrics only in their last bits. None takes 256, or fewer where these would need
+            more memory than training does; see `BatchSize`.
+        steps_per_dispatch: the maximum number of steps per call of the compiled program; the result
+            is the same for all values.
+        placement: whether arrays are kept on the device; see `jaxnet.data.pipeline.epochs`.
+        layout: the devices to train on, and the sharding of batches and parameters:
+            `Layout(data=-1)` shards each batch over all devices. The result doesn't depend on it.
 
     Example:
         >>> import flax.linen as nn, optax
@@ -100,7 +100,7 @@ class Trainer:
 
     @cached_property
     def programs(self) -> Programs:
-        """The compiled programs; they serve every call of this trainer."""
+        """The compiled programs, shared by all calls of this trainer."""
         return Programs(self.task, self.steps_per_dispatch, self.layout)
 
     @cached_property
@@ -121,26 +121,27 @@ class Trainer:
         mappings: Mapping[str, Any] = MappingProxyType({}),
         name: str = "",
     ) -> FitResult:
-        """Train until `epochs` or `steps` are done, or there is another reason to stop.
+        """Train for `epochs` or `steps`, or until there is another reason to stop.
 
         Args:
-            train: what to learn from: `Arrays`, a pair `(inputs, labels)`, each of which may be a
+            train: the training data: `Arrays`, a pair `(inputs, labels)`, each of which may be a
                 dict or a tuple of arrays, a `Source`, or a `Pipeline`.
-            valid: what to evaluate after each epoch.
-            epochs: how often to go through the data.
-            steps: how many batches to learn from, instead of or besides `epochs`.
-            batch_size: examples a batch.
-            seed: of the initial parameters, the order of the data and all else that is random.
-            resume: go on from the newest checkpoint, if there is one; otherwise they are dropped.
-                Data, mappings and task have to be those that the run was begun with. More epochs
-                and another early stopping are fine.
-            mappings: what made numbers of raw data, by name: an encoder, or values that JSON can
-                hold, such as the ids that were numbered.
-            name: what the run is called where its progress is shown, such as "fold 3/10".
+            valid: the validation data, evaluated after each epoch.
+            epochs: the number of passes over the data.
+            steps: the number of training steps, instead of or besides `epochs`.
+            batch_size: examples per batch.
+            seed: the seed of the initial parameters, the order of the data and all other
+                randomness.
+            resume: resume from the newest checkpoint, if there is one; otherwise checkpoints are
+                deleted. Data, mappings and task have to be those that the run began with. More
+                epochs and another early stopping are fine.
+            mappings: how raw data became numbers, by name: an encoder, or values that JSON can
+                hold, such as a vocabulary.
+            name: the name of the run beside its progress, such as "fold 3/10".
 
         Raises:
-            InputError: the data can't be for this task, or a checkpoint can't be used.
-            UsageError: an impossible number, a metric to watch that isn't measured, checkpoints of
+            InputError: the data doesn't fit the task, or a checkpoint can't be used.
+            UsageError: an impossible number, a monitored metric that isn't measured, checkpoints of
                 another run, or another process that trains in their folder.
             NonFiniteError: a step wasn't finite, under `guard_nonfinite(task, "raise")`.
         """
@@ -217,7 +218,7 @@ class Trainer:
         return self._result(loop, state, progress, reason)
 
     def evaluate(self, state: PyTree, data: Data) -> dict[str, Any]:
-        """The metrics of `data`, each computed from sums over all examples.
+        """Evaluate `data`: metrics computed from sums over all examples.
 
         Args:
             state: the task's state.
@@ -227,18 +228,18 @@ class Trainer:
             Floats, and arrays for metrics such as the confusion matrix.
 
         Raises:
-            InputError: the data isn't like what the task was trained on.
+            InputError: the data isn't like the training data.
         """
         state = self.programs.forms.put(state)
         return self.evaluator.evaluate(state, self.evaluator.hold(data, state))
 
     def predict(self, state: PyTree, inputs: Any) -> PyTree:
-        """The outputs for `inputs`, as numpy arrays with n rows.
+        """Predict: the outputs for `inputs`, as numpy arrays with n rows.
 
         Args:
             state: the task's state.
-            inputs: (n, ...), like those that the task was trained on, or a dataset of n examples,
-                `Arrays` or a `Source`, whose labels don't matter.
+            inputs: (n, ...), like the training inputs, or a dataset of n examples, `Arrays` or a
+                `Source`, whose labels are ignored.
 
         Raises:
             InputError: the inputs have another shape or type.
@@ -246,7 +247,7 @@ class Trainer:
         return self.predictor(state)(inputs)
 
     def predictor(self, state: PyTree) -> Predictor:
-        """What predicts with a state: for many calls, as `Trained.predict` makes them.
+        """A predictor with this state, for many calls.
 
         Args:
             state: the task's state.
@@ -255,7 +256,7 @@ class Trainer:
 
     @property
     def inference_of(self) -> Callable[[PyTree], Inference] | None:
-        """`state -> Inference`, what a state is predicted with; None where the task doesn't say."""
+        """The task's `state -> Inference`; None where it has none."""
         return self.programs.declared.inference
 
     @cached_property
@@ -263,9 +264,9 @@ class Trainer:
         return WeakKeyDictionary()
 
     def _pipeline(self, data: Data, batch_size: int) -> Pipeline:
-        """The pipeline over the training data: that of the last `fit`, if the data is the same.
+        """The pipeline over the training data, reused where an earlier `fit` had the same data.
 
-        Arrays are thus sent to the device once, as long as they and this trainer live.
+        So arrays are transferred to the device once in the life of this trainer.
         """
         known = self._pipelines.get(data) if isinstance(data, Arrays | NamedArrays) else None
         if isinstance(known, ArrayPipeline) and known.batch_size == batch_size:
@@ -284,7 +285,7 @@ class Trainer:
         return made
 
     def _row(self, shapes: PyTree, batch: PyTree, metrics: PyTree, validates: bool) -> JudgedRow:
-        """A row of the history; what the task does after an evaluation is tried on it."""
+        """A row of the history; the task's `after_evaluation` is traced with it."""
         columns, better = _columns(metrics), declared(metrics)
         if validates:
             measured = self.programs.measured(shapes, batch)
@@ -297,7 +298,7 @@ class Trainer:
 
     @contextmanager
     def _store(self) -> Iterator[CheckpointStore | None]:
-        """The checkpoints, which are this run's alone."""
+        """Open the checkpoint folder, locked for this run."""
         if self.checkpoints is None:
             yield None
             return
@@ -313,7 +314,7 @@ class Trainer:
             store.close()
 
     def _validated(self, held: Iterable[Chunk], state: PyTree) -> dict[str, float]:
-        """The metrics of the validation data that are numbers."""
+        """The scalar metrics of the validation data."""
         with activity.own.within("evaluating", activity.EVALUATING):
             return scalars(self.evaluator.evaluate(state, held, "val_"))
 
@@ -337,7 +338,7 @@ class Trainer:
         batch: PyTree,
         row: JudgedRow,
     ) -> dict[str, str]:
-        """What identifies a run; see `jaxnet.training.fingerprints`."""
+        """The digests that identify a run; see `jaxnet.training.fingerprints`."""
         functions = self.programs.traced(key, shapes, batch, row)
         return {
             **fingerprints.of_data(train, valid),
@@ -346,7 +347,7 @@ class Trainer:
         }
 
     def _settings(self, early_stopping: EarlyStopping) -> dict[str, Any]:
-        """What else has to be the same in all processes that train together, as plain values."""
+        """Further settings that must be equal in all processes of a run, as plain values."""
         kept = self.checkpoints
         *_, plain = chain(self.task)
         rate = getattr(getattr(plain, "optimizer", None), "learning_rate", None)
@@ -362,13 +363,13 @@ class Trainer:
         }
 
     def _tell(self, state: PyTree) -> None:
-        """Say on how many devices this trains."""
+        """Log the devices and the layout."""
         if self.programs.on_mesh:
             layout_log.info("layout: %s", self.programs.on_mesh.layout.summary(state))
         elif (there := jax.local_device_count()) > 1:
             layout_log.info(
-                "layout: one of %d devices. layout=Layout(data=-1) (--layout.data -1) shares out "
-                "the examples of each batch among all.",
+                "layout: one of %d devices. layout=Layout(data=-1) (--layout.data -1) shards each "
+                "batch over all.",
                 there,
             )
 
@@ -376,7 +377,7 @@ class Trainer:
         return Watchers([*self.callbacks, *displays(self.progress)])
 
     def _explain(self, halt: Halt, state: PyTree) -> None:
-        """Say what went wrong in the step that ended training, and keep its batch."""
+        """Log what went wrong in the step that halted training, and save its batch."""
         diagnose = self.programs.declared.diagnose
         message = f"step {halt.step + 1} ended training: {halt.reason}"
         if diagnose and halt.reason in NONFINITE.values():
@@ -391,7 +392,7 @@ class Trainer:
         log.warning("%s.", message)
 
     def _lent(self, train: Pipeline) -> Callable[[PyTree], Trained]:
-        """What makes the network that callbacks are lent: it predicts in one process alone."""
+        """`state -> Trained` for callbacks; it predicts without the other processes."""
         alone = self
         if processes.several():
             alone = replace(self, layout=Layout(), checkpoints=None, callbacks=())
@@ -435,12 +436,12 @@ def _check_processes(layout: Layout) -> None:
     if processes.several() and layout.one_device:
         raise UsageError(
             f"there are {jax.process_count()} processes, and the layout is one device: each would "
-            "train by itself. Take Trainer(..., layout=Layout(data=-1)) to share out each batch"
+            "train by itself. Take Trainer(..., layout=Layout(data=-1)) to shard each batch"
         )
 
 
 def _planned_steps(train: Pipeline, epochs: int | None, steps: int | None) -> tuple[int, str]:
-    """The number of steps in all, and the reason for which they end."""
+    """The total number of steps, and the stop reason after them."""
     if epochs is None and steps is None:
         raise UsageError("fit: say how long to train, with epochs=... or steps=...")
     by_epochs = None if epochs is None else epochs * train.steps
@@ -454,13 +455,13 @@ def _zeros(spec: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
 
 
 def _columns(metrics: PyTree, prefix: str = "") -> list[str]:
-    """The names of the metrics that are numbers, from their shapes."""
+    """The names of the scalar metrics, from their shapes."""
     ones = jax.tree.map(lambda leaf: np.ones(leaf.shape), without_halts(metrics))
     return list(scalars(computed(ones, prefix)))
 
 
 def _best(loop: Loop, state: PyTree, progress: Progress, store: CheckpointStore | None) -> PyTree:
-    """The state of the best step, whatever ended the run."""
+    """The state of the best step, whatever the stop reason."""
     best_step = progress.stopping.best_step
     if best_step in (-1, progress.step):
         return state

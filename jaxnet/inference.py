@@ -18,11 +18,12 @@ import numpy as np
 
 from jaxnet.cluster import activity
 from jaxnet.data.arrays import Arrays
+from jaxnet.data.batches import Batches
 from jaxnet.data.columns import flat, nested
 from jaxnet.data.named_arrays import NamedArrays, is_named
 from jaxnet.data.numeric import as_array, narrowed
 from jaxnet.data.pipeline.device_batches import BatchPlacement
-from jaxnet.data.pipeline.epochs import SourcePipeline
+from jaxnet.data.pipeline.epochs import SourcePipeline, inputs_of
 from jaxnet.data.sources import InputsOnly, Source
 from jaxnet.errors import InputError
 
@@ -81,16 +82,24 @@ class Predictor:
 
         Args:
             inputs: (n, ...), a dict or tuple of them where the network takes several, or a dataset
-                of n examples, `Arrays` or a `Source`, whose labels don't matter.
+                of n examples whose labels don't matter: `Arrays`, a `Source`, a sequence of
+                records or an iterable of batches.
 
         Raises:
             InputError: the inputs have another shape or type, or hold what the network can't take.
         """
         # Arrays first: to ask whether an object is a source takes longer than a small network.
+        if not isinstance(inputs, np.ndarray | Arrays | NamedArrays | Batches):
+            inputs = inputs_of(inputs)
         if not isinstance(inputs, np.ndarray) and isinstance(inputs, Source):
             example = nested(inputs.spec())["inputs"]
             self._check(example, inputs.name)
             return self._outputs(self._read(inputs, example), len(inputs))
+        if isinstance(inputs, Batches):
+            parts = [self(nested(columns)["inputs"]) for columns in inputs.read(0)]
+            if not parts:
+                raise InputError(f"{inputs.name}: expected at least one batch, got none")
+            return jax.tree.map(lambda *each: np.concatenate(each), *parts)
         dataset = isinstance(inputs, Arrays | NamedArrays)
         name, given = (inputs.name, inputs.inputs) if dataset else ("inputs", inputs)
         rows = _several(given, name) if is_named(given) else _rows(given, name)

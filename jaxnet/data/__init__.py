@@ -2,6 +2,7 @@
 
 from jaxnet.data.arrays import Arrays as Arrays
 from jaxnet.data.arrays import check_classes as check_classes
+from jaxnet.data.batches import Batches as Batches
 from jaxnet.data.download import download as download
 from jaxnet.data.images.cifar import load_cifar10 as load_cifar10
 from jaxnet.data.images.cifar import load_cifar100 as load_cifar100

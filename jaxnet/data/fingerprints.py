@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from jaxnet.data.arrays import Arrays
+from jaxnet.data.batches import Batches
 from jaxnet.data.named_arrays import NamedArrays
 from jaxnet.data.pipeline.epochs import ArrayPipeline, Pipeline, SourcePipeline, checked
 from jaxnet.data.sources import Source
@@ -48,6 +49,8 @@ def data_fingerprints(data: Any) -> dict[str, str]:
     if own is not None:
         return dict(own())
     data = checked(data)
+    if isinstance(data, Batches):
+        return data.fingerprint()
     if isinstance(data, ArrayPipeline):
         return {**_of_columns(data.columns), "class names": ABSENT}
     if isinstance(data, SourcePipeline):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import numpy as np
 
+from jaxnet.data.batches import chosen_columns
 from jaxnet.data.columns import flat, is_input
 from jaxnet.data.numeric import as_array, check_distinct, device_dtype, to_dtype
 from jaxnet.errors import InputError
@@ -41,9 +42,13 @@ class Records:
             tuples of arrays, where there are several.
         rows: (n,) integers, which records to take; by default all.
         labels: (n,) int32 classes, where they are known without reading: `split` stratifies by
-            them, and labels that the network has no output for are found before training.
+            them, and labels that the network has no output for are found before training. Or the
+            name of the column of the labels, or several.
         class_names: what class 0, 1, ... is called.
         name: what messages call this dataset.
+        inputs: where records are dicts with other names, such as a dataset of Hugging Face's: the
+            column of the inputs, or several.
+        targets: the column of the labels, or several, where `labels` are known besides.
 
     Raises:
         InputError: there are no records, or not as many labels.
@@ -59,8 +64,31 @@ class Records:
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] | None = None
     name: str = "records"
+    inputs: str | Sequence[str] | None = None
+    targets: str | Sequence[str] | None = None
+
+    if TYPE_CHECKING:  # what may be given is more than what is kept
+
+        def __init__(
+            self,
+            records: Any,
+            rows: np.ndarray | None = None,
+            labels: np.ndarray | str | Sequence[str] | None = None,
+            class_names: tuple[str, ...] | None = None,
+            name: str = "records",
+            inputs: str | Sequence[str] | None = None,
+            targets: str | Sequence[str] | None = None,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
+        if _are_names(self.labels):
+            object.__setattr__(self, "targets", self.labels)
+            object.__setattr__(self, "labels", None)
+        if self.targets is not None and self.inputs is None:
+            raise InputError(
+                f"{self.name}: labels={self.targets!r} names a column: name the inputs' too, "
+                "inputs='...'"
+            )
         if not len(self):
             raise InputError(f"{self.name}: expected at least one record, got none")
         if self.labels is not None and len(self.labels) != len(self):
@@ -87,7 +115,8 @@ class Records:
         chosen = rows if self.rows is None else self.rows[rows]
         records = self._fetch([int(row) for row in chosen], epoch)
         columns = [
-            _columns(record, self.name, row) for record, row in zip(records, chosen, strict=True)
+            _columns(self._named(record, row), self.name, row)
+            for record, row in zip(records, chosen, strict=True)
         ]
         return {name: self._stack(name, columns, chosen) for name in columns[0]}
 
@@ -112,6 +141,13 @@ class Records:
         offset = epoch * len(self.records) if _is_map_dataset(self.records) else 0
         return [self.records[offset + row] for row in rows]
 
+    def _named(self, record: Any, row: int) -> Any:
+        """The record with its columns as inputs and labels, where they have other names."""
+        if self.inputs is None or not isinstance(record, Mapping):
+            return record
+        where = f"{self.name}: record {row}"
+        return chosen_columns(record, self.inputs, self.targets, where)
+
     def _stack(
         self, name: str, columns: Sequence[Mapping[str, np.ndarray]], rows: np.ndarray
     ) -> np.ndarray:
@@ -133,6 +169,12 @@ class Records:
                 stacked, where, "subtract a fixed number from them where the records are read"
             )
         return cast
+
+
+def _are_names(labels: Any) -> bool:
+    return isinstance(labels, str) or (
+        isinstance(labels, list | tuple) and all(isinstance(name, str) for name in labels)
+    )
 
 
 def _is_map_dataset(records: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxnet.cluster import activity
 from jaxnet.data.arrays import Arrays
+from jaxnet.data.batches import Batches
 from jaxnet.data.columns import is_input, nested
 from jaxnet.data.named_arrays import NamedArrays
 from jaxnet.data.pipeline.epochs import (
@@ -29,7 +30,18 @@ from jaxnet.training.network import takes_all
 from jaxnet.training.programs import Programs, Use
 
 PyTree = Any
-Data = Arrays | NamedArrays | tuple[Any, Any] | Source | Pipeline
+# What `fit` and `evaluate` take; see `jaxnet.data.pipeline.epochs.checked`.
+Data = (
+    Arrays
+    | NamedArrays
+    | Batches
+    | Source
+    | Pipeline
+    | tuple[Any, Any]
+    | Sequence[Any]
+    | Iterable[Any]
+    | Callable[..., Iterator[Any]]
+)
 P = TypeVar("P", bound=Pipeline)
 
 # Data is evaluated in stacks of this many batches, so that sets of all sizes share one program.

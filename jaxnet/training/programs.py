@@ -277,7 +277,7 @@ class Programs:
         }
 
     def _asked(self, then: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """The arguments of `predict_step` where its inputs aren't those of training, as in a GAN."""
+        """The arguments of `predict_step` where prediction has other inputs, as in a GAN."""
         own = self.declared.prediction_inputs
         if own is None:
             return {}

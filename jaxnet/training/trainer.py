@@ -152,7 +152,7 @@ class Trainer:
         _check_whole(0, seed=seed)
         seed, batch_size = int(seed), int(batch_size)  # NumPy's numbers are none that JSON holds
         _check_processes(self.layout)
-        train = self._pipeline(train, batch_size)
+        train = self._pipeline(train, batch_size, steps if epochs is None else None)
         most, end = _planned_steps(train, epochs, steps)
         key, batch = jax.random.key(seed), nested(_zeros(train.spec()))
         shapes = self.programs.state(key, batch)
@@ -263,7 +263,7 @@ class Trainer:
     def _pipelines(self) -> WeakKeyDictionary[Arrays | NamedArrays, Pipeline]:
         return WeakKeyDictionary()
 
-    def _pipeline(self, data: Data, batch_size: int) -> Pipeline:
+    def _pipeline(self, data: Data, batch_size: int, steps: int | None = None) -> Pipeline:
         """The pipeline over the training data, reused where an earlier `fit` had the same data.
 
         So arrays are transferred to the device once in the life of this trainer.
@@ -279,6 +279,7 @@ class Trainer:
             placement=self.placement,
             capacity=capacity,
             places=self.programs.places,
+            steps=steps,
         )
         if isinstance(data, Arrays | NamedArrays):
             self._pipelines[data] = made

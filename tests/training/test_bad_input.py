@@ -160,16 +160,16 @@ def test_an_empty_split(trainer, model):
     [
         (
             INPUTS,
-            r"expected Arrays, a pair \(inputs, labels\), a Source or a Pipeline, got ndarray",
+            r"expected a pair \(inputs, labels\), Arrays, .* or a Pipeline, got ndarray",
         ),
         (
             [INPUTS, LABELS],
-            r"expected Arrays, a pair \(inputs, labels\), a Source or a Pipeline, got list",
+            r"got a list of 2 arrays, which may be a pair or batches",
         ),
-        (None, r"expected Arrays, a pair \(inputs, labels\), a Source or a Pipeline, got NoneType"),
+        (None, r"expected a pair \(inputs, labels\), Arrays, .* or a Pipeline, got NoneType"),
         (
             (INPUTS,),
-            r"expected Arrays, a pair \(inputs, labels\), a Source or a Pipeline, got a tuple of 1",
+            r"expected a pair \(inputs, labels\), Arrays, .* or a Pipeline, got a tuple of 1",
         ),
         ((INPUTS, LABELS, None), r"got a tuple of 3. Weights.* Arrays\(inputs, labels, weights\)"),
     ],

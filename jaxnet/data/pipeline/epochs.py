@@ -6,7 +6,7 @@ A pipeline yields chunks of an epoch: batches on the device (a feed, see
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -18,14 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.data.arrays import Arrays
+from jaxnet.data.batches import Batches
 from jaxnet.data.columns import first_column
 from jaxnet.data.named_arrays import NamedArrays, is_named
 from jaxnet.data.order import batches, epoch_draws, epoch_order, steps_per_epoch
 from jaxnet.data.padding import Padding
+from jaxnet.data.pipeline.batch_stream import BatchStream
 from jaxnet.data.pipeline.device_batches import ONE_DEVICE, BatchPlacement, Chunk, OnDevice
 from jaxnet.data.pipeline.host_augmentation import Fill, HostAugmentation
 from jaxnet.data.pipeline.memory import Memory
 from jaxnet.data.pipeline.stacks import Stack, most_steps, sent_ahead
+from jaxnet.data.records import Records
 from jaxnet.data.sources import (
     Source,
     available_cores,
@@ -306,7 +309,7 @@ class SourcePipeline(_Batches):
 
 
 def pipeline(
-    data: Arrays | NamedArrays | tuple[Any, Any] | Source | Pipeline,
+    data: Any,
     batch_size: int,
     *,
     shuffle: bool,
@@ -314,12 +317,13 @@ def pipeline(
     capacity: int = 1,
     augment: HostAugmentation | None = None,
     places: BatchPlacement = ONE_DEVICE,
+    steps: int | None = None,
 ) -> Pipeline:
-    """A pipeline over `data`: arrays, a pair `(inputs, labels)`, a source, or one of your own.
+    """A pipeline over `data`.
 
     Args:
-        data: what to train on or to evaluate.
-        batch_size: examples a batch.
+        data: what to train on or to evaluate; see `checked` for what it may be.
+        batch_size: examples per batch; an iterable of batches has its own.
         shuffle: whether each epoch has an order of its own.
         placement: `"device"` keeps the data there, `"host"` sends batches from a thread; `"auto"`
             keeps it there up to `RESIDENT_BYTES`.
@@ -328,6 +332,7 @@ def pipeline(
             `jaxnet.data.pipeline.host_augmentation.CropFlip`); on the device
             `jaxnet.training.augment` does it.
         places: where batches go; a pipeline of your own goes there when it is used.
+        steps: batches per epoch, of an iterable of batches that doesn't know them.
 
     Raises:
         UsageError: an impossible value.
@@ -346,6 +351,8 @@ def pipeline(
             f"augment={augment} is for arrays in memory, and {arrays.name} is read as it is used: "
             "take jaxnet.training.augment(task, ...)"
         )
+    if isinstance(arrays, Batches):
+        return BatchStream.of(arrays, capacity, places, steps)
     if isinstance(arrays, Source):
         steps = min(capacity, READ_STEPS)
         return SourcePipeline(arrays, batch_size, shuffle, steps, places=places)
@@ -358,21 +365,67 @@ def pipeline(
     return replace(made, resident=resident)
 
 
-def checked(data: Any) -> Arrays | NamedArrays | Source | Pipeline:
-    """What may stand for data: a pair `(inputs, labels)` as arrays, all else as it is.
+def checked(data: Any) -> Arrays | NamedArrays | Batches | Source | Pipeline:
+    """The dataset that some data stands for.
+
+    Args:
+        data: a pair `(inputs, labels)`, each an array or a data frame, or a dict or a tuple of
+            them; a sequence of records, such as a PyTorch `Dataset`; an iterable of batches, such
+            as a PyTorch `DataLoader`, or a function that returns an iterator of them. `Arrays`, a
+            `Source`, or a `Pipeline` is returned as it is.
 
     Raises:
         InputError: it is something else, or arrays that can't be trained on.
     """
-    if isinstance(data, Arrays | NamedArrays | Source) or hasattr(data, "chunks"):
+    if isinstance(data, Arrays | NamedArrays | Batches | Source) or hasattr(data, "chunks"):
         return data
+    name = getattr(data, "__name__", type(data).__name__)
     if isinstance(data, tuple) and len(data) == 2:
         return (NamedArrays if any(map(is_named, data)) else Arrays)(*data)
+    if _has_records(data):
+        return Records(data, name=name)
+    if isinstance(data, list) and all(hasattr(one, "__array__") for one in data):
+        raise InputError(
+            f"got a list of {len(data)} arrays, which may be a pair or batches of inputs: a pair "
+            "is a tuple (inputs, labels), and so is each of several batches"
+        )
+    if callable(data) or (isinstance(data, Iterable) and not _is_array(data)):
+        return Batches(data, name=name)
     got = f"a tuple of {len(data)}" if isinstance(data, tuple) else type(data).__name__
     raise InputError(
-        f"expected Arrays, a pair (inputs, labels), a Source or a Pipeline, got {got}. "
+        f"expected a pair (inputs, labels), Arrays, a sequence of records, an iterable of batches, "
+        f"a Source or a Pipeline, got {got}. "
         "Weights of examples go into Arrays(inputs, labels, weights)."
     )
+
+
+def _has_records(data: Any) -> bool:
+    """Whether this is a sequence of records, such as a map-style dataset of PyTorch."""
+    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        return False
+    if _is_array(data) or isinstance(data, Mapping | str | tuple) or not len(data):
+        return False
+    first = data[0]
+    return isinstance(first, Mapping) or (isinstance(first, tuple) and len(first) == 2)
+
+
+def _is_array(data: Any) -> bool:
+    return hasattr(data, "__array__") or isinstance(data, str | bytes | Mapping | tuple)
+
+
+def inputs_of(data: Any) -> Any:
+    """What to predict: `Batches` and `Records` for iterables and sequences; arrays as they are.
+
+    Lists are rows of numbers here.
+    """
+    if hasattr(data, "__array__") or isinstance(data, Mapping | list | tuple | str | Source):
+        return data
+    name = getattr(data, "__name__", type(data).__name__)
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        return Records(data, name=name)
+    if callable(data) or isinstance(data, Iterable):
+        return Batches(data, steps=1, name=name)  # how many there are isn't asked
+    return data
 
 
 def _rows_of(

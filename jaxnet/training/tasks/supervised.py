@@ -63,7 +63,7 @@ def targets(outputs: PyTree, batch: Batch) -> tuple[PyTree, jax.Array, jax.Array
         >>> labels.tolist(), weights.tolist()
         ([3, 5], [0.75, 0.25])
     """
-    labels, weights = batch["labels"], example_weights(batch)
+    labels, weights = labels_of(batch), example_weights(batch)
     if "labels_b" not in batch:
         return outputs, labels, weights
     lam = batch["lam"]
@@ -72,6 +72,20 @@ def targets(outputs: PyTree, batch: Batch) -> tuple[PyTree, jax.Array, jax.Array
         jax.tree.map(lambda a, b: jnp.concatenate([a, b]), labels, batch["labels_b"]),
         jnp.concatenate([lam * weights, (1 - lam) * weights]),
     )
+
+
+def labels_of(batch: Batch) -> PyTree:
+    """The labels of a batch.
+
+    Raises:
+        InputError: it has none.
+    """
+    if "labels" not in batch:
+        raise InputError(
+            f"expected batches with labels to learn from, got {', '.join(batch)}: give pairs "
+            "(inputs, labels), or name the columns"
+        )
+    return batch["labels"]
 
 
 @dataclass(frozen=True)
@@ -214,7 +228,7 @@ class Supervised(GradientTask):
     def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
         """`loss`, `metrics` and `eval_metrics` of a batch."""
         outputs = self.predict_step(state, batch)
-        labels, weights = batch["labels"], example_weights(batch)
+        labels, weights = labels_of(batch), example_weights(batch)
         losses = example_losses(self.loss, outputs, labels, len(weights))
         metrics = {**self.metrics, **self.eval_metrics}
         return self._metrics(metrics, losses, outputs, labels, weights)

@@ -103,6 +103,12 @@ def _together(command: Callable[[], int], watch: watchdog.Watch) -> int:
 def _outcome(command: Callable[[], int], explain: Callable[[], None]) -> int:
     try:
         return command()
+    except PeerError as error:
+        code = _reported(error)
+        # Process 0 is to end first, with the code of its own error, and waits as `explain` does.
+        explain()
+        explain()
+        return code
     except (InputError, NonFiniteError, OSError) as error:
         if not isinstance(error, UsageError):
             explain()
@@ -134,7 +140,7 @@ def _reported(error: Exception) -> int:
         return PREEMPTED
     advice = _advice(error)
     said = f"{str(error).rstrip('.')}. {advice}" if advice else str(error)
-    print(f"error: {said}", file=sys.stderr)
+    print("\n".join([f"error: {said}", *getattr(error, "__notes__", ())]), file=sys.stderr)
     if isinstance(error, PeerError):
         return LOST_PEER
     return WRONG_USAGE if isinstance(error, UsageError) else FAILED

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnet.cluster import activity, processes
-from jaxnet.errors import UsageError
+from jaxnet.errors import PeerError, UsageError
 from jaxnet.files import appending, expanded, json_text, write_atomically
 from jaxnet.training.history import History, Row
 
@@ -63,6 +63,10 @@ class Callback:
     0 calls its callbacks. The network passed to them is then gathered on one device, so that this
     process can predict with it alone.
 
+    If a method raises an exception, the run ends as if it had returned a stop reason: it is saved
+    after the steps under way, `on_stop` is called, and then the exception is raised from `fit`,
+    with a note that names the callback. Calling `fit` again continues from there.
+
     Attributes:
         looks: whether `on_epoch` uses the network, which costs time if it has to be gathered.
 
@@ -95,6 +99,8 @@ class Callback:
 
 
 METHODS = ("on_start", "on_chunk", "on_epoch", "on_stop")
+# An exception in these waits until the run is saved.
+_WHILE_TRAINING = ("on_chunk", "on_epoch")
 
 
 @dataclass
@@ -103,11 +109,15 @@ class Watchers:
 
     Attributes:
         callbacks: objects with some of the methods of `Callback`.
-        wish: the stop reason that a callback returned, if any; known in process 0 only.
+        wish: the stop reason that a callback returned, or the name of the first one that raised an
+            exception; known in process 0 only.
+        failure: the exception that the first one raised.
     """
 
     callbacks: Sequence[Any]
     wish: str | None = None
+    failure: Exception | None = None
+    _failed: list[Any] = field(default_factory=list)
 
     @property
     def present(self) -> Sequence[Any]:
@@ -122,31 +132,67 @@ class Watchers:
         )
 
     def tell(self, method: str, *arguments: Any) -> None:
-        """Call a method of all callbacks that have it."""
+        """Call a method of all callbacks that have it, except of those that failed."""
         for callback in self.present:
-            self.tell_one(callback, method, *arguments)
+            if not any(callback is failed for failed in self._failed):
+                self.tell_one(callback, method, *arguments)
 
     def tell_one(self, callback: Any, method: str, *arguments: Any) -> None:
         """Call a method of one callback, if it has it, and record a stop reason that it returns.
 
+        An exception in `on_chunk` or `on_epoch` is recorded too, until `raise_failure`.
+
         Raises:
             UsageError: it returned something other than None or a stop reason.
+            Exception: what another method raised, with a note that names the callback.
         """
-        called = f"in the callback {type(callback).__name__}.{method}"
-        with activity.own.within(called, activity.CALLBACK):
-            answer = getattr(callback, method, lambda *_: None)(*arguments)
-        if answer is None or method == "on_stop":
-            return
-        if not isinstance(answer, str) or not answer:
-            raise UsageError(
-                f"{type(callback).__name__}.{method} returned {answer!r}: expected None, or a "
-                "string that says why to end the run"
-            )
-        self.wish = self.wish or answer
+        name = f"{type(callback).__name__}.{method}"
+        with activity.own.within(f"in the callback {name}", activity.CALLBACK):
+            try:
+                answer = getattr(callback, method, lambda *_: None)(*arguments)
+                if method != "on_stop":
+                    _check_answer(name, answer)
+            except Exception as error:
+                error.add_note(f"The callback {name} raised this.")
+                if method not in _WHILE_TRAINING:
+                    raise
+                self._failed.append(callback)
+                self.failure = self.failure or error
+                answer = f"the callback {name} raised {type(error).__name__}: {error}"
+                if error is not self.failure:
+                    self.failure.add_note(f"Besides, {answer}")
+        if method != "on_stop":
+            self.wish = self.wish or answer
 
     def asked(self) -> str | None:
         """The requested stop reason, if any; a collective call."""
         return processes.from_first(lambda: self.wish)
+
+    def raise_failure(self, saved: str) -> None:
+        """Raise the exception of the first callback that failed, if any; a collective call.
+
+        Args:
+            saved: where the run was saved, as a sentence; added to the exception.
+
+        Raises:
+            Exception: in process 0, what the callback raised.
+            PeerError: in the other processes.
+        """
+        failed = processes.from_first(
+            lambda: self.failure and f"{self.failure}. {self.failure.__notes__[0]}"
+        )
+        if self.failure is not None:
+            self.failure.add_note(saved)
+            raise self.failure
+        if failed is not None:
+            raise PeerError(f"process 0 failed: {failed} {saved}")
+
+
+def _check_answer(name: str, answer: Any) -> None:
+    if answer is not None and not (isinstance(answer, str) and answer):
+        raise UsageError(
+            f"{name} returned {answer!r}: expected None, or a string that says why to end the run"
+        )
 
 
 def check_callbacks(callbacks: Sequence[Any]) -> None:

@@ -99,7 +99,10 @@ class Loop:
                 state, progress, reason = self._epochs(state, progress)
             except BaseException as error:
                 activity.own.ending(error)
-                raise
+                failure = self.watchers.failure
+                if failure is None or error is failure:
+                    raise
+                raise error from failure  # the save failed too
         return state, progress, reason
 
     def _epochs(self, state: PyTree, progress: Progress) -> tuple[PyTree, Progress, str]:
@@ -123,6 +126,7 @@ class Loop:
             reason = self.finished(progress)
         self.saver.save(state, self._timed(progress))
         self.saver.finish()
+        self.watchers.raise_failure(self.saver.where(progress))
         return state, progress, reason
 
     def _train(self, state: PyTree, progress: Progress) -> tuple[PyTree, Progress, str | None]:

@@ -83,3 +83,12 @@ class Saver:
         if self.store:
             with activity.own.within(f"saving into {self.store.folder}", activity.SAVING):
                 self.store.finish()
+
+    def where(self, progress: Progress) -> str:
+        """Where the run was saved last, as a sentence for an error message."""
+        if self.store is None:
+            return "Nothing was saved: the Trainer has no checkpoints."
+        return (
+            f"The run is saved at step {progress.step} in {self.store.folder}: the same call "
+            "continues from there."
+        )

@@ -184,13 +184,15 @@ def test_the_first_one_writes_and_an_error_in_one_process_ends_all(tmp_path):
 
 
 def test_an_error_while_a_save_is_under_way_ends_all(tmp_path):
-    """Process 0's callback fails, and the other one goes on to something else than its end."""
+    """Process 0's callback fails: both save the same step, and both end by it."""
     with Job(training(tmp_path, epochs=40, fails_at=9), 2, environ=TIMEOUT) as job:
         ends = job.ends(timeout=60)
     assert ends[0][0] == 1
     assert 'No space left on device: "a callback\'s file"' in ends[0][1]
+    assert "The callback Report.on_chunk raised this.\nThe run is saved at step " in ends[0][1]
     assert ends[1][0] == LOST_PEER
-    assert "failed, with exit code 1" in ends[1][1]
+    assert "error: process 0 failed: [Errno 28] No space left" in ends[1][1]
+    assert "The callback Report.on_chunk raised this. The run is saved at step " in ends[1][1]
 
 
 # More than an error waits for its explanation.

@@ -107,3 +107,76 @@ class Truth:
 def test_what_cannot_be_a_callback_is_refused(callback, message):
     with pytest.raises(UsageError, match=message):
         fit([callback], epochs=1)
+
+
+class Fails:
+    """It raises an exception at an epoch or a step, once it is told to."""
+
+    def __init__(self, epoch: int | None = None, step: int | None = None) -> None:
+        self.epoch, self.step, self.told = epoch, step, []
+
+    def on_chunk(self, step, loss):
+        self.told.append(step)
+        if self.step is not None and step >= self.step:
+            raise KeyError("val_acuracy")
+
+    def on_epoch(self, row, trained):
+        self.told.append(row["epoch"])
+        if row["epoch"] == self.epoch:
+            raise KeyError("val_acuracy")
+
+    def on_stop(self, reason):
+        self.told.append(reason)
+
+
+@pytest.mark.parametrize(
+    ("where", "method", "steps"),
+    [
+        ({"epoch": 1}, "on_epoch", (5,)),
+        ({"epoch": 4}, "on_epoch", (20,)),
+        # A chunk that is under way is taken, and saved.
+        ({"step": 6}, "on_chunk", range(7, 11)),
+    ],
+    ids=["first epoch", "last epoch", "within an epoch"],
+)
+def test_a_run_whose_callback_raises_ends_saved_and_the_error_names_it(
+    where, method, steps, tmp_path
+):
+    fails, others = Fails(**where), Fails()
+    # Epochs come too quickly to be saved one by one.
+    slow = Checkpoints(tmp_path / "run", min_seconds=1000)
+    trainer = Trainer(TASK, checkpoints=slow, callbacks=[fails, others], steps_per_dispatch=2)
+    with pytest.raises(KeyError, match="val_acuracy") as caught:
+        trainer.fit(DATA, VALID, epochs=4, batch_size=8)
+    saved = max(int(path.name) for path in (tmp_path / "run").iterdir() if path.name.isdigit())
+    assert saved in steps
+    assert caught.value.__notes__ == [
+        f"The callback Fails.{method} raised this.",
+        f"The run is saved at step {saved} in {tmp_path / 'run'}: the same call continues from "
+        "there.",
+    ]
+    # It isn't called again, but for the end; the others are called as ever.
+    assert fails.told[-1] == others.told[-1] == "error"
+    assert others.told[: len(fails.told) - 1] == fails.told[:-1]
+    resumed = fit([], tmp_path / "run")
+    assert bits(resumed.state) == bits(fit([]).state)
+    assert resumed.history == fit([]).history
+
+
+def test_without_checkpoints_the_error_says_that_nothing_was_saved():
+    with pytest.raises(KeyError) as caught:
+        fit([Fails(epoch=1), Fails(step=4)])
+    notes = caught.value.__notes__
+    assert notes[0] == "The callback Fails.on_chunk raised this."
+    assert notes[1] == "Besides, the callback Fails.on_epoch raised KeyError: 'val_acuracy'"
+    assert notes[2] == "Nothing was saved: the Trainer has no checkpoints."
+
+
+def test_what_fails_at_the_start_is_raised_at_once():
+    class Refuses:
+        def on_start(self, plan):
+            raise ValueError("no log here")
+
+    with pytest.raises(ValueError, match="no log here") as caught:
+        fit([Refuses()])
+    assert caught.value.__notes__ == ["The callback Refuses.on_start raised this."]

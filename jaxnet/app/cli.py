@@ -103,13 +103,7 @@ def _together(command: Callable[[], int], watch: watchdog.Watch) -> int:
 def _outcome(command: Callable[[], int], explain: Callable[[], None]) -> int:
     try:
         return command()
-    except PeerError as error:
-        code = _reported(error)
-        # Process 0 is to end first, with the code of its own error, and waits as `explain` does.
-        explain()
-        explain()
-        return code
-    except (InputError, NonFiniteError, OSError) as error:
+    except (InputError, NonFiniteError, OSError, PeerError) as error:
         if not isinstance(error, UsageError):
             explain()
         return _reported(error)

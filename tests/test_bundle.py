@@ -428,7 +428,7 @@ def test_a_task_of_its_own_kind_has_no_bundle(saved):
 
     other: Any = Other()
     for task in (other, guard_nonfinite(other, "stop")):
-        with pytest.raises(InputError, match="nothing to bundle"):
+        with pytest.raises(InputError, match="no network to bundle"):
             Bundle.of(replace(saved["bf16"].trained, trainer=Trainer(task)))
 
 

@@ -1,9 +1,9 @@
-"""Traced functions as digests: what a function computes, constants included.
+"""Digests of traced functions: of the computation, constants included.
 
-Each value of a traced function gets a digest of the operation that made it, its options and the
-digests of what went in (value numbering); inputs go by their paths. So an output's digest depends
-on all that it was computed from and on nothing else: not on the order of operations, on results
-that nobody uses, on names, lines of source code or addresses in memory.
+Each value of a traced function gets a digest of the operation that computed it, its parameters and
+the digests of its operands (value numbering); inputs are identified by their paths. So the digest
+of an output depends on everything that it was computed from and on nothing else: not on the order
+of operations, unused results, names, source lines or memory addresses.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ PyTree = Any
 
 
 class Traced(NamedTuple):
-    """A function that was traced.
+    """A traced function.
 
     Attributes:
-        stage: what `trace(*arguments)` of the compiled function gave.
-        arguments: those arguments, or their shapes, in the same order, each with a name.
+        stage: the result of `trace(*arguments)` of the jitted function.
+        arguments: those arguments, or their shapes, in the same order, by name.
     """
 
     stage: jax.stages.Traced
     arguments: Mapping[str, PyTree]
 
 
-# Calls of a function whose arguments and results are those of the operation one by one.
+# Calls of a function with exactly the operands and results of the operation.
 _CALLS = frozenset(
     {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2"}
     | {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
@@ -61,14 +61,14 @@ def outputs(traced: Traced) -> dict[str, str]:
 
 
 def within(traced: Traced, scope: str) -> str | None:
-    """The digest of what a function computes within `jax.named_scope(scope)`.
+    """The digest of the computation within `jax.named_scope(scope)`; None without such a scope.
 
-    What comes in from outside of the scope is known by the order in which it is used, and so isn't
-    part of it. None where there is no such scope.
+    Values from outside of the scope are numbered in the order of their use, so that the digest
+    doesn't depend on them.
 
     Args:
         traced: the function.
-        scope: the name of the scope, which isn't within another one.
+        scope: the name of the scope, which must not be nested in another one.
     """
     jaxpr = _open(traced.stage.jaxpr)
     known = dict(zip(jaxpr.invars, _inputs(traced.arguments), strict=True))
@@ -97,7 +97,7 @@ def _inputs(arguments: Mapping[str, PyTree]) -> list[str]:
 
 
 def _results(closed: Any, given: Sequence[str]) -> list[str]:
-    """The digests of a function's results, from those of its arguments."""
+    """The digests of a function's results, given those of its arguments."""
     jaxpr = _open(closed)
     env: dict[Any, str] = dict(zip(jaxpr.invars, given, strict=True))
     env |= zip(jaxpr.constvars, map(_constant, getattr(closed, "consts", ())), strict=True)
@@ -119,13 +119,13 @@ def _outcomes(eqn: JaxprEqn, given: list[str]) -> list[str]:
             return _results(called[0], given)
     if name == "scan":
         return _scanned(eqn, given)
-    options = (f"{key}={_said(value)}" for key, value in sorted(eqn.params.items()))
+    options = (f"{key}={_text(value)}" for key, value in sorted(eqn.params.items()))
     whole = _mixed(name, *options, *given)
     return [f"{whole} {place}" for place in range(len(eqn.outvars))]
 
 
 def _scanned(eqn: JaxprEqn, given: list[str]) -> list[str]:
-    """The digests of a loop's results: each depends on that part of the carry that reaches it."""
+    """The digests of a scan's results: each depends on the part of the carry that reaches it."""
     body, (consts, carried) = eqn.params["jaxpr"], _constants_and_carry(eqn.params)
     begins = given[consts : consts + carried]
     carry = [f"carry {place}" for place in range(carried)]
@@ -152,16 +152,16 @@ def _scanned(eqn: JaxprEqn, given: list[str]) -> list[str]:
 
 
 def _constants_and_carry(scan: Mapping[str, Any]) -> tuple[int, int]:
-    """How many of a loop's arguments are constants, and how many the carry, which follows."""
+    """The number of constants of a scan, and of the carry, which follows them."""
     if "num_consts" in scan:
         return scan["num_consts"], scan["num_carry"]
-    # From JAX 0.12 on the arguments are trees: constants, the carry, and what is gone through.
+    # From JAX 0.12 on the arguments are trees: constants, the carry, and the scanned inputs.
     constants, carry, _ = scan["ft_in"].unpack()
     return len(constants), len(carry)
 
 
 def _dependencies(closed: Any) -> list[int]:
-    """For each result, which of the arguments it may depend on, as bits."""
+    """For each result the arguments that it may depend on, as a bit mask."""
     jaxpr = _open(closed)
     env: dict[Any, int] = dict.fromkeys(jaxpr.constvars, 0)
     env |= {var: 1 << place for place, var in enumerate(jaxpr.invars)}
@@ -182,7 +182,7 @@ def _open(closed: Any) -> Jaxpr:
 
 
 def _constant(value: Any) -> str:
-    """The digest of an array or a number within a function."""
+    """The digest of a constant, an array or a scalar."""
     if isinstance(value, jax.Array) and jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key):
         value = jax.random.key_data(value)
     array = np.asarray(value)
@@ -194,8 +194,8 @@ def _constant(value: Any) -> str:
 _name = cache(lambda dtype: dtype.name)
 
 
-def _said(option: Any) -> str:
-    """An option of an operation as text that is the same in every process."""
+def _text(option: Any) -> str:
+    """A parameter of an operation as text that is the same in every process."""
     if option is None or type(option) in (bool, int, str):
         return str(option)
     if isinstance(option, Jaxpr | ClosedJaxpr):
@@ -204,11 +204,11 @@ def _said(option: Any) -> str:
     if isinstance(option, jax.Array | np.ndarray):
         return _constant(option)
     if isinstance(option, Mapping):
-        return str(sorted((str(key), _said(value)) for key, value in option.items()))
+        return str(sorted((str(key), _text(value)) for key, value in option.items()))
     if isinstance(option, set | frozenset):
-        return str(sorted(map(_said, option)))
+        return str(sorted(map(_text, option)))
     if isinstance(option, tuple | list):
-        return f"({', '.join(map(_said, option))})"
+        return f"({', '.join(map(_text, option))})"
     if callable(option) and hasattr(option, "__qualname__"):
         return option.__qualname__
     text = str(option)

@@ -1,4 +1,4 @@
-"""What a run comes to: a trained network, ready for use, and how it was trained."""
+"""The result of a run: the trained network and its history."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PyTree = Any
 
 
 class Trains(Protocol):
-    """What a trained network needs of its `Trainer`."""
+    """The part of `Trainer` that a trained network uses."""
 
     @property
     def task(self) -> Steps[Any]:
-        """What was trained."""
+        """The trained task."""
         ...
 
     @property
@@ -36,15 +36,15 @@ class Trains(Protocol):
 
     @property
     def inference_of(self) -> Callable[[PyTree], Inference] | None:
-        """What a state is predicted with; None where the task doesn't say."""
+        """Maps a state to the model that predicts; None if the task has none."""
         ...
 
     def predictor(self, state: PyTree) -> Predictor:
-        """What predicts with a state."""
+        """A predictor for a state."""
         ...
 
     def evaluate(self, state: PyTree, data: Data) -> dict[str, Any]:
-        """The metrics of labelled data."""
+        """The metrics on labelled data."""
         ...
 
 
@@ -55,9 +55,9 @@ class Trained:
     Attributes:
         trainer: the `Trainer` that trained it.
         state: the best state.
-        inputs: shape and type of an example's inputs in prediction, a dict or tuple of them where
+        inputs: shape and dtype of an example's inputs in prediction, a dict or tuple of them if
             there are several.
-        matmul_precision: that of the matrix products in training, as far as it is known.
+        matmul_precision: the precision of matrix products in training; None if unknown.
     """
 
     trainer: Trains
@@ -66,7 +66,7 @@ class Trained:
     matmul_precision: numerics.MatmulPrecision | None = None
 
     def predict(self, inputs: Any) -> Any:
-        """The outputs for `inputs`, (n, ...) or a dataset of n, as numpy arrays with n rows."""
+        """The outputs for `inputs`, (n, ...) or a dataset of n examples, as numpy arrays."""
         return self._predictor(inputs)
 
     @cached_property
@@ -74,21 +74,20 @@ class Trained:
         return self.trainer.predictor(self.state)
 
     def evaluate(self, data: Data) -> dict[str, Any]:
-        """The metrics of labelled data."""
+        """The metrics on labelled data."""
         return self.trainer.evaluate(self.state, data)
 
     def inference(self) -> Inference:
-        """The network, what goes before it, and the weights that evaluation uses.
+        """The network, its preprocessing, and the weights that evaluation uses.
 
         Raises:
-            InputError: the task has no one network that predicts.
+            InputError: the task doesn't define `inference`.
         """
         inference = self.trainer.inference_of
         if inference is None:
             raise InputError(
-                f"{type(self.trainer.task).__name__} doesn't say what it predicts with, so there "
-                "is nothing to bundle. Give it a method inference(state), or make the Bundle "
-                "yourself."
+                f"{type(self.trainer.task).__name__} has no method inference(state), so there is "
+                "no network to bundle. Give it that method, or create the Bundle yourself."
             )
         return inference(self.state)
 
@@ -103,24 +102,23 @@ class Trained:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a run came to.
+    """The result of `Trainer.fit`.
 
     Attributes:
         state: the state of the best step.
         model: the trained network with that state.
-        history: the epochs.
+        history: the metrics of each epoch.
         stop_reason: `"epochs"`, `"steps"`, `"early_stopping"`, `"diverged"`, `"nonfinite_metric"`,
             `"nonfinite"`, `"preempted"`, or what a callback returned.
-        best_step: the step whose state this is.
-        best: the value of the monitored metric there.
-        last_step: the last step that was taken.
-        halt: the step that ended training before its time, if one did, with its batch.
+        best_step: the step of `state`.
+        best: the value of the monitored metric at that step.
+        last_step: the last step of the run.
+        halt: the step that halted training, with its batch, if one did.
         seconds: the time spent, over all resumes.
-        samples_per_second: training examples a second in this process, without compiling.
-        data_wait_share: the share of the training time spent waiting for data, from 0 to 1.
+        samples_per_second: training examples per second in this process, without compiling.
+        data_wait_share: the fraction of the training time spent waiting for data.
         seconds_to_first_step: from the call of `fit` to the end of the first chunk of steps.
-        fingerprints: what identifies the run (`jaxnet.training.fingerprints`); nothing without
-            checkpoints.
+        fingerprints: of the run (`jaxnet.training.fingerprints`); empty without checkpoints.
     """
 
     state: PyTree

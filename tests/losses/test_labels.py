@@ -244,7 +244,7 @@ def test_items_and_tokens():
         fit(task, ids, np.array([2.0, 1.0], np.float32))
     tokens = np.array([[4, 1, -1], [2, 1, -1]])
     writing = TeacherForcing(Writer(), losses.masked(losses.cross_entropy), SGD)
-    with pytest.raises(InputError, match="which the decoder reads too; got -1 in row 0"):
+    with pytest.raises(InputError, match="which are decoder inputs too; got -1 in row 0"):
         fit(writing, tokens * 0, tokens)
 
 

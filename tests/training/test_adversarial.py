@@ -293,7 +293,7 @@ def test_the_penalty_counts_by_its_factor():
     key = jax.random.fold_in(stream(state.key, "discriminator"), 0)
 
     def change(task: Adversarial) -> Any:
-        new, _ = task._teach_discriminator(state.generator, state.discriminator, batch, key)
+        new, _ = task._discriminator_step(state.generator, state.discriminator, batch, key)
         return jax.tree.map(jnp.subtract, new.params, state.discriminator.params)
 
     half = jax.tree.map(

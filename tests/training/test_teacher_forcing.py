@@ -72,7 +72,7 @@ def test_without_labels_it_says_what_to_do():
     made, given = task(), batch()
     state = jax.eval_shape(made.init, jax.random.key(0), given)
     del given["labels"]
-    with pytest.raises(UsageError, match=r"take jaxnet.generation"):
+    with pytest.raises(UsageError, match=r"use jaxnet.generation"):
         jax.eval_shape(made.predict_step, state, given)
 
 

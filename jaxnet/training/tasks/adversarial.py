@@ -1,8 +1,8 @@
-"""Two networks that play against each other, as a task: generative adversarial networks.
+"""Generative adversarial networks.
 
-The generator turns noise into examples, the discriminator scores how real an example looks
-(Goodfellow et al. 2014, "Generative adversarial nets"). A step is one or more steps of the
-discriminator on fresh examples and then one of the generator (their algorithm 1).
+The generator maps noise to examples, the discriminator scores how real an example looks
+(Goodfellow et al. 2014, "Generative adversarial nets"). A training step is one or more
+discriminator steps, each on its own examples, and then one generator step (their algorithm 1).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from jaxnet.training.techniques.ema import MovingAverage, check_decay
 
 @struct.dataclass
 class NetworkState:
-    """What one of the two networks changes: parameters, other variables, its optimizer's state."""
+    """The state of one of the two networks: parameters, other variables, optimizer state."""
 
     params: PyTree
     collections: dict[str, PyTree]
@@ -48,12 +48,12 @@ class NetworkState:
 
 @struct.dataclass
 class GameState:
-    """All that changes in a game.
+    """The training state of a GAN.
 
     Attributes:
         step: int32 scalar, the number of steps taken.
-        generator: the player that makes examples up.
-        discriminator: the player that scores them.
+        generator: the state of the generator.
+        discriminator: the state of the discriminator.
         average: the moving average (`with_ema`) of the generator's parameters and other variables;
             empty without one.
         key: the root key of all randomness, which never changes.
@@ -67,40 +67,40 @@ class GameState:
 
     @property
     def params(self) -> dict[str, PyTree]:
-        """The parameters of both."""
+        """The parameters of both networks."""
         return {"generator": self.generator.params, "discriminator": self.discriminator.params}
 
 
 @dataclass(frozen=True)
 class Adversarial(Task[GameState]):
-    """Learn to make examples like those of the batches, `inputs` (B, ...); labels don't matter.
+    """Adversarial training of a generator on examples `inputs` (B, ...); labels are ignored.
 
-    Rows that `mask` leaves out count for neither player, and `weights` count as everywhere. (Batch
-    normalisation sees all rows, as in every task.)
+    Padding excluded by `mask` counts for neither network, and `weights` weight the examples as in
+    other tasks. (Batch normalisation uses all rows, as in every task.)
 
-    Train it with `jaxnet.training.early_stopping.LAST_STEP`, because neither loss tells how good
-    the examples are.
-    Techniques that change one gradient or one objective are refused, as there are two of each;
-    `guard_nonfinite` takes it.
+    Train it with `jaxnet.training.early_stopping.LAST_STEP`, because neither loss measures the
+    quality of the examples. Techniques that change a gradient or an objective are refused, because
+    there are two of each; `guard_nonfinite` is supported.
 
     Attributes:
-        generator: noise (B, latent) to examples of the inputs' shape, on the scale of `preprocess`.
-        discriminator: examples to scores (B, 1) or (B,).
-        optimizer: the generator's.
-        discriminator_optimizer: the discriminator's.
-        game: what the scores cost either player (`jaxnet.losses.adversarial.GAMES`).
-        latent: how many normally distributed numbers the generator is given.
-        critic_steps: steps of the discriminator for one of the generator. A batch is cut into so
-            many parts, so that each step sees examples of its own.
-        gradient_penalty: the factor on `gradient_penalty` in the discriminator's loss; 10 in
+        generator: maps noise (B, latent) to examples of the inputs' shape, on the scale of
+            `preprocess`.
+        discriminator: maps examples to scores (B, 1) or (B,).
+        optimizer: the generator's optimizer.
+        discriminator_optimizer: the discriminator's optimizer.
+        game: the losses of both networks (`jaxnet.losses.adversarial.GAMES`).
+        latent: the dimension of the normally distributed noise.
+        critic_steps: discriminator steps per generator step. The batch is split into this many
+            parts, one for each of them.
+        gradient_penalty: the weight of `gradient_penalty` in the discriminator's loss; 10 in
             Gulrajani et al. 2017.
-        ema: the decay of a moving average of what the generator learnt (`with_ema`), with which
-            it is evaluated and makes examples; None takes the parameters themselves.
+        ema: the decay of a moving average of the generator's weights (`with_ema`), used for
+            evaluation and prediction; None uses the weights themselves.
         preprocess: a pure function on the inputs, such as `jaxnet.data.fit_symmetric`.
 
     Raises:
-        UsageError: an impossible number; and when it is compiled, a batch that `critic_steps` does
-            not divide, or a penalty on a discriminator with batch normalisation.
+        UsageError: a number is out of range; or, at compile time, `critic_steps` doesn't divide the
+            batch, or there is a gradient penalty on a discriminator with batch normalisation.
 
     Example:
         >>> sgd = optax.sgd(0.1)
@@ -147,44 +147,44 @@ class Adversarial(Task[GameState]):
         return as_network(self.discriminator)
 
     def map_network(self, change: Callable[[Network], Network]) -> Adversarial:
-        """The same game with `change(network)` in place of each player's network."""
+        """The same task with `change(network)` in place of each of the two networks."""
         return replace(self, generator=change(self.generates), discriminator=change(self.scores))
 
     def learning_rate(self, state: GameState) -> jax.Array | None:
-        """What the schedule of the generator's optimizer gave in the last step."""
+        """The learning rate of the generator's optimizer in the last step."""
         return learning_rate_of(self.optimizer, state.generator.opt_state, state.step)
 
     @property
     def prediction_inputs(self) -> jax.ShapeDtypeStruct:
-        """Shape and type of one example's inputs in prediction: noise."""
+        """Shape and dtype of one example's inputs in prediction: noise."""
         return jax.ShapeDtypeStruct((self.latent,), jnp.float32)
 
     def init(self, key: jax.Array, batch: Batch) -> GameState:
-        """The state before the first step; shapes come from `batch["inputs"]`."""
+        """The initial state; shapes come from `batch["inputs"]`."""
         real = self.preprocess(batch["inputs"])
         noise = jnp.zeros((len(real), self.latent))
-        generator = _player(self.generates, self.optimizer, stream(key, "generator"), noise)
-        discriminator = _player(
+        generator = _network_state(self.generates, self.optimizer, stream(key, "generator"), noise)
+        discriminator = _network_state(
             self.scores, self.discriminator_optimizer, stream(key, "discriminator"), real
         )
         self._check(generator, discriminator, real)
-        average = {} if self.ema is None else MovingAverage.of(_learnt(generator))
+        average = {} if self.ema is None else MovingAverage.of(_variables(generator))
         return GameState(jnp.zeros((), jnp.int32), generator, discriminator, average, key)
 
     def train_step(self, state: GameState, batch: Batch) -> tuple[GameState, Metrics]:
-        """`critic_steps` steps of the discriminator, then one of the generator."""
+        """Take `critic_steps` discriminator steps, then one generator step."""
         critic, metrics = state.discriminator, None
         parts = self._parts(batch)
-        # Not a loop of the device, in which convolutions are slow on a CPU.
+        # Unrolled, because convolutions inside `lax.scan` are slow on a CPU.
         for number, part in enumerate(parts):
             key = jax.random.fold_in(stream(state.key, "discriminator", state.step), number)
-            critic, measured = self._teach_discriminator(state.generator, critic, part, key)
+            critic, measured = self._discriminator_step(state.generator, critic, part, key)
             metrics = measured if metrics is None else merge(metrics, measured)
         key = stream(state.key, "generator", state.step)
-        generator, loss = self._teach_generator(state.generator, critic, parts[-1], key)
+        generator, loss = self._generator_step(state.generator, critic, parts[-1], key)
         average = state.average
         if self.ema is not None:
-            moved = average.moved(_learnt(generator), self.ema)
+            moved = average.moved(_variables(generator), self.ema)
             average = select(example_weights(parts[-1]).sum() > 0, moved, average)
         state = replace(
             state, step=state.step + 1, generator=generator, discriminator=critic, average=average
@@ -192,9 +192,9 @@ class Adversarial(Task[GameState]):
         return state, {"generator_loss": loss, **(metrics or {})}
 
     def eval_step(self, state: GameState, batch: Batch) -> Metrics:
-        """How the discriminator tells these examples from generated ones, the same each time.
+        """The losses and scores on these examples and on generated ones, reproducibly.
 
-        Beside the training's scores they tell how much it knows its training examples by heart.
+        Compared with the scores in training they show how much the discriminator overfits.
         """
         real, weights = self.preprocess(batch["inputs"]), example_weights(batch)
         keys = example_keys(stream(state.key, "evaluation"), batch["inputs"])
@@ -206,20 +206,20 @@ class Adversarial(Task[GameState]):
         return {"generator_loss": loss, **self._measured(score(real)[0], scores, weights)}
 
     def predict_step(self, state: GameState, batch: Batch) -> PyTree:
-        """Examples of the noise `batch["inputs"]` (B, latent), on the scale of `preprocess`."""
+        """Generate examples from noise `batch["inputs"]` (B, latent), in `preprocess` scale."""
         variables = self.inference(state).variables
         return self.generates.apply(variables, batch["inputs"], False, None)[0]
 
     def inference(self, state: GameState) -> Inference:
-        """The generator, with the average of what it learnt where there is one."""
-        learnt = _learnt(state.generator)
+        """The generator, with averaged weights if `ema` is set."""
+        variables = _variables(state.generator)
         if self.ema is not None:
-            learnt = state.average.like(learnt)
+            variables = state.average.like(variables)
         return Inference(
-            self.generates, identity, {"params": learnt["params"], **learnt["collections"]}
+            self.generates, identity, {"params": variables["params"], **variables["collections"]}
         )
 
-    def _teach_discriminator(
+    def _discriminator_step(
         self, generator: NetworkState, critic: NetworkState, batch: Batch, key: jax.Array
     ) -> tuple[NetworkState, dict[str, PyTree]]:
         real, weights = self.preprocess(batch["inputs"]), example_weights(batch)
@@ -233,7 +233,7 @@ class Adversarial(Task[GameState]):
             losses = self.game.real(real_scores) + self.game.generated(scores)
             metrics = self._measured(real_scores, scores, weights)
             if self.gradient_penalty:
-                # One draw of dropout for all examples, as for a batch.
+                # One dropout key for all examples, as for a batch.
                 points = partial(score, critic.collections, key=stream(key, "penalty"))
                 penalties = gradient_penalty(
                     lambda x: points(x)[0], real, generated, stream(key, "between")
@@ -244,10 +244,10 @@ class Adversarial(Task[GameState]):
 
         grads, (collections, metrics) = jax.grad(objective, has_aux=True)(critic.params)
         new = _updated(critic, self.discriminator_optimizer, grads, collections)
-        # An optimizer with momentum moves on a gradient of zero too.
+        # An optimizer with momentum changes parameters even for a zero gradient.
         return select(weights.sum() > 0, new, critic), metrics
 
-    def _teach_generator(
+    def _generator_step(
         self, generator: NetworkState, critic: NetworkState, batch: Batch, key: jax.Array
     ) -> tuple[NetworkState, Mean]:
         weights = example_weights(batch)
@@ -267,7 +267,7 @@ class Adversarial(Task[GameState]):
     def _generated(
         self, params: PyTree, generator: NetworkState, count: int, key: jax.Array
     ) -> tuple[jax.Array, dict[str, PyTree]]:
-        """Examples in training, and the generator's other variables after it."""
+        """Generated examples in training mode, and the generator's updated collections."""
         noise = jax.random.normal(stream(key, "noise"), (count, self.latent))
         variables = {"params": params, **generator.collections}
         outputs, collections = self.generates.apply(variables, noise, True, stream(key, "dropout"))
@@ -281,7 +281,7 @@ class Adversarial(Task[GameState]):
         train: bool,
         key: jax.Array | None,
     ) -> tuple[jax.Array, dict[str, PyTree]]:
-        """(B,) scores, and the discriminator's other variables after it."""
+        """Scores (B,), and the discriminator's updated collections."""
         variables = {"params": params, **collections}
         scores, updated = self.scores.apply(variables, inputs, train, key)
         return scores.reshape(len(inputs)).astype(jnp.float32), dict(updated)
@@ -297,7 +297,7 @@ class Adversarial(Task[GameState]):
         }
 
     def _parts(self, batch: Batch) -> list[dict[str, jax.Array]]:
-        """The batch for each step of the discriminator, with padding spread over all of them."""
+        """The batch for each discriminator step, with padding spread over all of them."""
         rows = len(batch["mask"])
         if rows % self.critic_steps:
             raise UsageError(
@@ -316,8 +316,8 @@ class Adversarial(Task[GameState]):
         )
         if made.shape != real.shape:
             raise InputError(
-                f"the generator makes examples of shape {made.shape[1:]}, and those to learn from "
-                f"have {real.shape[1:]}: give it their shape"
+                f"the generator makes examples of shape {made.shape[1:]}, and the training "
+                f"examples have {real.shape[1:]}: give it their shape"
             )
         scored = jax.eval_shape(
             lambda params: self.scores.apply(
@@ -327,14 +327,14 @@ class Adversarial(Task[GameState]):
         )
         if scored.shape not in ((len(real),), (len(real), 1)):
             raise InputError(
-                f"the discriminator has to give one score an example, (B,) or (B, 1); got "
+                f"the discriminator has to return one score per example, (B,) or (B, 1); got "
                 f"{scored.shape}"
             )
         if self.gradient_penalty and "batch_stats" in critic.collections:
             raise UsageError(
-                "a gradient penalty is on the score of each example by itself, and batch "
-                "normalisation mixes the examples of a batch (Gulrajani et al. 2017, section 4): "
-                "take a discriminator without it, such as DCGANDiscriminator(batch_norm=False)"
+                "a gradient penalty is defined per example, and batch normalisation mixes the "
+                "examples of a batch (Gulrajani et al. 2017, section 4): use a discriminator "
+                "without it, such as DCGANDiscriminator(batch_norm=False)"
             )
 
 
@@ -346,13 +346,13 @@ def gradient_penalty(
     Gulrajani et al. (2017), "Improved training of Wasserstein GANs", equation 3.
 
     Args:
-        score: (B, ...) to (B,), each example's by itself.
-        real: (B, ...) real examples.
-        generated: (B, ...) generated ones.
-        key: for the places between them.
+        score: maps examples (B, ...) to scores (B,), independently.
+        real: real examples (B, ...).
+        generated: generated examples (B, ...).
+        key: the random key of the interpolation.
 
     Returns:
-        (B,) penalties.
+        The penalties, (B,).
 
     Example:
         >>> slope = lambda x: 3 * x[:, 0] + 4 * x[:, 1]  # its gradient has the length 5
@@ -362,16 +362,16 @@ def gradient_penalty(
     share = jax.random.uniform(key, (len(real),) + (1,) * (real.ndim - 1), real.dtype)
     between = share * real + (1 - share) * generated
     slopes = jax.grad(lambda x: score(x).sum())(between)
-    # The root has no derivative at 0, where a critic that is flat would get a NaN.
+    # The square root has no derivative at 0, where a flat critic would get a NaN.
     squares = jnp.square(slopes).reshape(len(real), -1).sum(axis=1)
     return jnp.square(jnp.sqrt(squares + 1e-12) - 1)
 
 
-def _learnt(player: NetworkState) -> dict[str, PyTree]:
-    return {"params": player.params, "collections": player.collections}
+def _variables(state: NetworkState) -> dict[str, PyTree]:
+    return {"params": state.params, "collections": state.collections}
 
 
-def _player(
+def _network_state(
     network: Network, optimizer: Optimizer, key: jax.Array, inputs: jax.Array
 ) -> NetworkState:
     variables = dict(network.init(key, inputs))
@@ -380,10 +380,10 @@ def _player(
 
 
 def _updated(
-    player: NetworkState, optimizer: Optimizer, grads: PyTree, collections: dict[str, PyTree]
+    state: NetworkState, optimizer: Optimizer, grads: PyTree, collections: dict[str, PyTree]
 ) -> NetworkState:
     # Optax mixes its integer counts with floats, which strict type promotion forbids.
     with jax.numpy_dtype_promotion("standard"):
-        updates, opt_state = optimizer.update(grads, player.opt_state, player.params)
-        params = optax.apply_updates(player.params, updates)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
     return NetworkState(params, collections, opt_state)

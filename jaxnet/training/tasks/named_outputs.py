@@ -1,4 +1,4 @@
-"""Losses and metrics of a model with several outputs, each by the name of its output."""
+"""Losses and metrics for models with several named outputs."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class NamedLosses:
     """The weighted sum of the losses of several outputs, as one loss.
 
     Attributes:
-        losses: output -> loss, each by name or a function.
-        weights: output -> factor of its loss; 1 where nothing is given.
+        losses: output -> loss, a name or a function.
+        weights: output -> weight of its loss; the default is 1.
 
     Raises:
         UsageError: no loss, or a weight of an output that has none.
@@ -55,7 +55,7 @@ class NamedLosses:
                 raise UsageError(f"loss_weights[{output!r}]: expected a number, got {weight!r}")
 
     def __call__(self, outputs: PyTree, labels: PyTree) -> jax.Array:
-        """The sum for each example, (B,)."""
+        """The weighted sum per example, (B,)."""
         self.check(outputs, labels, "the batch")
         return sum(
             self.weights.get(output, 1.0) * self.loss_of(output, outputs, labels)
@@ -63,16 +63,16 @@ class NamedLosses:
         )  # pyright: ignore[reportReturnType]
 
     def loss_of(self, output: str, outputs: PyTree, labels: PyTree) -> jax.Array:
-        """The loss of one of the outputs for each example, (B,), without its weight."""
+        """The unweighted loss of one output per example, (B,)."""
         examples = len(jax.tree.leaves(outputs[output])[0])
         return example_losses(self.losses[output], outputs[output], labels[output], examples)
 
     def check(self, outputs: PyTree, labels: PyTree, name: str) -> None:
-        """Raise `InputError` where outputs, labels and losses don't have the same names.
+        """Raise `InputError` if outputs, labels and losses don't have the same names.
 
         Args:
-            outputs: the model's, or their shapes.
-            labels: those of the data.
+            outputs: the model's outputs, or their shapes.
+            labels: the labels of the data.
             name: the name of the data, for the message.
         """
         for what, given in (("the model's outputs", outputs), (f"{name}: the labels", labels)):
@@ -95,7 +95,7 @@ class NamedLosses:
     def each(
         self, outputs: PyTree, labels: PyTree, name: str
     ) -> Iterator[tuple[Loss, Any, Any, str]]:
-        """Loss, output, labels and a name for messages, of each output."""
+        """Iterate over the outputs: loss, output, labels and a name for messages."""
         for output, loss in self.losses.items():
             yield loss, outputs[output], labels[output], f"{name}: {output}"
 
@@ -112,11 +112,11 @@ class _OfOutput:
 
 
 def named_metrics(metrics: Any, losses: NamedLosses) -> dict[str, Metric]:
-    """The metrics of all outputs, as `OUTPUT_METRIC`.
+    """The metrics of all outputs, by the names `OUTPUT_METRIC`.
 
     Args:
         metrics: output -> its metrics, in any of the forms for a single output.
-        losses: whose outputs there are.
+        losses: the losses, which name the outputs.
 
     Raises:
         UsageError: an output has no loss, or a metric isn't one.
@@ -140,7 +140,7 @@ def named_metrics(metrics: Any, losses: NamedLosses) -> dict[str, Metric]:
 
 
 def loss_metrics(losses: NamedLosses) -> dict[str, Metric]:
-    """The loss of each output by itself, as `OUTPUT_loss`."""
+    """The loss of each output as a metric, by the names `OUTPUT_loss`."""
 
     def metric(output: str) -> Callable[..., Any]:
         return lambda outputs, labels, weights: Mean.of(

@@ -1,4 +1,4 @@
-"""Learning to give the inputs back, whole or cleaned of noise: autoencoders."""
+"""Autoencoders: reconstruct the inputs, optionally from noisy ones."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from jaxnet.training.task import (
 )
 from jaxnet.training.tasks.supervised import Supervised
 
-# Inputs that are checked at a time.
+# The number of inputs that are checked at a time.
 _ROWS_AT_ONCE = 4096
 
 Noise = Callable[[jax.Array, jax.Array], jax.Array]
-"""`(key, example) -> example`, of one example after `preprocess`."""
+"""`(key, example) -> example`, applied to each example after `preprocess`."""
 
 
 def nothing(key: jax.Array, example: jax.Array) -> jax.Array:
-    """No noise."""
+    """Return the example unchanged: no noise."""
     return example
 
 
 @dataclass(frozen=True)
 class GaussianNoise:
-    """Normally distributed noise on every value.
+    """Additive Gaussian noise.
 
     Attributes:
-        deviation: its standard deviation, in units of the preprocessed inputs.
+        deviation: the standard deviation, in units of the preprocessed inputs.
 
     Raises:
         UsageError: it isn't positive.
@@ -56,16 +56,16 @@ class GaussianNoise:
             raise UsageError(f"noise: expected a positive deviation, got {self.deviation}")
 
     def __call__(self, key: jax.Array, example: jax.Array) -> jax.Array:
-        """The example with noise."""
+        """Add noise to an example."""
         return example + self.deviation * jax.random.normal(key, example.shape, example.dtype)
 
 
 @dataclass(frozen=True)
 class MaskingNoise:
-    """Values set to 0, each by itself (Vincent et al. 2008, section 2.3).
+    """Masking noise: set values to 0 independently (Vincent et al. 2008, section 2.3).
 
     Attributes:
-        share: of the values.
+        share: the probability that a value is set to 0.
 
     Raises:
         UsageError: it isn't in (0, 1).
@@ -78,26 +78,26 @@ class MaskingNoise:
             raise UsageError(f"noise: expected a share in (0, 1), got {self.share}")
 
     def __call__(self, key: jax.Array, example: jax.Array) -> jax.Array:
-        """The example with gaps."""
+        """Mask an example."""
         kept = jax.random.bernoulli(key, 1 - self.share, example.shape)
         return jnp.where(kept, example, jnp.zeros_like(example))
 
 
 @dataclass(frozen=True)
 class Reconstruction(Supervised):
-    """Learn outputs that equal the inputs; labels don't matter.
+    """Autoencoder: learn to reconstruct the inputs; labels are ignored.
 
     With `noise` it is the denoising autoencoder of Vincent et al. (2008), "Extracting and composing
     robust features with denoising autoencoders": the network sees noisy inputs, and the loss and
-    the metrics compare what it makes of them with the clean ones. Evaluation draws its noise from
-    a fixed key and the example itself, so that it comes out the same each time, in every order and
-    for all sizes of batches. Prediction adds none.
+    the metrics compare its outputs with the clean ones. In evaluation the noise depends only on a
+    fixed key and the example, so that it is reproducible for any order and batch size. Prediction
+    adds no noise.
 
-    The inputs after `preprocess` are both what goes in and what should come out: bring them to the
-    scale of the outputs (`jaxnet.data.fit_range`, where these are from 0 to 1).
+    The inputs after `preprocess` are both inputs and targets: scale them to the range of the
+    outputs (`jaxnet.data.fit_range` for outputs in [0, 1]).
 
     Attributes:
-        noise: what spoils the inputs.
+        noise: the noise added to the inputs.
 
     Example:
         >>> import flax.linen as nn, optax
@@ -115,7 +115,7 @@ class Reconstruction(Supervised):
     def objective(
         self, params: PyTree, collections: dict[str, PyTree], batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, Aux]:
-        """The weighted mean of the examples' losses, against the clean inputs."""
+        """The weighted mean of the losses per example, against the clean inputs."""
         clean = self.preprocess(batch["inputs"])
         seen, clean = self._examples(training_keys(key, clean), clean)
         variables = {"params": params, **collections}
@@ -137,40 +137,40 @@ class Reconstruction(Supervised):
         return self._metrics(metrics, losses, outputs, clean, weights)
 
     def spoilt(self, state: TrainState, inputs: jax.Array) -> jax.Array:
-        """The inputs (B, ...) as evaluation shows them to the network: preprocessed, with noise."""
+        """The network's inputs (B, ...) in evaluation: preprocessed, with noise."""
         clean = self.preprocess(inputs)
         return self._examples(evaluation_keys(state, clean), clean)[0]
 
     def encode(self, state: TrainState, inputs: jax.Array) -> Any:
-        """What the model's method `encode` makes of inputs (B, ...): the codes (B, latent)."""
+        """The codes (B, latent) of inputs (B, ...), from the model's method `encode`."""
         return self._part("encode", state, self.preprocess(inputs))
 
     def decode(self, state: TrainState, codes: jax.Array) -> jax.Array:
-        """The images (B, ...) from 0 to 1 of which codes (B, latent) are the code.
+        """Images (B, ...) in [0, 1] decoded from codes (B, latent).
 
-        They are the sigmoid of what the model's method `decode` gives.
+        They are the sigmoid of the logits from the model's method `decode`.
         """
         return jax.nn.sigmoid(self._part("decode", state, codes))
 
     def check(self, outputs: PyTree, columns: Mapping[str, Any], name: str) -> None:
-        """Raise `InputError` where outputs can't equal the inputs, or the loss can't take these."""
+        """Raise `InputError` if output and input shapes differ, or the loss rejects the inputs."""
         inputs = columns["inputs"]
         expected = inputs.shape[1:]
         if outputs.shape[1:] != expected:
             raise InputError(
                 f"{name}: the model gives outputs of shape {outputs.shape[1:]} for inputs of shape "
-                f"{expected}, which it is to give back: give it their shape"
+                f"{expected}: to reconstruct them it needs outputs of the same shape"
             )
         if not isinstance(inputs, np.ndarray) or not checks_labels(self.loss):
             return
-        # In parts, since these are floats, and the inputs may be all of the memory as bytes.
+        # In parts, because preprocessing turns bytes, which may fill the memory, into floats.
         for start in range(0, len(inputs), _ROWS_AT_ONCE):
             clean = np.asarray(self.preprocess(inputs[start : start + _ROWS_AT_ONCE]))
             where = f"{name}: inputs, as preprocess gives them"
             check_labels(self.loss, clean, outputs.shape, where, start)
 
     def part(self, method: str) -> Network:
-        """A method of the model as a network, with all that was done to the model's.
+        """A method of the model as a network, with the same transformations as the model's.
 
         Raises:
             InputError: the model has no such method.
@@ -183,7 +183,7 @@ class Reconstruction(Supervised):
         return self.network.part(method)
 
     def _examples(self, keys: jax.Array, clean: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """What goes in and what should come out (B, ...), drawn with a key for each example."""
+        """Noisy inputs and targets (B, ...), with a random key for each example."""
         return jax.vmap(self.noise)(keys, clean), clean
 
     def _part(self, method: str, state: TrainState, inputs: jax.Array) -> Any:
@@ -192,10 +192,10 @@ class Reconstruction(Supervised):
 
 
 def training_keys(key: jax.Array, inputs: jax.Array) -> jax.Array:
-    """(B,) keys of a training step, one for each example."""
+    """The keys of a training step, one per example, (B,)."""
     return jax.random.split(stream(key, "noise"), len(inputs))
 
 
 def evaluation_keys(state: TrainState, inputs: jax.Array) -> jax.Array:
-    """(B,) keys of evaluation, always the same for an example."""
+    """The keys of evaluation, (B,), a function of the example."""
     return example_keys(stream(state.key, "evaluation"), inputs)

@@ -1,4 +1,4 @@
-"""The task of two towers: to find each user's next item among all items."""
+"""Two-tower retrieval: find each user's next item in a catalogue."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ from jaxnet.training.tasks.supervised import Supervised
 
 @dataclass(frozen=True, eq=False)
 class Retrieval(Supervised):
-    """Learn vectors of users and items from what users chose.
+    """Learn user and item embeddings from user-item interactions.
 
-    A batch has `inputs` (B, user columns + item columns), the ids of a user and of the item that
-    was chosen, and as `labels` (B,) the number of that item in the catalogue. Training compares
-    items within a batch (`losses.in_batch_softmax`); evaluation with the whole catalogue, so that
-    its `loss` is `-log p(item | user)`, whatever the batch.
+    A batch has `inputs` (B, user columns + item columns), the ids of a user and of the chosen item,
+    and `labels` (B,), the index of that item in the catalogue. Training uses the other items of the
+    batch as negatives (`losses.in_batch_softmax`); evaluation uses the whole catalogue, so its
+    `loss` is `-log p(item | user)`, whatever the batch.
 
     Attributes:
-        model: gives vectors of users and of items, (B, width) both, such as `TwoTower`.
-        loss: `losses.in_batch_softmax`, with the items' frequencies. Rows of padding reach it with
-            label -1.
+        model: returns user and item embeddings, both (B, width), such as `TwoTower`.
+        loss: `losses.in_batch_softmax`, with the items' frequencies. Padding has the label -1.
         catalogue: (items, item columns) integers, the inputs of all items.
 
     Example:
@@ -54,8 +53,8 @@ class Retrieval(Supervised):
     def objective(
         self, params: PyTree, collections: dict[str, PyTree], batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, Aux]:
-        """The weighted mean of the examples' losses among the batch's own items."""
-        # Padding repeats other rows, and must not be anyone's wrong answer a second time.
+        """The weighted mean of the in-batch losses."""
+        # Padding repeats other rows, which must not count as negatives twice.
         labels = jnp.where(batch["mask"], batch["labels"], -1)
         return super().objective(params, collections, {**batch, "labels": labels}, key)
 
@@ -70,7 +69,7 @@ class Retrieval(Supervised):
         return {"loss": Mean.of(losses, example_weights(batch), "min")}
 
     def check(self, outputs: PyTree, columns: Any, name: str) -> None:
-        """Raise `InputError` where a label is no item of the catalogue."""
+        """Raise `InputError` if a label is not an index into the catalogue."""
         labels, count = np.asarray(columns["labels"]), len(self.catalogue)
         if labels.ndim != 1 or labels.dtype.kind not in "ui":
             raise InputError(

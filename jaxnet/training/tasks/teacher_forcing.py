@@ -1,4 +1,4 @@
-"""Learning to write one text from another."""
+"""Sequence-to-sequence training with teacher forcing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxnet.training.tasks.supervised import Supervised
 
 
 def shifted(labels: jax.Array, start: int) -> jax.Array:
-    """What a decoder reads to write `labels` (batch, time): the same, one place later.
+    """The decoder inputs for `labels` (batch, time): shifted right, with `start` first.
 
     Example:
         >>> shifted(jnp.array([[7, 8, 3]]), start=2).tolist()
@@ -29,36 +29,36 @@ def shifted(labels: jax.Array, start: int) -> jax.Array:
 
 @dataclass(frozen=True)
 class TeacherForcing(Supervised):
-    """Learn to write a text from another one, each token after the right ones before it.
+    """Sequence-to-sequence learning: predict each target token from the true ones before it.
 
-    Williams and Zipser 1989. The model is called with `(inputs, shifted(labels))`: that is a
-    translation model such as `models.Transformer`. In a batch `inputs` (B, source) are the tokens
-    to read and `labels` (B, time) those to write, an end token last and then padding, which
-    `losses.masked(loss, ignored=0)` leaves out.
+    Williams and Zipser 1989. The model is called with `(inputs, shifted(labels))`, such as the
+    encoder-decoder `models.Transformer`. In a batch `inputs` (B, source) are the source tokens and
+    `labels` (B, time) the target tokens, ending with an end token and padding, which
+    `losses.masked(loss, ignored=0)` excludes.
 
     Attributes:
-        start: the token that a decoder reads first.
+        start: the first token of the decoder inputs.
     """
 
     start: int = 2
 
     def network_inputs(self, batch: Batch) -> Any:
-        """The tokens to read, and those to write as far as they are known at each place."""
+        """The source tokens and the decoder inputs."""
         if "labels" not in batch:
             raise UsageError(
-                "a model that writes texts gives outputs only beside labels; to write without them "
-                "take jaxnet.generation"
+                "teacher forcing needs labels as decoder inputs; to generate text without them use "
+                "jaxnet.generation"
             )
         return self.preprocess(batch["inputs"]), shifted(batch["labels"], self.start)
 
     def check(self, outputs: PyTree, columns: Mapping[str, Any], name: str) -> None:
-        """Raise `InputError` where labels aren't tokens, which the decoder reads as well."""
+        """Raise `InputError` if labels aren't token ids, which the decoder needs as inputs."""
         super().check(outputs, columns, name)
         labels = np.asarray(columns["labels"])
         if labels.min() < 0:
             row = int((labels < 0).any(axis=-1).argmax())
             raise InputError(
-                f"{name}: expected tokens from 0 as labels, which the decoder reads too; got "
-                f"{labels[row].min()} in row {row}. Fill up with a padding token, such as 0, and "
-                "leave that out of the loss: losses.masked(loss, ignored=0)"
+                f"{name}: expected token ids from 0 as labels, which are decoder inputs too; got "
+                f"{labels[row].min()} in row {row}. Pad with a padding token, such as 0, and "
+                "exclude it from the loss: losses.masked(loss, ignored=0)"
             )

@@ -1,4 +1,4 @@
-"""Learning a distribution of images from which new ones can be drawn: variational autoencoders."""
+"""Variational autoencoders: learn a distribution of images and sample new ones."""
 
 from __future__ import annotations
 
@@ -25,39 +25,40 @@ from jaxnet.training.tasks.reconstruction import (
 
 
 def fixed_binarization(key: jax.Array, example: jax.Array) -> jax.Array:
-    """1 where an example in [0, 1] is above one half, else 0; the key isn't used."""
+    """Threshold an example in [0, 1] at one half; the key isn't used."""
     return (example > 0.5).astype(example.dtype)
 
 
 def stochastic_binarization(key: jax.Array, example: jax.Array) -> jax.Array:
-    """1 with the probability that an example in [0, 1] says, else 0.
+    """Sample binary pixels with the values of an example in [0, 1] as probabilities.
 
-    Drawn anew whenever it is seen in training (Salakhutdinov and Murray 2008; Burda et al. 2016).
+    They are sampled again each time that the example is used in training (Salakhutdinov and Murray
+    2008; Burda et al. 2016).
     """
     return jax.random.bernoulli(key, example).astype(example.dtype)
 
 
 @dataclass(frozen=True)
 class Variational(Reconstruction):
-    """Learn to encode images as normal distributions and to draw images from codes.
+    """Variational autoencoder: encode images as normal distributions, decode samples of them.
 
     Kingma and Welling (2014), "Auto-encoding variational Bayes". The model has two methods:
-    `encode` gives mean and log-variance (B, latent) of the code's distribution, `decode` what
-    `loss` takes, for `jaxnet.losses.density.bernoulli` the log-odds of every pixel. What is
-    minimised is the negative evidence lower bound, their equation 7 with one draw of the code, in
-    nats an image:
+    `encode` returns mean and log-variance (B, latent) of the latent code, `decode` the input of
+    `loss`, for `jaxnet.losses.density.bernoulli` the logits of all pixels. The objective is the
+    negative evidence lower bound, their equation 7 with one sample of the code, in nats per image:
 
         loss(decode(z), image) + beta KL(code || standard normal),   z = mean + deviation * noise
 
-    Evaluation reports the bound itself as `elbo` (with beta 1), with its parts `reconstruction` and
-    `kl`, and draws as `Reconstruction` does. Predictions are the images of the codes' means.
+    Evaluation reports the bound itself as `elbo` (with beta 1) and its parts `reconstruction` and
+    `kl`, and samples as `Reconstruction` does. Predictions are the decoded means of the codes.
 
     Attributes:
         loss: `-log p(image | z)`, summed over an image.
-        beta: the weight of the divergence; above 1 codes become simpler (Higgins et al. 2017).
-        observe: what makes of an image in [0, 1] the one to encode and to reconstruct, such as
-            `stochastic_binarization`. Grey values as they are stand for the probabilities of
-            white, which leaves the bound worse than that of either binarisation.
+        beta: the weight of the KL divergence; values above 1 favour simpler codes (Higgins et al.
+            2017).
+        observe: maps an image in [0, 1] to the one to encode and reconstruct, such as
+            `stochastic_binarization`. Without it grey values are the probabilities of white, and
+            the bound is worse than with either binarisation.
 
     Raises:
         UsageError: beta is negative.
@@ -73,7 +74,7 @@ class Variational(Reconstruction):
             raise UsageError(f"expected a beta of at least 0, got {self.beta}")
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
-        """The state before the first step; shapes come from `batch["inputs"]`."""
+        """The initial state; shapes come from `batch["inputs"]`."""
         for method in ("encode", "decode"):
             self.part(method)
         return super().init(key, batch)
@@ -102,13 +103,13 @@ class Variational(Reconstruction):
         return super().encode(state, inputs)[0]
 
     def sample(self, state: TrainState, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-        """Images (count, ...) of codes drawn from the standard normal distribution.
+        """Images (count, ...) decoded from codes sampled from the standard normal distribution.
 
-        Each pixel is its probability of white, which is what is usually shown.
+        Each pixel is its probability of white, as is usually shown.
 
         Args:
-            state: what was trained.
-            key: for the codes.
+            state: the trained state.
+            key: the random key of the codes.
             shape: `(count, latent)`.
         """
         return self.decode(state, jax.random.normal(key, shape))
@@ -116,7 +117,7 @@ class Variational(Reconstruction):
     def _bound(
         self, variables: dict[str, PyTree], clean: jax.Array, keys: jax.Array, key: jax.Array | None
     ) -> _Bound:
-        """The bound of each example, drawn with its key of `keys`; `key` is for dropout."""
+        """The bound of each example, sampled with its key of `keys`; `key` is for dropout."""
         train = key is not None
         seen, wanted = self._examples(keys, clean)
         (mean, log_variance), updated = self.part("encode").apply(variables, seen, train, key)
@@ -129,7 +130,7 @@ class Variational(Reconstruction):
         return _Bound(losses, divergence, dict(updated))
 
     def _examples(self, keys: jax.Array, clean: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """See `Reconstruction`; what should come out is observed too."""
+        """Noisy inputs and targets (B, ...), both after `observe`."""
         wanted = jax.vmap(self.observe)(_streams(keys, "observe"), clean)
         return jax.vmap(self.noise)(_streams(keys, "noise"), wanted), wanted
 
@@ -142,7 +143,7 @@ class Variational(Reconstruction):
 
 
 class _Bound(NamedTuple):
-    """The two parts (B,) of the negative bound, and the model's other variables after it."""
+    """The two terms (B,) of the negative bound, and the model's updated collections."""
 
     reconstruction: jax.Array
     kl: jax.Array

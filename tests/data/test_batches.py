@@ -123,7 +123,7 @@ def test_resumed_is_uninterrupted(make, tmp_path):
         resumed = trainer.fit(data, (X, Y), epochs=3, steps=steps, batch_size=16)
         assert resumed.last_step == steps
     same(resumed, whole)
-    with pytest.raises(UsageError, match="begun with examples 64"):
+    with pytest.raises(UsageError, match="started with examples 64"):
         Trainer(TASK, checkpoints=Checkpoints(tmp_path)).fit(
             Batches(make(), steps=3), epochs=4, batch_size=16
         )

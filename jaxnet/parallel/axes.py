@@ -1,51 +1,51 @@
-"""The axes of a mesh of devices, and what each is for.
+"""The axes of the device mesh.
 
-| axis | what it shares out |
+| axis | shards |
 |---|---|
-| `data` | the examples of a batch; every device holds all parameters |
+| `data` | the examples of a batch; parameters are replicated |
 | `fsdp` | the examples too, and parameters, gradients and optimizer state |
-| `expert` | the examples too, and the experts of a mixture |
-| `stage` | the layers, one part after the other: a pipeline |
+| `expert` | the examples too, and the experts of a mixture of experts |
+| `stage` | the layers: pipeline parallelism |
 | `sequence` | the tokens of each example |
-| `tensor` | the features: heads of attention, hidden units, the vocabulary |
+| `tensor` | the features: attention heads, hidden units, the vocabulary |
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# From the outside to the inside: neighbours on the last axis are nearest to each other, and what
-# talks most, `tensor`, needs that.
+# From the outermost to the innermost: devices along the last axis are nearest to each other, which
+# `tensor`, with the most communication, needs.
 AXES = ("data", "fsdp", "expert", "stage", "sequence", "tensor")
 
-# What an array's axis is cut along: nothing, an axis of the mesh, or several.
+# The mesh axes that shard a dimension of an array: none, one, or several.
 Axis = str | tuple[str, ...] | None
 
-# The axes among which the examples of a batch are shared out.
+# The axes that shard the examples of a batch.
 BATCH_AXES = ("data", "fsdp", "expert")
 
 
 @dataclass(frozen=True)
 class Axes:
-    """The number of devices along each axis; -1, for one of them, takes all that are left."""
+    """The number of devices along each axis; -1, for one of them, uses all remaining devices."""
 
     data: int = 1
-    """devices that share the examples of a batch"""
+    """number of devices that shard the examples of a batch"""
     fsdp: int = 1
-    """devices that share the examples too, and parameters, gradients and optimizer state"""
+    """number of devices that shard the examples, parameters, gradients and optimizer state"""
     tensor: int = 1
-    """devices that share heads of attention, hidden units and the vocabulary, by the model's
-    rules"""
+    """number of devices that shard attention heads, hidden units and the vocabulary, by the model's
+    sharding rules"""
     stage: int = 1
-    """devices that share the blocks of a transformer, as stages of a pipeline"""
+    """number of pipeline stages for the blocks of a transformer"""
     sequence: int = 1
-    """devices that share the tokens of each example, which attend in a ring"""
+    """number of devices that shard the tokens of each example, with ring attention"""
     expert: int = 1
-    """devices that share the examples too, and the experts of mixtures"""
+    """number of devices that shard the examples and the experts of mixtures"""
 
 
 def names(axis: Axis) -> tuple[str, ...]:
-    """The axes that an entry of a `PartitionSpec` names.
+    """The mesh axes in an entry of a `PartitionSpec`.
 
     Example:
         >>> names(None), names("data"), names(("data", "fsdp"))

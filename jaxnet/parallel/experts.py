@@ -1,10 +1,9 @@
-"""Expert parallel: the experts of a mixture lie on many devices, and tokens travel to them.
+"""Expert parallelism: the experts of a mixture are sharded over devices, tokens are sent to them.
 
-Each device routes the tokens of its own examples. Every device then sends every other one the slots
-of the experts that lie there (all-to-all), which come back transformed the same way (Lepikhin et
-al. 2021, section 3.3). `jaxnet.layers.ExpertFeedForward` counts an expert's capacity within each
-example, so that which tokens find a slot doesn't depend on how the examples are shared out, and the
-result is that of one device.
+Each device routes the tokens of its own examples and sends each slot to the device of its expert,
+with an all-to-all; a second one returns the outputs (Lepikhin et al. 2021, section 3.3).
+`jaxnet.layers.ExpertFeedForward` applies an expert's capacity within each example, so the tokens
+that are dropped don't depend on how the batch is sharded, and the result is that of one device.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from jaxnet.parallel.shard_map_utils import AnyMesh, batch_axes, free_axes, type
 PyTree = Any
 
 EXPERTS = (("**/experts/**", ("expert",), "optional"),)
-"""The rule of a layout by which each device along `expert` holds its own experts."""
+"""The sharding rule that stores each expert's parameters on its device along `expert`."""
 
 
 def exchanged(
@@ -38,17 +37,17 @@ def exchanged(
     axis: str = "expert",
     name: str = "experts",
 ) -> jax.Array:
-    """Each expert on its slots, where experts and groups are shared out over an axis of a mesh.
+    """Apply each expert to its slots, with experts and groups sharded over an axis of a mesh.
 
     Args:
         expert_fn: `(params, slots, key) -> slots` for one expert: `(groups, capacity, features)`.
-        params: those of all experts, with the expert as leading axis.
-        slots: `(groups, experts, capacity, features)`; the groups are shared out over this axis
-            and the others that examples are shared out over.
-        key: for what experts draw; each, on each device, gets its own.
+        params: the parameters of all experts, with the expert as leading axis.
+        slots: `(groups, experts, capacity, features)`; the groups are sharded over this axis and
+            the other batch axes.
+        key: the random key of the experts; it is split per expert and device.
         mesh: None for the ambient one.
-        axis: the axis over which the experts are shared out.
-        name: whose experts, for messages.
+        axis: the mesh axis that shards the experts.
+        name: the name of the layer, for messages.
 
     Raises:
         UsageError: the axis doesn't divide the experts, or the axes of the examples the groups.
@@ -66,14 +65,14 @@ def exchanged(
     groups, experts = slots.shape[:2]
     if experts % sizes[axis]:
         raise UsageError(
-            f"{name}: {experts} experts can't be shared out evenly over {axis}={sizes[axis]}: "
+            f"{name}: {experts} experts can't be split evenly over {axis}={sizes[axis]}: "
             f"choose a number of experts that {sizes[axis]} divides"
         )
     if groups % math.prod(sizes[share] for share in shares):
         said = " x ".join(f"{share}={sizes[share]}" for share in shares)
         raise UsageError(
-            f"{name}: {groups} examples can't be shared out evenly over {said}: choose a batch "
-            "size that it divides"
+            f"{name}: {groups} examples can't be split evenly over {said}: choose a batch size "
+            "that it divides"
         )
 
     given, others = params, tuple(share for share in shares if share != axis)
@@ -100,9 +99,9 @@ def exchanged(
 
 
 def on_their_devices(mesh: AnyMesh | None = None, axis: str = "expert") -> Any:
-    """What spreads the experts of every `ExpertFeedForward`: for `flax.linen.intercept_methods`.
+    """An interceptor (`flax.linen.intercept_methods`) that shards each `ExpertFeedForward`.
 
-    Without a mesh, or with one device along the axis, a layer stays as it is.
+    Without a mesh, or with one device along the axis, it changes nothing.
 
     Raises:
         UsageError: (when the network is traced) see `exchanged`.

@@ -1,4 +1,4 @@
-"""Layouts: where batches, parameters and all that training changes lie on many devices."""
+"""Layouts: how batches, parameters and training state are sharded over many devices."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ PyTree = Any
 
 @dataclass(frozen=True)
 class Layout(Axes):
-    """A mesh of devices, and what lies how on it.
+    """A device mesh and the sharding of batches and training state on it.
 
-    The axes can be combined at will, as long as their product is the number of devices; see
-    `jaxnet.parallel.axes` for what each shares out. The default is one device. Models know nothing
-    of a layout, and what they learn doesn't depend on it.
+    The axes can be combined freely, as long as their product is the number of devices; see
+    `jaxnet.parallel.axes`. The default is one device. Models are written without reference to a
+    layout, and training results don't depend on it.
 
-    A rule is `(pattern, axes)`: a pattern of `jaxnet.trees` over the paths of the parameters, and
-    for each dimension, from the first one on, the axis that shares it out, several axes, or None
-    for none. The first that matches a parameter decides. Optimizer state lies like its parameter.
-    Some models end with the rules of their family, `models.gpt2.SHARDING` say; a rule of a family
-    for parameters that not all its networks have ends with `"optional"`.
+    A rule is `(pattern, axes)`: a path pattern (`jaxnet.trees`) over the parameters, and for each
+    dimension, starting with the first, the axis or axes that shard it, or None. The first matching
+    rule decides. Optimizer state is sharded like its parameter. Some models define the rules of
+    their family, such as `models.gpt2.SHARDING`; a rule for parameters that only some networks of a
+    family have ends with `"optional"`.
 
     Attributes:
-        data: the number of devices along this axis, and so for the others; -1, for one of them,
-            takes all devices that are left.
-        fsdp: besides sharing out examples, it cuts parameters along their largest dimension that
-            it divides (Rajbhandari et al. 2020, "ZeRO"; Zhao et al. 2023, "PyTorch FSDP").
-        tensor: for rules (Shoeybi et al. 2019, "Megatron-LM").
-        stage: shares out the blocks of each `jaxnet.layers.Stack`, which become a pipeline (Huang
-            et al. 2019, "GPipe").
-        sequence: shares out the tokens of each example, which attend in a ring (Liu et al. 2023,
-            "Ring attention").
-        expert: shares out examples, and the experts of each `jaxnet.layers.ExpertFeedForward`
+        data: the number of devices along this axis, as for the other axes; -1, for one of them,
+            uses all remaining devices.
+        fsdp: shards examples, and each parameter along its largest dimension that it divides
+            (Rajbhandari et al. 2020, "ZeRO"; Zhao et al. 2023, "PyTorch FSDP").
+        tensor: shards parameters by the rules (Shoeybi et al. 2019, "Megatron-LM").
+        stage: splits the blocks of each `jaxnet.layers.Stack` into pipeline stages (Huang et al.
+            2019, "GPipe").
+        sequence: shards the tokens of each example, with ring attention (Liu et al. 2023, "Ring
+            attention").
+        expert: shards examples, and the experts of each `jaxnet.layers.ExpertFeedForward`
             (Lepikhin et al. 2021, "GShard").
-        rules: for the parameters.
-        fsdp_min_size: parameters with fewer elements are left whole by `fsdp`.
-        micro_batches: into how many parts `stage` cuts a batch; by default up to four a stage.
+        rules: the sharding rules of the parameters.
+        fsdp_min_size: parameters with fewer elements are not sharded by `fsdp`.
+        micro_batches: the number of micro-batches of a pipeline; by default up to four per stage.
 
     Raises:
-        UsageError: an impossible size or rule.
+        UsageError: an invalid size or rule.
 
     Example:
         >>> layout = Layout(data=4, tensor=2, rules=(("**/up/kernel", (None, "tensor")),))
@@ -73,13 +73,13 @@ class Layout(Axes):
         for name, size in self.sizes.items():
             if not isinstance(size, int | np.integer) or (size < 1 and size != -1):
                 raise UsageError(
-                    f"layout: expected {name} to be a number of devices, or -1 for all that are "
-                    f"left, got {size!r}"
+                    f"layout: expected {name} to be a number of devices, or -1 for all remaining "
+                    f"devices, got {size!r}"
                 )
         if len(open_axes := self._open) > 1:
             raise UsageError(
-                f"layout: {' and '.join(open_axes)} are -1, and only one axis can take the devices "
-                "that are left"
+                f"layout: {' and '.join(open_axes)} are -1, and only one axis can use the "
+                "remaining devices"
             )
         check_rules(self.rules)
 
@@ -90,15 +90,15 @@ class Layout(Axes):
 
     @property
     def devices(self) -> int:
-        """The number of devices, which must not depend on those that are there.
+        """The total number of devices, which must be known without an axis of -1.
 
         Raises:
             UsageError: an axis is -1.
         """
         if self._open:
             raise UsageError(
-                f"layout: {self._open[0]} is -1, for all devices that are left: how many there are "
-                "in all isn't known here. Take layout.filled(devices) first."
+                f"layout: {self._open[0]} is -1, for all remaining devices, and their total number "
+                "isn't known here. Call layout.filled(devices) first."
             )
         return math.prod(self.sizes.values())
 
@@ -122,20 +122,20 @@ class Layout(Axes):
         others = -math.prod(self.sizes.values())
         if devices % others:
             raise UsageError(
-                f"layout: {devices} devices can't be shared out: {self._said(but=self._open[0])} "
+                f"layout: {devices} devices can't be split evenly: {self._text(but=self._open[0])} "
                 f"= {others} doesn't divide them. Choose sizes whose product divides {devices}."
             )
         return replace(self, **{self._open[0]: devices // others})
 
     def mesh(self, devices: Sequence[Any] | None = None) -> Mesh:
-        """The mesh, with all six axes, whose sharding the compiler completes (`AxisType.Auto`).
+        """The mesh, with all six axes and automatic sharding propagation (`AxisType.Auto`).
 
         Args:
-            devices: all of them become part of the mesh. By default those that there are, or the
-                first of them where one process needs fewer.
+            devices: the devices of the mesh, all of which are used. By default all available ones,
+                or, in a single process, the first ones if fewer are needed.
 
         Raises:
-            UsageError: there are too few, or too many in several processes.
+            UsageError: there are too few devices, or too many in several processes.
         """
         chosen = list(jax.devices() if devices is None else devices)
         full = self.filled(len(chosen))
@@ -143,9 +143,9 @@ class Layout(Axes):
         fewer_do = devices is None and jax.process_count() == 1
         if needed > len(chosen) or (needed < len(chosen) and not fewer_do):
             raise UsageError(
-                f"layout: {full._said() or 'one device'} = {needed}, and there are {len(chosen)} "
+                f"layout: {full._text() or 'one device'} = {needed}, and there are {len(chosen)} "
                 "devices. Make the product of the axes the number of devices; -1 for one of them "
-                "takes all that are left."
+                "uses all remaining devices."
             )
         return jax.make_mesh(
             tuple(full.sizes.values()),
@@ -155,7 +155,7 @@ class Layout(Axes):
         )
 
     def specs(self, tree: PyTree) -> PyTree:
-        """How each leaf lies: the same tree with a `PartitionSpec` at each leaf.
+        """The sharding of each leaf: the same tree with a `PartitionSpec` at each leaf.
 
         Args:
             tree: a training state, or parameters alone, as arrays or shapes.
@@ -173,15 +173,15 @@ class Layout(Axes):
         return jax.tree.map(lambda spec: NamedSharding(mesh, spec), chosen)
 
     def batch(self, spec: PyTree, mesh: Mesh | AbstractMesh) -> PyTree:
-        """How a batch lies: its examples over data, fsdp and expert, its tokens over sequence.
+        """The sharding of a batch: examples over data, fsdp and expert, tokens over sequence.
 
-        Tokens are those of integer `inputs` (batch, time), or of the first such array of a tuple of
-        inputs; all arrays (batch, time, ...) of the same time are cut along it.
+        The time axis is that of integer `inputs` (batch, time), or of the first such array of
+        several inputs; all arrays (batch, time, ...) with the same time are sharded along it.
 
         Args:
-            spec: arrays or shapes, with the example as leading axis: a dict, or anything else,
+            spec: arrays or shapes, with the example as leading axis: a dict, or any other tree,
                 which then has no tokens.
-            mesh: this layout's.
+            mesh: this layout's mesh.
 
         Returns:
             The same tree with a `NamedSharding` on `mesh` at each leaf.
@@ -196,7 +196,7 @@ class Layout(Axes):
             if count % shares:
                 said = " x ".join(f"{name}={size}" for name, size in parts.items())
                 raise UsageError(
-                    f"layout: a batch of {count} examples can't be shared out evenly over {said}: "
+                    f"layout: a batch of {count} examples can't be split evenly over {said}: "
                     f"choose a batch size that {shares} divides, such as "
                     f"{-(-count // shares) * shares}"
                 )
@@ -204,18 +204,18 @@ class Layout(Axes):
         if mesh.shape["sequence"] > 1 and isinstance(spec, Mapping):
             time = _time(spec, mesh.shape["sequence"])
 
-        def lies(leaf: Any) -> NamedSharding:
-            cut = time is not None and np.shape(leaf)[1:2] == (time,)
-            tokens = ("sequence",) if cut else ()
+        def sharding(leaf: Any) -> NamedSharding:
+            has_tokens = time is not None and np.shape(leaf)[1:2] == (time,)
+            tokens = ("sequence",) if has_tokens else ()
             return NamedSharding(mesh, PartitionSpec(tuple(parts) or None, *tokens))
 
-        return jax.tree.map(lies, spec)
+        return jax.tree.map(sharding, spec)
 
     def describe(self, state: PyTree) -> str:
-        """A table: each leaf with its shape, how it lies, and the bytes of it that a device holds.
+        """A table of the leaves with their shapes, shardings and bytes per device.
 
         Args:
-            state: a training state, or parameters alone, as arrays or shapes; nothing is created.
+            state: a training state, or parameters alone, as arrays or shapes; nothing is allocated.
 
         Raises:
             UsageError: see `specs`.
@@ -223,11 +223,11 @@ class Layout(Axes):
         Example:
             >>> layout = Layout(fsdp=2, fsdp_min_size=4)
             >>> print(layout.describe({"kernel": np.zeros((4, 3), np.float32)}))
-            leaf    shape   type     lies     bytes on a device
+            leaf    shape   type     sharding  bytes per device
             kernel  (4, 3)  float32  P(fsdp)                 24
             fsdp=2: 48 bytes in all, 24 on each of 2 devices
         """
-        return table(state, self.specs(state), self.sizes, self._said())
+        return table(state, self.specs(state), self.sizes, self._text())
 
     def summary(self, state: PyTree) -> str:
         """The last line of `describe`."""
@@ -237,10 +237,10 @@ class Layout(Axes):
     def _open(self) -> list[str]:
         return [name for name, size in self.sizes.items() if size == -1]
 
-    def _said(self, but: str = "") -> str:
+    def _text(self, but: str = "") -> str:
         """The axes of more than one device, such as `data=4 x tensor=2`."""
-        said = [f"{name}={n}" for name, n in self.sizes.items() if n != 1 and name != but]
-        return " x ".join(said)
+        axes = [f"{name}={n}" for name, n in self.sizes.items() if n != 1 and name != but]
+        return " x ".join(axes)
 
 
 def _time(spec: Mapping[str, Any], parts: int) -> int:
@@ -250,11 +250,11 @@ def _time(spec: Mapping[str, Any], parts: int) -> int:
             time = np.shape(leaf)[1]
             if time % parts:
                 raise InputError(
-                    f"layout: {time} tokens can't be shared out evenly over sequence={parts}: "
+                    f"layout: {time} tokens can't be split evenly over sequence={parts}: "
                     f"choose a length that {parts} divides"
                 )
             return time
     raise InputError(
-        f"layout: sequence={parts} shares out the tokens of each example, and this data has none: "
+        f"layout: sequence={parts} shards the tokens of each example, and this data has none: "
         "expected integer inputs (batch, time)"
     )

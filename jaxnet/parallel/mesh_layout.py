@@ -1,4 +1,4 @@
-"""A layout on a mesh of devices: where the arrays of a run go, and that they stay there."""
+"""A layout on a mesh of devices: placement and sharding constraints of a run's arrays."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PyTree = Any
 
 
 def global_arrays(host: PyTree, shardings: PyTree, batch: int | None = None) -> PyTree:
-    """Arrays over all devices of all processes, each of which sends its devices their parts.
+    """Create global arrays; each process transfers the shards of its own devices.
 
     Args:
-        host: numpy arrays, all of them in each process; or arrays of JAX, which are moved.
-        shardings: how each lies; one for all of them, or a tree of its own.
-        batch: the length of axis 1, of which a process may have its own rows alone: those from its
+        host: numpy arrays, complete in each process; or JAX arrays, which are resharded.
+        shardings: the sharding of all arrays, or a tree with one for each.
+        batch: the global length of axis 1, if a process may have only its own rows: those from its
             first device's on.
     """
 
@@ -49,7 +49,7 @@ def global_arrays(host: PyTree, shardings: PyTree, batch: int | None = None) -> 
 
 
 def own_part(sharding: NamedSharding, shape: tuple[int, ...], axis: int) -> slice:
-    """From the first to the last place along an axis that this process's devices hold."""
+    """The range along an axis that covers the shards of this process's devices."""
     indices = sharding.addressable_devices_indices_map(shape).values()
     parts = [index[axis].indices(shape[axis]) for index in indices if index is not None]
     return slice(min(part[0] for part in parts), max(part[1] for part in parts))
@@ -57,7 +57,7 @@ def own_part(sharding: NamedSharding, shape: tuple[int, ...], axis: int) -> slic
 
 @dataclass(frozen=True)
 class MeshLayout:
-    """A layout on its mesh.
+    """A layout bound to a mesh.
 
     Attributes:
         layout: the layout, without -1.
@@ -69,7 +69,7 @@ class MeshLayout:
 
     @staticmethod
     def of(layout: Layout) -> MeshLayout | None:
-        """The layout on the devices that there are; None for one device, which needs no mesh.
+        """The layout on the available devices; None for one device, which needs no mesh.
 
         Raises:
             UsageError: see `Layout.mesh`.
@@ -81,75 +81,75 @@ class MeshLayout:
 
     @cached_property
     def everywhere(self) -> NamedSharding:
-        """How an array lies that is whole on every device."""
+        """The sharding of an array that is replicated on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
     def shares(self) -> int:
-        """The number of parts into which the examples of a batch are cut."""
+        """The number of shards of a batch's examples."""
         return math.prod(self.mesh.shape[name] for name in BATCH_AXES)
 
     def replicate(self, arrays: PyTree) -> PyTree:
-        """The arrays, replicated on every device."""
+        """Replicate arrays on every device."""
         return global_arrays(arrays, self.everywhere)
 
     def rows(self, batch: int) -> slice:
-        """The rows of a batch of so many that this process has to have; see `BatchPlacement`.
+        """The rows of a batch of this size that this process has to load; see `BatchPlacement`.
 
         Raises:
-            UsageError: the batch can't be shared out.
+            UsageError: the batch can't be sharded evenly.
         """
-        lies = self.layout.batch(jax.ShapeDtypeStruct((batch,), np.bool_), self.mesh)
-        return own_part(lies, (batch,), 0)
+        sharding = self.layout.batch(jax.ShapeDtypeStruct((batch,), np.bool_), self.mesh)
+        return own_part(sharding, (batch,), 0)
 
     def shard_batch(self, arrays: PyTree, batch: int) -> PyTree:
-        """Arrays (steps, batch, ...), whose batch axis is sharded.
+        """Shard the batch axis of arrays (steps, batch, ...).
 
         Raises:
-            UsageError: the batch can't be shared out.
-            InputError: the tokens can't; see `Layout.batch`.
+            UsageError: the batch can't be sharded evenly.
+            InputError: the tokens can't be sharded evenly; see `Layout.batch`.
         """
         shapes = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct((batch, *a.shape[2:]), a.dtype), arrays
         )
-        lies = jax.tree.map(
+        shardings = jax.tree.map(
             lambda sharding: NamedSharding(self.mesh, PartitionSpec(None, *sharding.spec)),
             self.layout.batch(shapes, self.mesh),
         )
-        return global_arrays(arrays, lies, batch)
+        return global_arrays(arrays, shardings, batch)
 
     def state(self, state: PyTree) -> PyTree:
-        """How each leaf of a training state lies; see `Layout.specs`."""
+        """The sharding of each leaf of a training state; see `Layout.specs`."""
         return self.layout.shardings(state, self.mesh)
 
     def shapes(self, state: PyTree) -> PyTree:
-        """The state's shapes, each with how it lies."""
-        return _laid_out(state, self.state(state))
+        """The state's shapes, with shardings."""
+        return _with_shardings(state, self.state(state))
 
     def batch(self, batch: PyTree) -> PyTree:
-        """A batch's shapes, each with how it lies."""
-        return _laid_out(batch, self.layout.batch(batch, self.mesh))
+        """A batch's shapes, with shardings."""
+        return _with_shardings(batch, self.layout.batch(batch, self.mesh))
 
     def put(self, state: PyTree) -> PyTree:
-        """A state from anywhere, laid out; one that is already stays as it is."""
+        """Move a state to its shardings; arrays that have them already are not copied."""
         return jax.device_put(state, self.state(state))
 
     def feed(self, feed: Any) -> Any:
-        """A feed on this mesh; one that is there already stays as it is."""
+        """Move a feed to this mesh, unless it is there already."""
         leaves = jax.tree.leaves(feed)
         if leaves and all(_mesh(leaf) == self.mesh for leaf in leaves):
             return feed
-        # A feed of somebody's own, that can't say which of its axes is which, is whole everywhere.
+        # A user-defined feed that doesn't say which axis is the batch is replicated.
         return feed.placed(self) if hasattr(feed, "placed") else self.replicate(feed)
 
     # Within a compiled program:
 
     def pinned(self, state: PyTree) -> PyTree:
-        """A state that lies as it should, whatever the compiler would have chosen."""
+        """Constrain a state to its shardings, whatever the compiler would choose."""
         return jax.lax.with_sharding_constraint(state, self.state(state))
 
     def cut(self, batch: PyTree) -> PyTree:
-        """A batch of which each device has its part."""
+        """Constrain a batch to its sharding."""
         return jax.lax.with_sharding_constraint(batch, self.layout.batch(batch, self.mesh))
 
 
@@ -157,7 +157,9 @@ def _mesh(leaf: Any) -> Mesh | None:
     return getattr(getattr(leaf, "sharding", None), "mesh", None)
 
 
-def _laid_out(tree: PyTree, lies: PyTree) -> PyTree:
+def _with_shardings(tree: PyTree, shardings: PyTree) -> PyTree:
     return jax.tree.map(
-        lambda leaf, lies: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=lies), tree, lies
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        shardings,
     )

@@ -1,4 +1,4 @@
-"""The rules that models bring along."""
+"""Sharding rules defined by models, found in their modules."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from flax import linen as nn
 
 from jaxnet.parallel.rules import Rule
 
-# What a model's file calls the rules of its family.
+# The name of the rules in a model's module.
 SHARDING = "SHARDING"
 
 
 def family_rules(task: Any) -> tuple[Rule, ...]:
-    """The rules of the models in a task: those that stand at the end of their files.
+    """The sharding rules of the models in a task: `SHARDING` at the end of their modules.
 
-    Where a model is a module within another one, they hold for its part of the parameters.
+    For a model nested in another module they apply to its subtree of the parameters.
 
     Args:
         task: a task or a Linen module.
@@ -35,13 +35,13 @@ def family_rules(task: Any) -> tuple[Rule, ...]:
 
 
 def model_files(task: Any) -> dict[str, str]:
-    """Where the models in a task come from, as Python modules, and where their parameters are.
+    """The Python modules of the models in a task, each with the path prefix of its parameters.
 
     Example:
         >>> model_files(nn.Dense(3))
         {'flax.linen.linear': ''}
     """
-    # Of several modules of a file the outermost is the one that its rules were written for.
+    # Of several Linen modules from one file, the rules are written for the outermost.
     places: dict[str, str] = {}
     for place, module in _modules(task, ""):
         places.setdefault(type(module).__module__, place)
@@ -49,12 +49,12 @@ def model_files(task: Any) -> dict[str, str]:
 
 
 def _modules(value: Any, place: str) -> Iterator[tuple[str, nn.Module]]:
-    """The modules in the fields of dataclasses, and where their parameters are."""
+    """The Linen modules in the fields of dataclasses, with the path prefix of their parameters."""
     if isinstance(value, nn.Module):
         yield place, value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             if field.name != "parent":
-                # Flax names a module by the field of the module that holds it.
+                # Flax names a submodule after the field that holds it.
                 within = f"{place}{field.name}/" if isinstance(value, nn.Module) else place
                 yield from _modules(getattr(value, field.name), within)

@@ -1,10 +1,10 @@
-"""Sequence parallel: attention among tokens that lie on many devices (Liu et al. 2023).
+"""Ring attention: attention over tokens sharded on many devices (Liu et al. 2023).
 
-Each device keeps the queries of its own tokens. The keys and values go around in a ring, from each
-device to the next, and each device adds up what its queries take from the block at hand, as Milakov
-and Gimelshein (2018) add up a softmax in one pass: with a running maximum and a running sum. Going
-backward they go around once more, with their gradients. So no device ever holds more than two
-blocks of keys and values, and no more weights than those of one block.
+Each device keeps the queries of its own tokens. Blocks of keys and values are passed around a ring
+of devices, and each device accumulates its queries' attention over the blocks with an online
+softmax, a running maximum and a running sum (Milakov and Gimelshein 2018). In the backward pass the
+blocks go around once more, with their gradients. So a device never stores more than two blocks of
+keys and values, and the attention weights of one block.
 """
 
 from __future__ import annotations
@@ -38,24 +38,25 @@ def ring_attention(
     axis: str = "sequence",
     name: str = "ring attention",
 ) -> jax.Array:
-    """`jaxnet.layers.attention` of tokens that are shared out over an axis of a mesh.
+    """`jaxnet.layers.attention` with tokens sharded over a mesh axis.
 
-    Forward, a device receives the keys and values of all others, in as many steps as there are
-    others; backward it receives these and their gradients. With `causal` each device has the same
-    number of steps, also where a block holds later tokens only.
+    In the forward pass a device receives the keys and values of all others, one block per step; in
+    the backward pass these and their gradients. With `causal` all devices take the same number of
+    steps, including those for blocks of later tokens only.
 
     Args:
         query: `(batch, heads, time, features)`.
-        key: `(batch, kv_heads, source, features)`; fewer heads than of queries are shared.
+        key: `(batch, kv_heads, source, features)`; with fewer heads than `query`, groups of query
+            heads share them.
         value: `(batch, kv_heads, source, values)`.
         mask: bool `(batch, source)`, False where a key is padding.
-        causal: whether a query sees only the keys up to its own place.
+        causal: whether a query attends only to keys up to its own position.
         mesh: None for the ambient one.
-        axis: the axis over which the tokens are shared out.
-        name: who attends, for messages.
+        axis: the mesh axis that shards the tokens.
+        name: the name of the layer, for messages.
 
     Returns:
-        `(batch, heads, time, values)`; a query that sees no key gets zeros.
+        `(batch, heads, time, values)`; zeros for a query without any visible key.
 
     Raises:
         UsageError: the axis doesn't divide the tokens, or `causal` and there are not as many keys
@@ -72,7 +73,7 @@ def ring_attention(
     for kind, tokens in (("queries", query.shape[2]), ("keys", key.shape[2])):
         if tokens % size:
             raise UsageError(
-                f"{name}: {tokens} {kind} can't be shared out evenly over {axis}={size}: choose a "
+                f"{name}: {tokens} {kind} can't be split evenly over {axis}={size}: choose a "
                 f"length that {size} divides, such as {-(-tokens // size) * size}"
             )
     if causal and query.shape[2] != key.shape[2]:
@@ -92,17 +93,17 @@ def ring_attention(
 
 
 def in_a_ring(mesh: AnyMesh | None = None, axis: str = "sequence") -> Any:
-    """What makes every `MultiHeadAttention` attend in a ring: for `flax.linen.intercept_methods`.
+    """An interceptor (`flax.linen.intercept_methods`): `MultiHeadAttention` uses ring attention.
 
-    Dense layers, and tables as last layers, no longer make rows of one matrix of all tokens: the
-    compiler would gather them for that.
+    Dense layers, and embedding tables as output layers, no longer flatten all tokens into rows of
+    one matrix, for which the compiler would gather them.
 
-    Positions, masks and parameters are those of the whole sequence. Without a mesh, or with one
-    device along the axis, attention stays as it is, and so it does with a cache.
+    Positions, masks and parameters are those of the full sequence. Without a mesh, with one device
+    along the axis, or with a cache, attention is unchanged.
 
     Raises:
-        UsageError: (when the network is traced) see `ring_attention`; or weights are dropped in
-            training, which no device could do alike, as none sees all of a query's weights.
+        UsageError: (when the network is traced) see `ring_attention`; or attention has dropout,
+            which isn't supported, because no device sees all weights of a query.
     """
 
     def interceptor(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext):
@@ -148,7 +149,7 @@ def _mix(
     name = "/".join(module.path) or type(module).__name__
     if train and module.dropout:
         raise UsageError(
-            f"{name}: attention over {axis} devices can't drop weights, and its dropout is "
+            f"{name}: ring attention over the {axis} axis doesn't support attention dropout, got "
             f"{module.dropout}. Set it to 0 for the attention (dropout elsewhere may stay), or "
             f"leave out the {axis} axis."
         )
@@ -164,17 +165,17 @@ class _Ring:
     size: int
     causal: bool
 
-    def handed_on(self, blocks: Any) -> Any:
-        """What the neighbour before had."""
+    def passed_on(self, blocks: Any) -> Any:
+        """The blocks of the previous device in the ring."""
         around = [(i, (i + 1) % self.size) for i in range(self.size)]
         return jax.tree.map(lambda x: lax.ppermute(x, self.axis, around), blocks)
 
     def block(self, step: Any) -> jax.Array:
-        """Which block of keys is at hand after so many steps."""
+        """The index of this device's block of keys after `step` steps."""
         return (lax.axis_index(self.axis) - step) % self.size
 
     def visible(self, time: int, source: int, block: jax.Array, mask: jax.Array | None) -> Any:
-        """What each query may see of a block, (batch or 1, 1, time or 1, source)."""
+        """The attention mask of each query for a block, (batch or 1, 1, time or 1, source)."""
         seen = jnp.ones((1, 1, 1, 1), bool) if mask is None else mask[:, None, None]
         if not self.causal:
             return seen
@@ -215,8 +216,8 @@ def _forward(
 
     def step(carry: Any, number: jax.Array) -> Any:
         sums, blocks = carry
-        # Sent on before it is used, so that the transfer and the products overlap.
-        after = ring.handed_on(blocks)
+        # Sent before it is used, so that communication and computation overlap.
+        after = ring.passed_on(blocks)
         return (take(sums, number, blocks), after), None
 
     last = ring.size - 1
@@ -230,14 +231,14 @@ def _forward(
 
 
 def _backward(ring: _Ring, kept: Any, cotangent: jax.Array) -> Any:
-    """The gradients, from the weights, which are computed again.
+    """The gradients, with recomputed attention weights.
 
-    The derivative of a softmax has a sum over all keys; it is the product of output and cotangent.
+    The sum over all keys in the derivative of the softmax is the product of output and cotangent.
     """
     query, key, value, mask, out, logarithm = kept
     wide = logarithm.dtype
-    # In half precision the gradients of a query's scores would no longer add up to 0 over the keys,
-    # as those of a softmax do, and a bias of keys would learn what is but rounding.
+    # In half precision the gradients of a query's scores would not sum to 0 over the keys, as those
+    # of a softmax do, and a bias of keys would be trained on rounding errors.
     inner = (cotangent.astype(wide) * out).sum(axis=-1, keepdims=True)
     scaled = query * query.shape[-1] ** -0.5
 
@@ -257,16 +258,16 @@ def _backward(ring: _Ring, kept: Any, cotangent: jax.Array) -> Any:
 
     def step(carry: Any, number: jax.Array) -> Any:
         d_query, d_blocks, blocks = carry
-        after = ring.handed_on(blocks)
+        after = ring.passed_on(blocks)
         d_query, d_blocks = take(d_query, d_blocks, number, blocks)
-        return (d_query, ring.handed_on(d_blocks), after), None
+        return (d_query, ring.passed_on(d_blocks), after), None
 
     d_query, *d_blocks = (zeros_within(x.shape, wide) for x in (query, key, value))
     last = ring.size - 1
     start = (d_query, tuple(d_blocks), (key, value, mask))
     (d_query, d_blocks, blocks), _ = lax.scan(step, start, jnp.arange(last))
     d_query, d_blocks = take(d_query, d_blocks, last, blocks)
-    d_key, d_value = ring.handed_on(d_blocks)
+    d_key, d_value = ring.passed_on(d_blocks)
     d_query *= query.shape[-1] ** -0.5
     return (
         d_query.astype(query.dtype),
@@ -280,7 +281,7 @@ _attend.defvjp(_forward, _backward)
 
 
 def _scores(query: jax.Array, key: jax.Array) -> jax.Array:
-    """(batch, heads, time, source), in float32 at least."""
+    """The attention scores (batch, heads, time, source), in at least float32."""
     scaled = query * query.shape[-1] ** -0.5
     return _by_head(_product(_shared(scaled, key), key.swapaxes(-1, -2)), query)
 
@@ -291,11 +292,11 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _shared(x: jax.Array, key: jax.Array) -> jax.Array:
-    """(batch, heads, time, .) with the heads that share keys one below the other."""
+    """(batch, heads, time, .) as (batch, kv_heads, group * time, .): merges heads with one key."""
     batch, _, _, width = x.shape
     return x.reshape(batch, key.shape[1], -1, width)
 
 
 def _by_head(x: jax.Array, query: jax.Array) -> jax.Array:
-    """(batch, heads, time, .) again."""
+    """The inverse of `_shared`: (batch, heads, time, .)."""
     return x.reshape(*query.shape[:3], x.shape[-1])

@@ -1,4 +1,4 @@
-"""How each leaf of a training state lies on a mesh, from rules over the parameters' paths."""
+"""The sharding of each leaf of a training state, from rules over the parameters' paths."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Rule = tuple[str, Axes] | tuple[str, Axes, str]
 # The third entry of a rule for parameters that only some networks of a family have.
 OPTIONAL = "optional"
 
-# The subtree of a training state, or of a player in it, that a network's parameters are in.
+# The key of a network's parameters in a training state, or in the state of one of several networks.
 PARAMS = "params"
 
 
 class _Parameter(NamedTuple):
-    """A parameter: who has it, its path there, its shape, and how it lies."""
+    """A parameter: the network that owns it, its path there, its shape and its sharding."""
 
     owner: tuple[str, ...]
     path: tuple[str, ...]
@@ -35,29 +35,29 @@ class _Parameter(NamedTuple):
 
 
 def check_rules(rules: Sequence[Any]) -> None:
-    """Check rules before there is a tree to use them on.
+    """Check the form of sharding rules, without a tree.
 
     Raises:
-        UsageError: one isn't `(pattern, axes)`, or names an axis that there isn't, or one twice.
+        UsageError: a rule isn't `(pattern, axes)`, or names an unknown axis, or one axis twice.
     """
     for rule in rules:
         pair = isinstance(rule, tuple) and len(rule) in (2, 3) and isinstance(rule[0], str)
         if not (pair and isinstance(rule[1], tuple) and rule[2:] in ((), (OPTIONAL,))):
             raise UsageError(
                 f"layout: expected a rule (pattern, axes), such as ('**/up/kernel', (None, "
-                f"'tensor')), perhaps with 'optional' as third entry, got {rule!r}"
+                f"'tensor')), optionally with 'optional' as third entry, got {rule!r}"
             )
         used = [name for axis in rule[1] for name in names(axis)]
         for name in used:
             if name not in AXES:
                 raise UsageError(
                     f"layout: the rule {rule!r} names the axis {name!r}, and the axes are "
-                    f"{', '.join(AXES)}; None leaves a dimension whole"
+                    f"{', '.join(AXES)}; None doesn't shard a dimension"
                 )
             if used.count(name) > 1:
                 raise UsageError(
                     f"layout: the rule {rule!r} names the axis {name!r} twice, and an axis can "
-                    "share out one dimension only"
+                    "shard one dimension only"
                 )
 
 
@@ -66,17 +66,17 @@ def specs(
 ) -> PyTree:
     """The same tree with a `PartitionSpec` at each leaf; axes of one device are left out.
 
-    The tree's parameters are what lies under a key `params`, or all of it where there is none.
-    The first rule that matches a parameter's path decides, and then the fsdp axis takes its largest
-    dimension that is left and that it divides. Any other leaf whose path ends with a parameter's
-    and that has its shape, such as a moment of the optimizer or a moving average, lies like that
-    parameter. What remains is whole on every device.
+    The tree's parameters are the leaves under a key `params`, or all leaves without such a key. The
+    first rule that matches a parameter's path decides, and then the fsdp axis shards its largest
+    remaining dimension that it divides. Any other leaf whose path ends with a parameter's path and
+    that has its shape, such as an optimizer moment or a moving average, is sharded like that
+    parameter. The remaining leaves are replicated.
 
     Args:
         tree: arrays or shapes.
         rules: see `Layout`.
         sizes: the number of devices along each axis.
-        fsdp_min_size: the least elements of a parameter that the fsdp axis shares out.
+        fsdp_min_size: the minimum number of elements of a parameter to be sharded by fsdp.
 
     Raises:
         UsageError: a rule matches no parameter, has more dimensions than it, or doesn't divide it.
@@ -88,8 +88,8 @@ def specs(
     """
     if sizes.get("tensor", 1) > 1 and not any("tensor" in names(a) for r in rules for a in r[1]):
         raise UsageError(
-            f"layout: tensor={sizes['tensor']} cuts nothing, because no rule names it: give the "
-            "rules of the model's file, such as rules=models.gpt2.SHARDING, or rules of your own"
+            f"layout: tensor={sizes['tensor']} shards nothing, because no rule names it: pass the "
+            "rules of the model's file, such as rules=models.gpt2.SHARDING, or your own rules"
         )
     named = _named(tree)
     parameters = _parameters(named, rules, sizes, fsdp_min_size)
@@ -105,7 +105,7 @@ def specs(
 
 
 def _named(tree: PyTree) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
-    """Path and shape of each leaf; where nothing is called `params`, all of it is."""
+    """Path and shape of each leaf; without a key `params`, all leaves are put under one."""
     paths = [tuple(path.split("/")) for path in jax.tree.leaves(trees.paths(tree))]
     above = () if any(PARAMS in path for path in paths) else (PARAMS,)
     shapes = map(np.shape, jax.tree.leaves(tree))
@@ -119,7 +119,7 @@ def _parameters(
     fsdp_min_size: int,
 ) -> dict[tuple[str, ...], _Parameter]:
     """The parameters by their path in the state."""
-    # Some optimizers remember parameters, and call them so too: those lie deeper.
+    # Some optimizer states contain `params` too, at a deeper level.
     depth = min((path.index(PARAMS) for path, _ in named if PARAMS in path), default=0)
     parameters = {}
     for path, shape in named:
@@ -158,9 +158,9 @@ def _check_fits(name: str, shape: tuple[int, ...], axes: Axes, sizes: Mapping[st
         if shape[dimension] % parts:
             said = " x ".join(f"{part}={sizes.get(part, 1)}" for part in names(axis))
             raise UsageError(
-                f"layout: {name} of shape {shape} can't be cut along its dimension {dimension}: "
+                f"layout: {name} of shape {shape} can't be sharded along dimension {dimension}: "
                 f"{shape[dimension]} isn't divisible by {said}. Choose another size for the axis "
-                f"or the layer, or leave it whole: put the rule ({name!r}, ()) first "
+                f"or the layer, or replicate it: put the rule ({name!r}, ()) first "
                 f"(--layout.whole {name})."
             )
 
@@ -168,7 +168,7 @@ def _check_fits(name: str, shape: tuple[int, ...], axes: Axes, sizes: Mapping[st
 def _spec(
     shape: tuple[int, ...], axes: Axes, sizes: Mapping[str, int], fsdp_min_size: int
 ) -> PartitionSpec:
-    """What a rule says, without axes of one device, and with the fsdp axis on top."""
+    """The spec of a rule, without axes of one device, and with the fsdp axis added."""
     chosen = [tuple(n for n in names(axis) if sizes.get(n, 1) > 1) for axis in axes]
     chosen += [()] * (len(shape) - len(chosen))
     fsdp = sizes.get("fsdp", 1)
@@ -187,10 +187,10 @@ def _like_its_parameter(
     shape: tuple[int, ...],
     by_path: Mapping[tuple[str, ...], Sequence[_Parameter]],
 ) -> PartitionSpec:
-    """How the parameter lies whose path is the longest end of this one and whose shape it has."""
+    """The sharding of the parameter with the same shape and the longest path that ends this one."""
     for start in range(len(path)):
         same = [p for p in by_path.get(path[start:], ()) if p.shape == shape]
         if same:
-            # Where two networks have such a parameter, it is the one with the same owner.
+            # If two networks have such a parameter, the one with the same owner is chosen.
             return max(same, key=lambda p: path[: len(p.owner)] == p.owner).spec
     return PartitionSpec()

@@ -1,6 +1,7 @@
-"""What functions that move shards themselves (`jax.shard_map`) share.
+"""Helpers for functions with explicit communication (`jax.shard_map`).
 
-They take a mesh, or None for the ambient one (`jax.set_mesh`), which a trainer with a layout sets.
+They accept a mesh, or None for the ambient one (`jax.set_mesh`), which a trainer with a layout
+sets.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ PyTree = Any
 
 
 def free_axes(mesh: AnyMesh | None = None) -> Mapping[str, int]:
-    """The axes of a mesh along which arrays are still whole for the program, with their sizes.
+    """The axes of a mesh that aren't manual, with their sizes.
 
-    Those over which a surrounding `jax.shard_map` maps already are not among them; without a mesh
-    there are none.
+    Axes that an enclosing `jax.shard_map` already maps over are excluded; without a mesh there are
+    none.
 
     Example:
         >>> free_axes()
@@ -38,7 +39,7 @@ def free_axes(mesh: AnyMesh | None = None) -> Mapping[str, int]:
 
 
 def batch_axes(mesh: AnyMesh | None = None) -> tuple[str, ...]:
-    """The free axes of more than one device among which the examples of a batch are shared out.
+    """The free axes with more than one device that shard the examples of a batch.
 
     Example:
         >>> batch_axes(AbstractMesh((4, 1, 2), ("data", "fsdp", "tensor")))
@@ -49,11 +50,11 @@ def batch_axes(mesh: AnyMesh | None = None) -> tuple[str, ...]:
 
 
 def widened(tree: PyTree) -> PyTree:
-    """Half-precision numbers as float32, in which devices add up.
+    """Cast half-precision arrays to float32, for sums over devices.
 
-    It has more digits, and XLA's compiler for the CPU aborts on some sums of bfloat16 (jax 0.10).
-    What is given to a mapped function like this, and made `typed_like` before within it, has a
-    gradient that is added up in float32.
+    float32 is more precise, and XLA's CPU compiler aborts on some sums of bfloat16 (jax 0.10). An
+    argument of a mapped function that is cast by `widened`, and back by `typed_like` inside it, has
+    its gradient summed in float32.
     """
 
     def wide(x: jax.Array) -> jax.Array:
@@ -64,15 +65,15 @@ def widened(tree: PyTree) -> PyTree:
 
 
 def typed_like(tree: PyTree, other: PyTree) -> PyTree:
-    """`tree` in the types of `other`."""
+    """Cast `tree` to the dtypes of `other`."""
     return jax.tree.map(lambda x, like: x.astype(like.dtype), tree, other)
 
 
 def zeros_within(shape: Sequence[int], dtype: Any) -> jax.Array:
-    """Zeros, within a function that is mapped, for what comes to differ from device to device.
+    """Zeros inside a mapped function, typed as varying over its manual axes.
 
-    JAX keeps track of the axes along which arrays differ, and a loop has to begin with arrays that
-    differ along as many as they do in the end.
+    JAX tracks the axes along which arrays vary, and the carry of a loop must have the same ones at
+    its start as at its end.
     """
     zeros = jnp.zeros(shape, dtype)
     return lax.pcast(zeros, jax.sharding.get_abstract_mesh().manual_axes, to="varying")

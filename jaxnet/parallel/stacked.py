@@ -1,9 +1,9 @@
-"""A `jaxnet.layers.Stack` whose blocks lie one after the other on the devices of a pipeline.
+"""A `jaxnet.layers.Stack` with its blocks distributed over the stages of a pipeline.
 
-Its parameters come in two forms. The plain one has each block by itself, `stack/blocks_0/...`,
-`stack/blocks_1/...`; it is that of one device, of bundles, and of all that reads parameters by
-name. The stacked one has `stack/blocks/...`, each leaf with the block as leading axis, which the
-`stage` axis shares out.
+Its parameters have two forms. The plain form has a subtree per block, `stack/blocks_0/...`,
+`stack/blocks_1/...`; it is used on one device, in bundles, and wherever parameters are read by
+name. The stacked form has `stack/blocks/...`, each leaf with the block as leading axis, which the
+`stage` axis shards.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from jaxnet.parallel.shard_map_utils import AnyMesh, free_axes
 PyTree = Any
 
 STACKED = "blocks"
-"""What the stacked form has in the place of `blocks_0`, `blocks_1`, ..."""
+"""The key of the stacked form, in place of `blocks_0`, `blocks_1`, ..."""
 
 STAGES = (("**/blocks/**", ("stage",)),)
-"""The rule of a layout for the stacked form: each stage holds its own blocks."""
+"""The sharding rule of the stacked form, which stores each block on its stage."""
 
 
 def from_plain(tree: PyTree) -> PyTree:
-    """The stacked form of parameters, or of anything that holds such, a training state say.
+    """The stacked form of parameters, or of a tree that contains them, such as a training state.
 
     Raises:
-        UsageError: blocks of one stack differ.
+        UsageError: the blocks of a stack differ in structure, shape or dtype.
 
     Example:
         >>> from_plain({"stack": {"blocks_0": {"bias": 1.0}, "blocks_1": {"bias": 2.0}}})
@@ -46,7 +46,7 @@ def from_plain(tree: PyTree) -> PyTree:
 
 
 def to_plain(tree: PyTree) -> PyTree:
-    """The plain form; `from_plain` the other way around.
+    """The plain form; the inverse of `from_plain`.
 
     Example:
         >>> to_plain({"stack": {"blocks": {"bias": jnp.array([1.0, 2.0])}}})["stack"]["blocks_1"]
@@ -91,10 +91,10 @@ def _apart(node: Mapping[str, PyTree]) -> dict[str, PyTree]:
 
 
 def stage_rules(rules: Sequence[Rule]) -> tuple[Rule, ...]:
-    """Rules of a model, for a layout of its stacked form: what they cut, and in stages.
+    """A model's sharding rules for its stacked form, with the `stage` axis added.
 
     Args:
-        rules: for the plain form; those whose pattern begins with `**/` also mean blocks.
+        rules: rules for the plain form; those whose pattern begins with `**/` also apply to blocks.
 
     Example:
         >>> for rule in stage_rules([("**/up/kernel", (None, "tensor"))]):
@@ -118,17 +118,17 @@ def in_stages(
     mesh: AnyMesh | None = None,
     axis: str = "stage",
 ) -> Any:
-    """What runs every stacked `Stack` as a pipeline: for `flax.linen.intercept_methods`.
+    """An interceptor (`flax.linen.intercept_methods`) that runs each stacked `Stack` as a pipeline.
 
-    Without a mesh, or with one device along the axis, the blocks run one after the other. Dropout
-    draws anew for each block and micro-batch, and so not as in the plain form.
+    Without a mesh, or with one device along the axis, the blocks run sequentially. Dropout masks
+    are sampled per block and micro-batch, and so differ from those of the plain form.
 
     Args:
-        micro_batches: into how many each batch is cut; None, and any number in evaluation, whose
-            batches may be of another size, stands for what `micro_batches_of` finds.
+        micro_batches: the number of micro-batches; if None, and always in evaluation, whose batch
+            size may differ, it is chosen by `micro_batches_of`.
         remat: see `gpipe`.
         mesh: None for the ambient one.
-        axis: the axis over which the blocks are shared out.
+        axis: the mesh axis of the pipeline stages.
 
     Raises:
         UsageError: (when the network is traced) see `gpipe`; or the blocks have variables besides
@@ -161,7 +161,7 @@ def _run(
     if cache is not None or others:
         what = "a cache" if cache is not None else f"variables of the kind {others[0]!r}"
         raise UsageError(
-            f"{name}: blocks in a pipeline can't have {what}. Take the parameters in their plain "
+            f"{name}: blocks in a pipeline can't have {what}. Use the parameters in their plain "
             "form (jaxnet.parallel.to_plain), without the pipeline."
         )
     if positions is not None:

@@ -105,7 +105,7 @@ def test_a_language_model_on_four_devices_learns_as_on_one(network, axes, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--layout.data", "3"], "64 examples can't be shared out evenly over data=3"),
+        (["--layout.data", "3"], "64 examples can't be split evenly over data=3"),
         (["--layout.data", "16"], "data=16 = 16, and there are 8 devices"),
         (["--layout.data", "-1", "--layout.fsdp", "-1"], "data and fsdp are -1"),
         (["--layout.tensor", "8", "--network.hidden", "30"], "30 isn't divisible by tensor=8"),

@@ -155,7 +155,7 @@ def test_what_an_optimizer_calls_params_isnt_taken_for_parameters():
             Layout(tensor=2, fsdp=2, rules=(("kernel", (None, ("tensor", "fsdp"))),)),
             r"6 isn't divisible by tensor=2 x fsdp=2",
         ),
-        (Layout(tensor=2), "tensor=2 cuts nothing"),
+        (Layout(tensor=2), "tensor=2 shards nothing"),
         (Layout(data=-1), r"data is -1.*filled"),
     ],
 )
@@ -232,7 +232,7 @@ def test_the_description_counts_what_a_device_holds():
     said = layout.describe(shapes)
     lines = {line.split()[0]: line.split() for line in said.splitlines()}
     assert lines["params/Dense_0/kernel"][1:] == ["(64,", "64)", "float32", "P(fsdp)", "4,096"]
-    assert lines["params/Dense_2/bias"][-2:] == ["whole", "16"]
+    assert lines["params/Dense_2/bias"][-2:] == ["replicated", "16"]
     assert len(said.splitlines()) == len(jax.tree.leaves(shapes)) + 2
     # What is said is what is: the bytes of the shards on the first device.
     state = programs.init(jax.random.key(0), batch)

@@ -131,7 +131,7 @@ def test_no_device_holds_all_weights_or_all_keys():
 
 def test_what_cannot_be_shared_out_is_refused():
     mesh = Layout(sequence=8).mesh()
-    with pytest.raises(UsageError, match=r"12 queries can't be shared out .* sequence=8.* as 16"):
+    with pytest.raises(UsageError, match=r"12 queries can't be split .* sequence=8.* as 16"):
         ring_attention(*tokens(12, 12), mesh=mesh)
     with pytest.raises(UsageError, match="12 keys"):
         ring_attention(*tokens(16, 12), mesh=mesh)
@@ -173,7 +173,7 @@ def test_without_a_mesh_the_technique_changes_nothing():
 @pytest.mark.slow
 def test_weights_that_are_dropped_are_refused_by_the_name_of_the_layer():
     task = sequence_parallel(language_task(dropout=0.1))
-    with pytest.raises(UsageError, match=r"stack/blocks_0/self_attention.*dropout is 0\.1"):
+    with pytest.raises(UsageError, match=r"stack/blocks_0/self_attention.*dropout, got 0\.1"):
         steps(task, texts(), Layout(sequence=8), count=1)
 
 

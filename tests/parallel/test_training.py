@@ -214,7 +214,7 @@ def test_all_but_the_programs_of_a_pipeline_see_plain_parameters():
 
 
 def test_a_batch_that_cant_be_shared_out_is_refused():
-    with pytest.raises(UsageError, match="6 examples can't be shared out evenly over data=8"):
+    with pytest.raises(UsageError, match="6 examples can't be split evenly over data=8"):
         Trainer(task(), layout=Layout(data=8)).fit(rows(), epochs=1, batch_size=6)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from jaxnet import ending
-from jaxnet.errors import InputError
+from jaxnet.errors import InputError, UsageError
 
 # The longer mark first: that of UTF-16 is its beginning.
 _MARKS = (
@@ -29,6 +29,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
+_CONVERT = "convert the file first, for instance with iconv -f cp1252 -t utf-8"
 
 # What `write_atomically` calls a file that isn't complete: its name and the process's number.
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
@@ -170,14 +171,17 @@ def marked_encoding(start: bytes) -> str | None:
     return next((encoding for mark, encoding in _MARKS if start.startswith(mark)), None)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, encoding: str | None = None, advice: str = _CONVERT) -> str:
     r"""A text in UTF-8, or in what its byte order mark announces, with lines that end in `\n`.
 
     Args:
         path: the file; one that ends in `.gz` is unpacked.
+        encoding: that of a file without a byte order mark, by default UTF-8.
+        advice: what to do about a file in another encoding, for the message.
 
     Raises:
         InputError: the file can't be read, or isn't a text.
+        UsageError: there is no such encoding.
 
     Example:
         >>> import tempfile
@@ -192,22 +196,27 @@ def read_text(path: Path) -> str:
             content = file.read()
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    return decoded(content, str(path))
+    return decoded(content, str(path), encoding, advice)
 
 
-def decoded(content: bytes, where: str) -> str:
+def decoded(content: bytes, where: str, encoding: str | None = None, advice: str = _CONVERT) -> str:
     """The text of a file's bytes, as `read_text` reads them; `where` begins the message.
 
     Raises:
         InputError: these bytes aren't a text.
+        UsageError: there is no such encoding.
     """
-    encoding = marked_encoding(content) or "utf-8"
+    encoding = marked_encoding(content) or encoding or "utf-8"
     try:
         text = content.decode(encoding)
+    except LookupError as error:
+        raise UsageError(
+            f"unknown encoding {encoding!r}: expected utf-8, latin-1, cp1252, ..."
+        ) from error
     except UnicodeDecodeError as error:
         name = encoding.removesuffix("-sig").upper()
         raise InputError(
             f"{where}: expected {name}, got byte {content[error.start]:#x} at {error.start}; "
-            "convert the file first, for instance with iconv -f cp1252 -t utf-8"
+            f"{advice}"
         ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")

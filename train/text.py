@@ -4,6 +4,8 @@
     python -m train.text --data sms_spam --data-dir FILE --folds 5 --epochs 6      99.1 %
     python -m train.text --data rt_polarity --data-dir DIR --folds 5 --epochs 6    75.8 %
     python -m train.text --data lines --data-dir FILE         CLASS, a tab and TEXT on each line
+    python -m train.text --data csv --data-dir FILE --text COLUMN --target COLUMN    CSV or TSV
+    python -m train.text --data folder --data-dir DIR         DIR/CLASS/*.txt, one text in each file
     python -m train.text --data folder --data-dir DIR         DIR/CLASS.txt, one text on each line
     python -m train.text --model encoder                      a small transformer
     python -m train.text --help                               all options
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m train.text"
 RECURRENT = ("lstm", "gru", "rnn")
+OWN_TEXTS = ("lines", "csv", "folder")
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,16 @@ class Config(app.CrossValidated):
 
     data: str = "docstrings"
     """docstrings, sms_spam, rt_polarity, lines for a file with CLASS, a tab and TEXT on each line,
-    or folder for a file for each class"""
-    data_dir: Annotated[
-        Path | None, OnlyWith(data=("sms_spam", "rt_polarity", "lines", "folder"))
-    ] = None
+    csv for a CSV or TSV file with a header, or folder for a sub-folder for each class with a text
+    in each .txt file, or for a CLASS.txt for each class with a text on each line"""
+    data_dir: Annotated[Path | None, OnlyWith(data=("sms_spam", "rt_polarity", *OWN_TEXTS))] = None
     """the file, or the folder with the files"""
+    text: Annotated[str | None, OnlyWith(data="csv")] = None
+    """the column of the texts"""
+    target: Annotated[str | None, OnlyWith(data="csv")] = None
+    """the column of their classes"""
+    encoding: Annotated[str | None, OnlyWith(data=OWN_TEXTS)] = None
+    """that of files which aren't in UTF-8, such as cp1252 or latin-1"""
     model: str | None = None
     """lstm (by default), gru, rnn, or encoder, a small transformer"""
     epochs: Count = 15

@@ -27,7 +27,13 @@ IMAGE_FILES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "folder")
 IMAGES = ("digits", *IMAGE_FILES)
 ImageSize = Annotated[Count | None, OnlyWith(data="folder")]
 # What data of one's own is called, by the endings of its files.
-OWN = {".csv": "csv", ".parquet": "csv", ".pq": "csv", ".txt": "text", ".tsv": "lines"}
+OWN = {
+    ".csv": ("csv",),
+    ".parquet": ("csv",),
+    ".pq": ("csv",),
+    ".txt": ("text",),
+    ".tsv": ("lines", "csv"),
+}
 
 
 def lookup_data(name: str, known: Mapping[str, T]) -> T:
@@ -43,8 +49,9 @@ def lookup_data(name: str, known: Mapping[str, T]) -> T:
     path = Path(name)
     if name in known or not (path.suffix or path.name != name or path.exists()):
         return lookup(name, known, "data")
-    kind = OWN.get(path.suffix, "folder")
-    kinds = [kind] if kind in known else [k for k in (*OWN.values(), "folder") if k in known]
+    every = [kind for kinds in OWN.values() for kind in kinds] + ["folder"]
+    kinds = [kind for kind in OWN.get(path.suffix, ("folder",)) if kind in known]
+    kinds = kinds or [kind for kind in every if kind in known]
     shown = " or ".join(f"--data {kind} --data-dir {name}" for kind in dict.fromkeys(kinds))
     raise UsageError(
         f"--data says what kind of data it is, and --data-dir where: {shown or ', '.join(known)}"

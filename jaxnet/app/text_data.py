@@ -43,20 +43,45 @@ def _rt_polarity(config: Run) -> Texts:
     return read_class_files(files, "rt_polarity")
 
 
-def _lines(config: Run) -> Texts:
+def _lines(config: Any) -> Texts:
     from jaxnet.data import read_labelled_lines
 
-    return read_labelled_lines(config.data_path("a file with CLASS, a tab and TEXT on each line"))
+    path = config.data_path("a file with CLASS, a tab and TEXT on each line")
+    return read_labelled_lines(path, encoding=config.encoding)
 
 
-def _folder(config: Run) -> Texts:
-    from jaxnet.data import read_class_files
+def _table(config: Any) -> Texts:
+    from jaxnet.data import read_text_table
 
-    folder = config.data_path("the folder with a text file for each class")
+    path = config.data_path("a CSV or TSV file with a header")
+    if not config.text or not config.target:
+        raise UsageError(
+            f"{path}: say which columns hold the texts and their classes, with --text COLUMN and "
+            "--target COLUMN"
+        )
+    return read_text_table(path, config.text, config.target, encoding=config.encoding)
+
+
+def _folder(config: Any) -> Texts:
+    from jaxnet.data import read_class_files, read_class_folders
+    from jaxnet.data.text.texts import class_folders
+
+    folder = config.data_path("the folder with CLASS.txt, or with CLASS/*.txt, for each class")
     files = {file.stem: file for file in sorted(folder.glob("[!.]*.txt"))}
+    folders = [each for each in class_folders(folder) if next(each.glob("[!.]*.txt"), None)]
+    if files and folders:
+        raise InputError(
+            f"{folder}: expected CLASS.txt with a text on each line, or CLASS/*.txt with a text in "
+            f"each file, got both: {next(iter(files.values())).name} and {folders[0].name}/"
+        )
+    if folders:
+        return read_class_folders(folder, config.encoding)
     if len(files) < 2:
-        raise InputError(f"{folder}: expected CLASS.txt for at least two classes, got {len(files)}")
-    return read_class_files(files, folder.name)
+        raise InputError(
+            f"{folder}: expected CLASS.txt, or CLASS/*.txt, for at least two classes, got "
+            f"{len(files)}"
+        )
+    return read_class_files(files, folder.name, config.encoding)
 
 
 # Texts with their classes.
@@ -65,6 +90,7 @@ LABELLED: Mapping[str, Callable[[Any], Texts]] = {
     "sms_spam": _sms_spam,
     "rt_polarity": _rt_polarity,
     "lines": _lines,
+    "csv": _table,
     "folder": _folder,
 }
 

@@ -50,8 +50,10 @@ from jaxnet.data.text.corpora import load_docstrings as load_docstrings
 from jaxnet.data.text.corpora import load_python_reference as load_python_reference
 from jaxnet.data.text.encoder import TextEncoder as TextEncoder
 from jaxnet.data.text.encoder import fit_texts as fit_texts
+from jaxnet.data.text.text_tables import read_text_table as read_text_table
 from jaxnet.data.text.texts import Texts as Texts
 from jaxnet.data.text.texts import read_class_files as read_class_files
+from jaxnet.data.text.texts import read_class_folders as read_class_folders
 from jaxnet.data.text.texts import read_labelled_lines as read_labelled_lines
 from jaxnet.data.text.texts import read_lines as read_lines
 from jaxnet.data.text.tokenizer import Tokenizer as Tokenizer

@@ -87,7 +87,9 @@ def test_the_encoder(lines, tmp_path):
         (["--data", "smsspam"], cli.WRONG_USAGE, "did you mean 'sms_spam'"),
         (["--model", "lstmm"], cli.WRONG_USAGE, "did you mean 'lstm'"),
         (["--data", "lines", "--data-dir", "absent"], cli.WRONG_USAGE, "absent: there is no such"),
-        (["--data", "folder", "--data-dir", "."], cli.FAILED, "CLASS.txt for at least two"),
+        (["--data", "folder", "--data-dir", "."], cli.FAILED, "or CLASS/*.txt, for at least two"),
+        (["--data", "csv", "--data-dir", __file__], cli.WRONG_USAGE, "--text COLUMN and --target"),
+        (["--text", "body"], cli.WRONG_USAGE, "only with --data csv"),
     ],
 )
 def test_what_is_refused(arguments, code, message, capsys):
@@ -99,3 +101,23 @@ def test_what_is_refused(arguments, code, message, capsys):
 def test_sizes_of_nothing_are_refused(name, capsys):
     assert text(f"--network.{name}", "0") == cli.WRONG_USAGE
     assert f"expected --network.{name} of at least 1, got 0" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_columns_of_a_table_and_a_folder_for_each_class_are_alike(tmp_path):
+    rows = [(label, one) for label in sorted(WORDS) for one in sentences(label, 20)]
+    with (tmp_path / "mails.csv").open("w", encoding="cp1252", newline="") as file:
+        csv.writer(file).writerows([("kind", "body"), *((label, f"{t} ä") for label, t in rows)])
+    for number, (label, one) in enumerate(rows):
+        path = tmp_path / "mails" / label / f"{number:03}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{one} ä")
+    quick = [*SMALL, "--epochs", "1"]
+    table = ["--data", "csv", "--text", "body", "--target", "kind", "--encoding", "cp1252"]
+    forms = {tmp_path / "mails.csv": table, tmp_path / "mails": ["--data", "folder"]}
+    losses = []
+    for path, words in forms.items():
+        run = tmp_path / f"run-{path.name}"
+        assert text(*words, "--data-dir", path, *quick, "--run-dir", run) == cli.DONE
+        losses.append(json.loads((run / "summary.json").read_text())["test_loss"])
+    assert losses[0] == losses[1]

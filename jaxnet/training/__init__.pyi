@@ -3,6 +3,8 @@ from .callbacks import RunWriter as RunWriter
 from .checkpoints import Checkpoints as Checkpoints
 from .early_stopping import EarlyStopping as EarlyStopping
 from .history import History as History
+from .loggers import TensorBoard as TensorBoard
+from .loggers import WandB as WandB
 from .network import Network as Network
 from .plateau import ReduceOnPlateau as ReduceOnPlateau
 from .state import TrainState as TrainState

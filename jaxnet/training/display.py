@@ -6,6 +6,7 @@ epoch 12/40  loss 0.0312  val_loss 0.0583  val_accuracy 0.9832  lr 0.0021  812 s
 from __future__ import annotations
 
 import datetime
+import html
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -33,7 +34,7 @@ def displays(wanted: bool | None) -> list[Callback]:
     if wanted is False:
         return []
     if (show := _notebook()) is not None:
-        return [ProgressBar(show)]
+        return [NotebookBar(show)]
     if sys.stderr.isatty():
         return [ProgressBar()]
     return [ProgressLines()] if wanted else []
@@ -156,7 +157,7 @@ class ProgressLines(Course):
         """Print the last epoch's line and the stop reason."""
         if self._pending:
             self._write(self._pending)
-        self._write(f"{self.epoch}  ended: {reason.replace('_', ' ')}")
+        self._write(f"{self.epoch}{_ended(reason)}")
 
     def _write(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -165,16 +166,9 @@ class ProgressLines(Course):
 
 @dataclass
 class ProgressBar(Course):
-    """A progress bar in a terminal or a notebook.
+    """A progress bar in a terminal."""
 
-    Attributes:
-        show: IPython's `display` in a notebook; None in a terminal.
-    """
-
-    show: Callable[..., Any] | None = None
     _bar: Any = field(default=None, init=False)
-    _cell: Any = field(default=None, init=False)
-    _drawn_at: float = field(default=0.0, init=False)
 
     def on_start(self, plan: Plan) -> None:
         """Show the bar."""
@@ -189,13 +183,10 @@ class ProgressBar(Course):
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[numbers]}", markup=False),
             refresh_per_second=5,
-            console=Console(stderr=True) if self.show is None else None,
+            console=Console(stderr=True),
         )
         self._bar.add_task("", total=plan.steps, epoch=self.epoch, numbers="compiling")
-        if self.show is None:
-            self._bar.start()
-        else:
-            self._cell = self.show(self._table(), display_id=True)
+        self._bar.start()
 
     def on_chunk(self, step: int, loss: float | None) -> None:
         """Advance the bar."""
@@ -209,21 +200,93 @@ class ProgressBar(Course):
 
     def on_stop(self, reason: str) -> None:
         """Draw the bar a last time, with the stop reason."""
-        self._draw(f"  ended: {reason.replace('_', ' ')}", last=True)
-        if self.show is None:
-            self._bar.stop()
+        self._draw(_ended(reason))
+        self._bar.stop()
 
-    def _draw(self, end: str = "", last: bool = False) -> None:
+    def _draw(self, end: str = "") -> None:
         task = self._bar.task_ids[0]
         numbers = self.numbers + end
         self._bar.update(task, completed=self.step, epoch=self.epoch, numbers=numbers)
+
+
+@dataclass
+class NotebookBar(Course):
+    """A progress bar in a notebook: one output of the cell, updated in place.
+
+    Attributes:
+        show: IPython's `display`.
+    """
+
+    show: Callable[..., Any]
+    _cell: Any = field(default=None, init=False)
+    _drawn_at: float = field(default=0.0, init=False)
+
+    def on_start(self, plan: Plan) -> None:
+        """Show the bar."""
+        super().on_start(plan)
+        self._cell = self.show(self._drawn("compiling"), display_id=True)
+        self._drawn_at = time.perf_counter()
+
+    def on_chunk(self, step: int, loss: float | None) -> None:
+        """Advance the bar."""
+        super().on_chunk(step, loss)
+        self._draw()
+
+    def on_epoch(self, row: Row, trained: Any) -> None:
+        """Show the epoch's metrics."""
+        super().on_epoch(row, trained)
+        self._draw()
+
+    def on_stop(self, reason: str) -> None:
+        """Draw the bar a last time, with the stop reason."""
+        self._cell.update(self._drawn(self.numbers + _ended(reason)))
+
+    def _draw(self) -> None:
         now = time.perf_counter()
-        if self._cell is not None and (last or now - self._drawn_at >= REDRAWN):
-            self._cell.update(self._table())
+        if now - self._drawn_at >= REDRAWN:
+            self._cell.update(self._drawn("  ".join(filter(None, (self.numbers, self.speed)))))
             self._drawn_at = now
 
-    def _table(self) -> Any:
-        return self._bar.make_tasks_table(self._bar.tasks)
+    def _drawn(self, words: str) -> HtmlBar:
+        return HtmlBar(self.step, self.plan.steps, self.epoch, words)
+
+
+@dataclass(frozen=True)
+class HtmlBar:
+    """A progress bar as a notebook shows it: HTML, and plain text where it shows none.
+
+    Attributes:
+        step: steps done.
+        steps: steps in all.
+        before: the text before the bar.
+        after: the text after it.
+
+    Example:
+        >>> HtmlBar(3, 8, "epoch 1/2", "loss 0.5")
+        epoch 1/2  3/8 steps  loss 0.5
+    """
+
+    step: int
+    steps: int
+    before: str
+    after: str
+
+    def __repr__(self) -> str:
+        return f"{self.before}  {self.step}/{self.steps} steps  {self.after}"
+
+    def _repr_html_(self) -> str:
+        """See IPython's rich display."""
+        before, after = (html.escape(text) for text in (self.before, self.after))
+        return (
+            '<div style="font-family: monospace; white-space: pre-wrap">'
+            f'{before}  <progress value="{self.step}" max="{self.steps}" '
+            'style="width: 16em; vertical-align: middle"></progress>'
+            f"  {self.step}/{self.steps} steps  {after}</div>"
+        )
+
+
+def _ended(reason: str) -> str:
+    return f"  ended: {reason.replace('_', ' ')}"
 
 
 def _numbers(row: Mapping[str, float | None]) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from jaxnet.training import display
 from jaxnet.training.callbacks import Plan
-from jaxnet.training.display import ProgressBar, ProgressLines, displays
+from jaxnet.training.display import NotebookBar, ProgressBar, ProgressLines, displays
 from jaxnet.training.history import History
 
 
@@ -94,18 +96,63 @@ def test_a_bar_in_a_notebook_is_a_cell_that_is_drawn_anew(clock):
         def update(self, table: Any) -> None:
             self.tables.append(table)
 
-    bar = ProgressBar(lambda table, display_id: Cell(table))
-    bar.on_start(plan(history=History()))
+    bar = NotebookBar(lambda table, display_id: Cell(table))
+    bar.on_start(plan(name="<b>", history=History()))
     for step in range(1, 11):
         clock.now += 0.125
         bar.on_chunk(step, 0.5)
     bar.on_epoch(row(1, 0.5), None)
-    bar.on_stop("epochs")
+    bar.on_stop("no_improvement")
     (cell,) = cells
-    assert len(cell.tables) == 1 + 5 + 1  # twice as seldom as there were steps, and the end
-    task = bar._bar.tasks[0]
-    assert (task.completed, task.fields["epoch"]) == (10, "epoch 1/40")
-    assert task.fields["numbers"].endswith("lr 0.0021  ended: epochs")
+    assert len(cell.tables) == 1 + 5 + 1  # half as often as there were steps, and the end
+    assert str(cell.tables[0]) == "<b>  epoch 1/40  0/400 steps  compiling"
+    assert str(cell.tables[-2]).endswith("10/400 steps  loss 0.5000  8 steps/s  left 0:00:49")
+    numbers = "loss 0.5000  val_loss 1.5000  lr 0.0021  ended: no improvement"
+    assert str(cell.tables[-1]) == f"<b>  epoch 1/40  10/400 steps  {numbers}"
+    shown = ElementTree.fromstring(cell.tables[-1]._repr_html_())
+    (moving,) = shown
+    assert (moving.tag, moving.get("value"), moving.get("max")) == ("progress", "10", "400")
+    assert "".join(shown.itertext()).split() == str(cell.tables[-1]).split()
+
+
+NOTEBOOK = """
+import numpy as np, flax.linen as nn
+from jaxnet import Supervised, Trainer
+x = np.ones((8, 2), np.float32)
+def fit(epochs, *callbacks):
+    task = Supervised(nn.Dense(1), "squared_error", "sgd")
+    for fold in "1/2", "2/2":
+        Trainer(task, callbacks=callbacks).fit((x, x[:, 0]), epochs=epochs, name="fold " + fold)
+class Fails:
+    def on_epoch(self, row, trained):
+        raise ValueError("mine")
+"""
+
+
+@pytest.mark.slow
+def test_a_real_notebook_has_one_output_for_each_run(tmp_path):
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    cells = [NOTEBOOK, "fit(3)", "fit(3, Fails())", "fit(1); print('done')"]
+    notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))
+    nbclient.NotebookClient(
+        notebook,
+        kernel_name="python3",
+        allow_errors=True,
+        timeout=300,
+        resources={"metadata": {"path": str(Path(__file__).parents[2])}},
+    ).execute()
+    _, folds, failed, last = (cell.outputs for cell in notebook.cells)
+    assert [output.output_type for output in folds] == ["display_data"] * 2
+    for number, output in enumerate(folds, 1):
+        assert output.data["text/plain"].startswith(f"fold {number}/2  epoch 3/3  3/3 steps  loss ")
+        assert '<progress value="3" max="3"' in output.data["text/html"]
+        assert output.data["text/plain"].endswith("ended: epochs")
+    assert [output.output_type for output in failed] == ["display_data", "error"]
+    assert failed[0].data["text/plain"].endswith("ended: error")
+    assert "The callback Fails.on_epoch raised this." in "".join(failed[1].traceback)
+    assert [output.output_type for output in last] == ["display_data", "display_data", "stream"]
+    assert last[2].text == "done\n"
 
 
 def test_the_place_decides_what_is_shown(monkeypatch):
@@ -114,11 +161,12 @@ def test_the_place_decides_what_is_shown(monkeypatch):
     assert [type(one) for one in displays(True)] == [ProgressLines]
     assert displays(None) == displays(False) == []
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    assert [one.show for one in displays(None)] == [None]
+    assert [type(one) for one in displays(None)] == [ProgressBar]
     shell = SimpleNamespace(kernel=object())
     notebook = SimpleNamespace(get_ipython=lambda: shell, display=SimpleNamespace(display=print))
     monkeypatch.setitem(sys.modules, "IPython", notebook)
-    assert [one.show for one in displays(None)] == [print]
+    (bar,) = displays(None)
+    assert isinstance(bar, NotebookBar) and bar.show is print
     # IPython in a terminal is a terminal.
     notebook.get_ipython = lambda: SimpleNamespace()
-    assert [one.show for one in displays(None)] == [None]
+    assert [type(one) for one in displays(None)] == [ProgressBar]

@@ -18,7 +18,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -30,8 +29,9 @@ from jaxnet.errors import InputError, UsageError
 from jaxnet.files import expanded, write_atomically, write_json
 from jaxnet.inference import Predictor
 from jaxnet.losses.labels import learnt_by
+from jaxnet.training.adapters import as_network
 from jaxnet.training.evaluation import BatchSize, Evaluator
-from jaxnet.training.network import Network, Precision, as_network, compute_in
+from jaxnet.training.network import Network, Precision, compute_in
 from jaxnet.training.programs import Programs
 from jaxnet.training.task import Batch, GradientTask, identity
 from jaxnet.training.tasks.named_outputs import NamedLosses
@@ -62,7 +62,7 @@ class Bundle:
     """A trained network, ready for use.
 
     Attributes:
-        model: a Linen module.
+        model: a Linen module, or the `Nnx` of an NNX module.
         variables: its weights, a pytree of numpy arrays: `params` and the other collections.
         inputs: shape and type of the inputs of one example; a dict or tuple of them where the model
             takes several.
@@ -92,7 +92,7 @@ class Bundle:
         array(['dog', 'cat'], dtype='<U3')
     """
 
-    model: nn.Module
+    model: Any
     variables: Mapping[str, PyTree]
     inputs: PyTree
     preprocess: Callable[[Any], Any] = identity
@@ -124,13 +124,16 @@ class Bundle:
                 the class names don't fit its outputs.
         """
         network, preprocess, variables = trained.inference()
-        if network.module is None:
+        model = network.described or network.module
+        if model is None:
             raise InputError(
-                "a Bundle needs a Linen module, and this task was given a Network of plain "
-                "functions. Write it as a flax.linen.Module."
+                "a Bundle keeps the class of a model and its arguments, and this task was given a "
+                "Network of plain functions, or a ready NNX module. Write functions as a "
+                "flax.linen.Module, and give of an NNX module class and arguments: "
+                "jaxnet.training.Nnx(Class, arguments)."
             )
         bundle = Bundle(
-            network.module,
+            model,
             jax.device_get(variables),
             trained.inputs,
             preprocess,
@@ -185,7 +188,7 @@ class Bundle:
             ) from error
 
     @staticmethod
-    def load(folder: Path | str, model: nn.Module | None = None) -> Bundle:
+    def load(folder: Path | str, model: Any = None) -> Bundle:
         """The bundle that `save` wrote into `folder`.
 
         Args:
@@ -378,11 +381,12 @@ class Bundle:
     def _check_encoder(self) -> None:
         if self.encoder is None:
             return
-        if getattr(self.inputs, "shape", None) != self.encoder.shape:
+        shape = getattr(self.inputs, "shape", None)
+        if shape != self.encoder.shape:
             raise InputError(
                 f"the encoder makes inputs of shape {self.encoder.shape}, the network was trained "
-                f"on {bundle_files.described_inputs(self.inputs)}: give it the encoder that made "
-                "them"
+                f"on {'several inputs' if shape is None else f'inputs of shape {shape}'}: give it "
+                "the encoder that made them"
             )
 
 

@@ -163,9 +163,16 @@ def checked_info(info: Mapping[str, JSON]) -> dict[str, JSON]:
     return dict(info)
 
 
-def described_model(model: nn.Module) -> JSON:
+def described_model(model: Any) -> JSON:
     """The class and fields of the model, as JSON; errors as in `Bundle.save`."""
     try:
+        if not isinstance(model, nn.Module):  # an `Nnx`
+            name = model.kind.__name__
+            return {
+                "nnx": module_json.class_path(model.kind),
+                "arguments": module_json.arguments_to_json(model.arguments, name),
+                "named": module_json.arguments_to_json(model.named, name),
+            }
         return module_json.to_json(model)
     except InputError as error:
         raise InputError(
@@ -173,11 +180,19 @@ def described_model(model: nn.Module) -> JSON:
         ) from error
 
 
-def rebuilt(description: JSON, file: Path) -> nn.Module:
+def rebuilt(description: JSON, file: Path) -> Any:
     """The model that `described_model` wrote down; errors as in `Bundle.load`."""
     if description is None:
         raise InputError(f"{file} doesn't say what the model is: use load(folder, model=...)")
     try:
+        if "nnx" in description:
+            from flax import nnx
+
+            from jaxnet.training.nnx_network import Nnx
+
+            kind = module_json.found(description["nnx"], nnx.Module)
+            arguments = module_json.arguments_from_json(description["arguments"])
+            return Nnx(kind, arguments, module_json.arguments_from_json(description["named"]))
         return module_json.from_json(description)
     except InputError as error:
         raise InputError(

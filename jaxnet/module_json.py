@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ from jaxnet.layers.initializers import INITIALIZERS
 from jaxnet.names import lookup
 
 JSON = Any
+
+log = logging.getLogger("jaxnet")
 
 _FUNCTIONS: Mapping[str, Mapping[str, Any]] = {
     "activation": ACTIVATIONS,
@@ -47,12 +50,7 @@ def to_json(module: nn.Module) -> dict[str, JSON]:
         ('flax.linen.stochastic:Dropout', 0.5)
     """
     kind = type(module)
-    if "<locals>" in kind.__qualname__:
-        raise InputError(
-            f"{kind.__qualname__} is a class inside a function, which can't be found by its name. "
-            "Move it to the top of its file"
-        )
-    fields = {}
+    path, fields = class_path(kind), {}
     for item in dataclasses.fields(module):
         value = getattr(module, item.name)
         if item.name == "parent" or not item.init:
@@ -66,7 +64,53 @@ def to_json(module: nn.Module) -> dict[str, JSON]:
                     "numbers, strings, types, modules, tuples, and the activations and "
                     "initialisers of jaxnet.layers"
                 ) from None
-    return {"class": f"{_portable_name(kind)}:{kind.__qualname__}", "fields": fields}
+    return {"class": path, "fields": fields}
+
+
+def class_path(kind: type) -> str:
+    """The place of a class, `package.module:Class`; a warning where no other program finds it.
+
+    Raises:
+        InputError: the class is local to a function.
+
+    Example:
+        >>> class_path(nn.Dropout)
+        'flax.linen.stochastic:Dropout'
+    """
+    if "<locals>" in kind.__qualname__:
+        raise InputError(
+            f"{kind.__qualname__} is a class inside a function, which can't be found by its name. "
+            "Move it to the top of its file"
+        )
+    if kind.__module__ == "__main__":
+        log.warning(
+            "%s is defined in the program that runs (__main__), where no other program finds it. "
+            "Move the class to a file of its own and import it, or load with "
+            "Bundle.load(folder, model=%s(...)).",
+            kind.__qualname__,
+            kind.__qualname__,
+        )
+    return f"{_portable_name(kind)}:{kind.__qualname__}"
+
+
+def arguments_to_json(values: Any, owner: str) -> JSON:
+    """Arguments of a class, a sequence or a dict, as JSON; errors as in `to_json`."""
+    try:
+        if isinstance(values, Mapping):
+            return {name: _encoded(value) for name, value in values.items()}
+        return [_encoded(value) for value in values]
+    except _NoForm:
+        raise InputError(
+            f"an argument of {owner} can't be written as JSON: {values!r}. Possible are numbers, "
+            "strings, types, modules, tuples, and the activations and initialisers of jaxnet.layers"
+        ) from None
+
+
+def arguments_from_json(values: JSON) -> Any:
+    """The inverse of `arguments_to_json`."""
+    if isinstance(values, dict):
+        return {name: _decoded(value) for name, value in values.items()}
+    return tuple(_decoded(value) for value in values)
 
 
 def from_json(values: JSON) -> nn.Module:
@@ -82,7 +126,7 @@ def from_json(values: JSON) -> nn.Module:
     try:
         path = values["class"]
         fields = {name: _decoded(value) for name, value in values["fields"].items()}
-        return _found(path)(**fields)
+        return found(path, nn.Module)(**fields)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -145,16 +189,22 @@ def _portable_name(kind: type) -> str:
 _MOVED = {"jaxnet.training.targets": "jaxnet.training.techniques.scaled_target"}
 
 
-def _found(path: str) -> type[nn.Module]:
+def found(path: str, base: type) -> Any:
+    """The class at `package.module:Class`, a subclass of `base`.
+
+    Raises:
+        InputError: there is none, or it is no subclass.
+    """
     name, _, qualname = path.partition(":")
     try:
-        found: Any = importlib.import_module(_MOVED.get(name, name))
+        kind: Any = importlib.import_module(_MOVED.get(name, name))
     except ImportError:
         raise InputError(f"there is no class {path} here") from None
     for part in qualname.split("."):
-        found = getattr(found, part, None)
-    if found is None:
+        kind = getattr(kind, part, None)
+    if kind is None:
         raise InputError(f"there is no class {path} here")
-    if isinstance(found, type) and issubclass(found, nn.Module):
-        return found
-    raise InputError(f"{path} is no Linen module, and nothing else is taken")
+    if isinstance(kind, type) and issubclass(kind, base):
+        return kind
+    what = "Linen" if base is nn.Module else "NNX"
+    raise InputError(f"{path} is no {what} module, and nothing else is taken")

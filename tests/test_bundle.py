@@ -418,7 +418,7 @@ def test_a_network_of_plain_functions_has_no_bundle(saved):
     )
     task = Supervised(network, losses.squared_error, optax.sgd(0.1))
     trained = replace(saved["bf16"].trained, trainer=Trainer(task))
-    with pytest.raises(InputError, match="needs a Linen module"):
+    with pytest.raises(InputError, match="a Network of plain functions"):
         Bundle.of(trained)
 
 

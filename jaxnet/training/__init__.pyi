@@ -1,3 +1,4 @@
+from .adapters import as_network as as_network
 from .callbacks import Callback as Callback
 from .callbacks import RunWriter as RunWriter
 from .checkpoints import Checkpoints as Checkpoints
@@ -6,6 +7,7 @@ from .history import History as History
 from .loggers import TensorBoard as TensorBoard
 from .loggers import WandB as WandB
 from .network import Network as Network
+from .nnx_network import Nnx as Nnx
 from .plateau import ReduceOnPlateau as ReduceOnPlateau
 from .state import TrainState as TrainState
 from .task import GradientTask as GradientTask

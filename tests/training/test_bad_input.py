@@ -256,6 +256,6 @@ def test_a_negative_patience():
 
 def test_a_model_that_is_none():
     trainer = Trainer(classifier(lambda inputs: inputs))
-    message = r"expected a flax.linen.Module or a jaxnet Network, got function. Wrap plain func"
+    message = "expected a flax.linen.Module, .* or a jaxnet Network, got function. Wrap plain func"
     with pytest.raises(TypeError, match=message):
         trainer.fit((INPUTS, LABELS), epochs=1)

@@ -36,7 +36,7 @@ from jaxnet.training import (
     sequence_parallel,
     with_ema,
 )
-from jaxnet.training.network import as_network
+from jaxnet.training.adapters import as_network
 from jaxnet.training.task import MEMBERS
 from jaxnet.training.tasks.supervised import Supervised
 from jaxnet.training.techniques.guard import WholeStep

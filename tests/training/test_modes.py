@@ -13,7 +13,8 @@ import pytest
 from jaxnet.errors import InputError
 from jaxnet.layers import Sequential
 from jaxnet.training import freeze
-from jaxnet.training.network import as_network, compute_in
+from jaxnet.training.adapters import as_network
+from jaxnet.training.network import compute_in
 from jaxnet.training.techniques.scaled_target import Unscaled
 from tests.training.helpers import classifier, make_batch
 

@@ -28,7 +28,7 @@ from jaxnet.training import (
     mixed_precision,
     with_ema,
 )
-from jaxnet.training.network import as_network
+from jaxnet.training.adapters import as_network
 from jaxnet.training.techniques.norms import layer_order
 from tests.networks import Dense
 from tests.training.helpers import (

@@ -22,8 +22,9 @@ from jaxnet.errors import InputError, UsageError
 from jaxnet.losses.adversarial import GAMES, GanLoss
 from jaxnet.metrics import Mean, merge, weighted_mean
 from jaxnet.optimizers import learning_rate_of
+from jaxnet.training.adapters import as_network
 from jaxnet.training.draws import example_keys, normal
-from jaxnet.training.network import Network, as_network
+from jaxnet.training.network import Network
 from jaxnet.training.state import PyTree, select, stream
 from jaxnet.training.task import (
     Batch,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +19,8 @@ from jaxnet.losses import check_labels
 from jaxnet.metrics import Mean, weighted_mean
 from jaxnet.metrics.by_name import Named, by_name
 from jaxnet.optimizers import learning_rate_of, rated_as
-from jaxnet.training.network import Network, as_network
+from jaxnet.training.adapters import Model, as_network
+from jaxnet.training.network import Network
 from jaxnet.training.nonfinite import first_nonfinite
 from jaxnet.training.own import as_loss, as_optimizer, example_losses
 from jaxnet.training.state import PyTree, TrainState, stream
@@ -96,7 +96,7 @@ class Supervised(GradientTask):
     Inputs and labels may be dicts of arrays, where a model has several inputs or outputs.
 
     Attributes:
-        model: a Linen module, or a `Network`.
+        model: a Flax module, Linen or NNX, or a `Network`; see `as_network`.
         loss: `(outputs, labels) -> (B,)`, one float32 loss an example, or the name of one of
             `jaxnet.losses`. A model that gives a dict of outputs has a dict of losses, by the names
             of the outputs; what is minimised is their weighted sum.
@@ -124,7 +124,7 @@ class Supervised(GradientTask):
         (1, ['accuracy', 'loss'])
     """
 
-    model: nn.Module | Network
+    model: Model
     loss: Loss
     optimizer: Optimizer
     metrics: Mapping[str, Metric] = field(default_factory=dict)
@@ -136,7 +136,7 @@ class Supervised(GradientTask):
 
         def __init__(
             self,
-            model: nn.Module | Network,
+            model: Model,
             loss: Loss | str | Mapping[str, Loss | str],
             optimizer: Optimizer | str,
             metrics: Named | Mapping[str, Named] = ...,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -25,10 +25,19 @@ import jaxnet
 from jaxnet import bundle_files, ending, numerics, trees
 from jaxnet.data.columns import flat
 from jaxnet.data.encoders import Encoder, encoder_to_json
+from jaxnet.data.tables.columns import needs_pandas
 from jaxnet.errors import InputError, UsageError
 from jaxnet.files import expanded, write_atomically, write_json
 from jaxnet.inference import Predictor
 from jaxnet.losses.labels import learnt_by
+from jaxnet.predictions import (
+    Predicts,
+    frame_of,
+    index_of,
+    is_single,
+    most_probable,
+    probabilities,
+)
 from jaxnet.training.adapters import as_network
 from jaxnet.training.evaluation import BatchSize, Evaluator
 from jaxnet.training.network import Network, Precision, compute_in
@@ -38,9 +47,11 @@ from jaxnet.training.tasks.named_outputs import NamedLosses
 from jaxnet.training.techniques.scaled_target import Unscaled
 from jaxnet.training.trained import Trained
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 PyTree = Any
 JSON = Any
-Predicts = Literal["classes", "numbers"] | None
 
 
 @dataclass(frozen=True)
@@ -272,8 +283,8 @@ class Bundle:
         """
         logits = self._logits(inputs, batch_size)
         if isinstance(logits, Mapping):
-            return {output: _probabilities(part) for output, part in logits.items()}
-        return _probabilities(logits)
+            return {output: probabilities(part) for output, part in logits.items()}
+        return probabilities(logits)
 
     def predict_class(self, inputs: Any, batch_size: int | None = None) -> Any:
         """The most probable class of each example: its name if classes have names, or its index.
@@ -283,8 +294,37 @@ class Bundle:
         logits, names = self._logits(inputs, batch_size), self.class_names
         if isinstance(logits, Mapping):
             named = names if isinstance(names, Mapping) else {}
-            return {out: _most_probable(part, named.get(out)) for out, part in logits.items()}
-        return _most_probable(logits, names)
+            return {out: most_probable(part, named.get(out)) for out, part in logits.items()}
+        return most_probable(logits, names)
+
+    def predict_frame(self, inputs: Any, batch_size: int | None = None) -> pd.DataFrame:
+        """The predictions as a pandas data frame, with the index of `inputs` where that has one.
+
+        Classes are the columns `class` and `probability_NAME` for each, numbers are `prediction`;
+        of several outputs each column begins with the output's name, such as `kind_class`.
+
+        Args:
+            inputs: see `predict`.
+            batch_size: see `predict`.
+
+        Raises:
+            UsageError: pandas isn't installed, or it isn't known what the network predicts.
+            InputError: it gives NaN for an example, or more than one prediction; further as
+                `predict`.
+        """
+        outputs = self.predict(inputs, batch_size)
+        parts = outputs if isinstance(outputs, Mapping) else {"": outputs}
+        kinds = self.predicts if isinstance(self.predicts, Mapping) else {"": self.predicts}
+        names = (
+            self.class_names if isinstance(self.class_names, Mapping) else {"": self.class_names}
+        )
+        frames = []
+        for output, part in parts.items():
+            prefix = f"{output}_" if output else ""
+            part, named = self._known(part), names.get(output)
+            kind: Any = kinds.get(output) or (named and "classes")
+            frames.append(frame_of(part, kind, named, index_of(inputs, len(part)), prefix))
+        return needs_pandas().concat(frames, axis=1)
 
     def _logits(self, inputs: Any, batch_size: int | None) -> Any:
         """What `predict` gives, of outputs that are classes."""
@@ -371,7 +411,7 @@ class Bundle:
             )
         for output, given in names.items():
             shape = outputs[output].shape
-            classes = 2 if _single(shape) else shape[-1]
+            classes = 2 if is_single(shape) else shape[-1]
             if len(given) != classes:
                 raise InputError(
                     f"expected {classes} class names, because the network tells {classes} classes "
@@ -410,24 +450,10 @@ def _tuples(names: Any) -> Any:
     return None if names is None else tuple(names)
 
 
-def _probabilities(logits: np.ndarray) -> np.ndarray:
-    if _single(logits.shape):
-        return np.exp(-np.logaddexp(np.float32(0), -logits))
-    return np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))
-
-
-def _most_probable(logits: np.ndarray, names: Any) -> np.ndarray:
-    if not _single(logits.shape):
-        indices = logits.argmax(axis=-1)
-    else:
-        indices = (logits > 0).astype(np.int64).reshape(len(logits))
-    return indices if names is None else np.array(names)[indices]
+def _by_output(values: Any) -> Mapping[str, Any]:
+    """What is said of each output, by its name; that of a single one is called ""."""
+    return values if isinstance(values, Mapping) else {"": values}
 
 
 def _are_numbers(inputs: Any) -> bool:
     return isinstance(inputs, np.ndarray | jax.Array) and inputs.dtype.kind not in "OSUT"
-
-
-def _single(shape: tuple[int, ...]) -> bool:
-    """Whether outputs of this shape are one number an example."""
-    return len(shape) == 1 or shape[1:] == (1,)

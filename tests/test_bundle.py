@@ -32,6 +32,7 @@ from jaxnet.data import Scale, fit_table, read_table
 from jaxnet.errors import InputError, UsageError
 from jaxnet.layers.activations import ACTIVATIONS
 from jaxnet.layers.initializers import INITIALIZERS
+from jaxnet.predictions import frame_of, index_of
 from jaxnet.training import (
     Network,
     Supervised,
@@ -515,7 +516,7 @@ def test_nan_is_of_no_class():
     params = {"kernel": np.full((2, 2), np.nan, np.float32), "bias": np.zeros(2, np.float32)}
     like = jax.ShapeDtypeStruct((2,), np.float32)
     broken = Bundle(nn.Dense(2), {"params": params}, like, class_names=("a", "b"))
-    for ask in (broken.predict_class, broken.predict_proba):
+    for ask in (broken.predict_class, broken.predict_proba, broken.predict_frame):
         with pytest.raises(InputError, match="NaN for 3 of 3 examples, the first in row 0"):
             ask(np.ones((3, 2)))
 
@@ -524,6 +525,32 @@ def test_classes_are_names_or_indices():
     logits = [[0.0, 2.0, 1.0], [5.0, 2.0, 1.0]]
     assert _logits(3, class_names=("a", "b", "c")).predict_class(logits).tolist() == ["b", "a"]
     assert _logits(3).predict_class(logits).tolist() == [1, 0]
+
+
+def test_a_data_frame_has_a_class_and_a_probability_of_each():
+    pandas = pytest.importorskip("pandas", reason="needs the extra [tables]")
+    logits = np.random.default_rng(0).normal(size=(5, 3))
+    named = _logits(3, class_names=("a", "b", "c"))
+    frame = named.predict_frame(logits)
+    assert list(frame) == ["class", "probability_a", "probability_b", "probability_c"]
+    shares = scipy.special.softmax(logits, axis=1)
+    np.testing.assert_allclose(frame.iloc[:, 1:].to_numpy(), shares, atol=1e-6)
+    assert list(frame["class"]) == list(named.predict_class(logits))
+    assert list(_logits(3, predicts="classes").predict_frame(logits)["class"].unique()) == [
+        *dict.fromkeys(shares.argmax(1))
+    ]
+    single = _logits(1, class_names=("no", "yes")).predict_frame([[-1.0], [3.0]])
+    assert list(single["class"]) == ["no", "yes"]
+    np.testing.assert_allclose(single["probability_yes"], scipy.special.expit([-1, 3]), rtol=1e-6)
+    np.testing.assert_allclose(single["probability_no"], scipy.special.expit([1, -3]), rtol=1e-6)
+    numbers = _logits(2, predicts="numbers").predict_frame([[1.0, 2.0]])
+    assert numbers.to_dict("records") == [{"prediction_0": 1.0, "prediction_1": 2.0}]
+    rows = pandas.Series([1.0, 2.0], index=["x", "y"])
+    assert list(frame_of(np.ones(2), "numbers", None, index_of(rows, 2)).index) == ["x", "y"]
+    with pytest.raises(UsageError, match="classes or numbers: say so with"):
+        _logits(3).predict_frame(logits)
+    with pytest.raises(InputError, match=r"got outputs of shape \(4, 3\) for each example"):
+        frame_of(np.ones((2, 4, 3)), "classes", None, None)
 
 
 @pytest.mark.parametrize(
@@ -561,6 +588,10 @@ def test_an_encoder_makes_it_take_raw_rows(tmp_path):
     expected = trained.predict(encoder(rows))
     np.testing.assert_array_equal(loaded.predict(rows), expected)
     np.testing.assert_array_equal(loaded.predict(encoder(rows)), expected)  # encoded already
+    framed = train.frame.set_axis([10, 20, 30, 40])
+    predicted = framed.join(loaded.predict_frame(framed))
+    assert list(predicted.index) == [10, 20, 30, 40]
+    assert list(predicted["class"]) == list(loaded.predict_class(rows))
     one = loaded.predict_class([{"x": 3, "c": "new"}])
     assert one[0] in ("no", "yes")
     with pytest.raises(InputError, match="x: expected numbers, got 'tall' in row 1"):

@@ -21,7 +21,7 @@ FLOORS = [
     {"metrics", "compute"},
     {"data", "cluster"},
     {"parallel", "report"},
-    {"inference"},
+    {"inference", "predictions"},
     {"training", "module_json"},
     {"bundle_files"},
     {"bundle", "generation", "retrieval"},

@@ -7,6 +7,7 @@
     python -m train.classify --data folder --data-dir DIR  images in DIR/CLASS or DIR/train/CLASS
     python -m train.classify --data titanic --data-dir FILE --folds 5     81.6 %
     python -m train.classify --data csv --data-dir FILE --target COLUMN   a table of your own
+        ... --test-data FILE, --split-by-time COLUMN or --split-by-group COLUMN
     python -m train.classify --help                        all options
 
 Digits are the 1,797 real 8x8 scans that come with scikit-learn, so the first command needs no
@@ -92,7 +93,7 @@ def problem(config: Config) -> app.Problem | app.Folds:
     if isinstance(data, tuple):
         train, valid, test, whole = data
     else:
-        ((train, valid, test), encoder), whole = app.encoded_parts(data, config.seed), data
+        ((train, valid, test), encoder), whole = app.encoded_parts(data, config), data
     check_classes(train.labels, train.num_classes, train.name)
     if config.folds and whole is not None:
         return app.Folds(

@@ -3,6 +3,9 @@
     python -m train.regress                                              diabetes: R2 0.50
     python -m train.regress --folds 10                                   over ten folds
     python -m train.regress --data csv --data-dir FILE --target COLUMN   a table of your own
+    python -m train.regress ... --test-data FILE                         tested on another file
+    python -m train.regress ... --split-by-time COLUMN                   tested on the newest rows
+    python -m train.regress ... --split-by-group COLUMN                  tested on other groups
     python -m train.regress --help                                       all options
 
 Diabetes are the 442 patients that come with scikit-learn, so the first command needs no download.
@@ -66,7 +69,7 @@ def problem(config: Config) -> app.Problem | app.Folds:
         task = partial(plain_task, config)
         return app.Folds(whole, task, measure=app.measure_scaled, target=fit_target)
     if isinstance(whole, Table):
-        (train, valid, test), encoder = app.encoded_parts(whole, config.seed)
+        (train, valid, test), encoder = app.encoded_parts(whole, config)
         task = build_task(config, train)
     else:
         (train, valid, test), encoder = split(whole, app.SHARES, seed=config.seed), None

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from jaxnet.data import Arrays, Table, TableEncoder
     from jaxnet.data.images.by_name import ImageParts
     from jaxnet.data.tables.column_kinds import Kind
-    from jaxnet.data.tables.table import TargetKind
+    from jaxnet.data.tables.read import TargetKind
 
 T = TypeVar("T")
 
 # Of training, validation and test data, where nothing else says so.
 SHARES = (0.7, 0.1, 0.2)
+_PARTS = ("training", "validation", "test")
 
 # The image data that lies in files.
 IMAGE_FILES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "folder")
@@ -99,13 +100,49 @@ NUMBER_TABLES: Mapping[str, Callable[[Any], Table | Arrays]] = {
 }
 
 
-def encoded_parts(table: Table, seed: int) -> tuple[Sequence[Arrays], TableEncoder]:
-    """A table's training, validation and test part, and what made arrays of their columns."""
-    from jaxnet.data import fit_table, split
+def encoded_parts(table: Table, config: Any) -> tuple[Sequence[Arrays], TableEncoder]:
+    """A table's training, validation and test part, and what made arrays of their columns.
 
-    parts = split(table, SHARES, seed=seed)
+    Args:
+        table: the rows, but for those of a file of test data.
+        config: with the options `seed`, `test_data`, `split_by_time` and `split_by_group`.
+
+    Raises:
+        UsageError: options that exclude each other.
+        InputError: the table can't be cut so, or the test data isn't like it.
+    """
+    from jaxnet.data import fit_table
+
+    parts = _table_parts(table, config)
     encoder = fit_table(parts[0])
     return [encoder.arrays(part) for part in parts], encoder
+
+
+def _table_parts(table: Table, config: Any) -> Sequence[Table]:
+    from jaxnet.data import read_table_like, split, split_by_group, split_by_time
+    from jaxnet.data.split_by import check_apart
+
+    time, group = config.split_by_time, config.split_by_group
+    if time is not None and group is not None:
+        raise UsageError(
+            f"--split-by-time {time} and --split-by-group {group}: expected one of them"
+        )
+    shares, tests = SHARES, []
+    if config.test_data is not None:
+        tests = [read_table_like(config.test_data, table)]
+        shares = tuple(share / sum(SHARES[:2]) for share in SHARES[:2])
+    if group is not None:
+        for test in tests:
+            check_apart(table, test, group)
+        parts = split_by_group(table, group, shares, config.seed)
+    elif time is not None:
+        parts = split_by_time(table, time, shares)
+    else:
+        parts = split(table, shares, seed=config.seed)
+    parts = [*parts, *tests]
+    rows = [f"{len(part)} {what}" for part, what in zip(parts, _PARTS, strict=True)]
+    print(f"{table.name}: rows: {', '.join(rows)}")
+    return parts
 
 
 @dataclass(frozen=True)

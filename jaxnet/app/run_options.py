@@ -285,6 +285,13 @@ class Tabular(CrossValidated):
 
     target: Annotated[str | None, OnlyWith(data="csv")] = None
     """the column to predict"""
+    test_data: Annotated[Path | None, OnlyWith(data="csv"), OnlyWith(folds=None)] = None
+    """a file with the same columns to test on; by default a part of the table"""
+    split_by_time: Annotated[str | None, OnlyWith(data="csv"), OnlyWith(folds=None)] = None
+    """a column of times or numbers: train on the oldest rows, test on the newest"""
+    split_by_group: Annotated[str | None, OnlyWith(data="csv"), OnlyWith(folds=None)] = None
+    """a column, such as that of the patient, each of whose values is in one part alone; it is no
+    input"""
     table: Annotated[Tables, OnlyWith(data="csv")] = Tables()
 
     def named_by(self) -> tuple[str, ...]:

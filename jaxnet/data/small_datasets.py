@@ -10,7 +10,8 @@ import numpy as np
 
 from jaxnet.data.arrays import Arrays
 from jaxnet.data.tables.column_kinds import Kind
-from jaxnet.data.tables.table import Table, read_table
+from jaxnet.data.tables.read import read_table
+from jaxnet.data.tables.table import Table
 from jaxnet.files import expanded
 
 

@@ -77,7 +77,7 @@ def split(
         >>> len(train), len(valid), len(test), np.bincount(train.labels).tolist()
         (14, 4, 2, [7, 7])
     """
-    shares = _checked_fractions(fractions, data.name)
+    shares = checked_fractions(fractions, data.name)
     strata, sizes = _strata(data, stratify)
     rare = _rare(data, strata, sizes, stratify, len(shares), "they are in the first part alone")
     counts = _apportion(np.where(rare, 0, sizes), shares)
@@ -210,7 +210,8 @@ def _rare(
     return rare
 
 
-def _checked_fractions(fractions: Sequence[float], name: str) -> np.ndarray:
+def checked_fractions(fractions: Sequence[float], name: str) -> np.ndarray:
+    """The share of each part; `InputError` where one isn't positive, or they don't sum to 1."""
     shares = np.asarray(fractions, np.float64)
     if shares.ndim != 1 or not len(shares) or not (shares > 0).all():
         raise InputError(f"{name}: expected positive fractions such as (0.7, 0.3), got {fractions}")

@@ -115,3 +115,34 @@ def test_diabetes_is_predicted_as_well_as_by_scikit_learn():
     # Two standard errors of the paired difference.
     assert difference.mean() > -2 * difference.std(ddof=1) / np.sqrt(len(difference))
     assert np.mean(ours) > 0.4
+
+
+@pytest.mark.slow
+def test_a_table_is_tested_on_newer_rows_on_other_groups_or_on_another_file(tmp_path, capsys):
+    pd = pytest.importorskip("pandas", reason="needs the extra [tables]")
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.normal(size=120), "shop": np.arange(120) // 6 % 10})
+    frame["day"] = pd.date_range("2024-01-01", periods=120).astype(str)[::-1]
+    frame["price"] = 3 * frame["x"]
+    frame.iloc[:100].to_csv(tmp_path / "a.csv", index=False)
+    frame.iloc[100:].to_csv(tmp_path / "b.csv", index=False)
+    quick = ["--data", "csv", "--data-dir", tmp_path / "a.csv", "--target", "price"]
+    quick += ["--network.hidden", "4", "--epochs", "1", "--table.categories", "shop"]
+    forms = {
+        "time": (["--split-by-time", "day"], [], "rows: 70 training, 10 validation, 20 test"),
+        "group": (["--split-by-group", "shop"], ["shop"], "test"),
+        "file": (["--test-data", tmp_path / "b.csv"], [], "rows: 88 training, 12 validation, 20"),
+    }
+    for name, (words, left_out, told) in forms.items():
+        run = tmp_path / name
+        assert regress(*quick, *words, "--run-dir", run) == cli.DONE
+        assert told in capsys.readouterr().out
+        columns = {column.name for column in Bundle.load(run / "bundle").encoder.columns}
+        assert columns == {"x", "shop", "day"} - set(left_out)
+    both = ["--test-data", tmp_path / "b.csv", "--split-by-group", "shop"]
+    assert regress(*quick, *both, "--run-dir", tmp_path / "r") == cli.FAILED
+    assert "b.csv: shop: expected other groups than in a.csv" in capsys.readouterr().err
+    both = ["--split-by-time", "day", "--split-by-group", "shop"]
+    assert regress(*quick, *both, "--run-dir", tmp_path / "r") == cli.WRONG_USAGE
+    folds = ["--split-by-time", "day", "--folds", "3"]
+    assert regress(*quick, *folds, "--run-dir", tmp_path / "r") == cli.WRONG_USAGE

@@ -1,8 +1,4 @@
-"""Tables of mixed columns with gaps: CSV, Parquet, data frames and rows from a service.
-
-A table is read as it is. What its columns are (numbers, categories, dates) is recognised here, or
-said by the user; how they become numbers is fitted on the training part (`fit_table`).
-"""
+"""Tables of mixed columns with gaps: their rows, and data frames of whatever holds rows."""
 
 from __future__ import annotations
 
@@ -11,13 +7,12 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.data.numeric import check_distinct
 from jaxnet.data.tables import columns
-from jaxnet.data.tables.column_kinds import Kind, check_values, explained, or_other_kind, recognised
+from jaxnet.data.tables.column_kinds import Kind
 from jaxnet.data.tables.columns import needs_pandas
 from jaxnet.data.tables.files import read_file
 from jaxnet.data.tables.reading import Reading
@@ -29,8 +24,6 @@ from jaxnet.names import lookup
 if TYPE_CHECKING:
     import pandas as pd
 
-TargetKind = Literal["auto", "class", "number"]
-
 # What messages call a column of a kind, and several of them.
 _WORDS: Mapping[Kind, tuple[str, ...]] = {
     "number": ("number", "numbers"),
@@ -40,11 +33,6 @@ _WORDS: Mapping[Kind, tuple[str, ...]] = {
 }
 
 log = logging.getLogger("jaxnet")
-
-# Whole numbers with more values than this are a quantity to predict, not a class.
-_MAX_CLASSES = 20
-# So many rows a class has at least, on average, where classes are numbers and there are many.
-_ROWS_OF_A_CLASS = 5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,6 +47,8 @@ class Table:
         reading: how the values are written.
         name: what messages call this table.
         left_out: the columns that aren't used.
+        others: a data frame of those columns: `split_by_time` and `split_by_group` take them too.
+        target: the column that was to be predicted.
     """
 
     frame: pd.DataFrame
@@ -68,6 +58,8 @@ class Table:
     reading: Reading = Reading()
     name: str = "table"
     left_out: tuple[str, ...] = ()
+    others: pd.DataFrame | None = None
+    target: str = ""
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -77,13 +69,14 @@ class Table:
         """What became of the columns, in a line.
 
         Example:
+            >>> from jaxnet.data import read_table
             >>> rows = {"x": [1.5, 2.0], "y": ["a", "b"], "z": [None, None]}
             >>> read_table(rows, "y").describe()
             'table: 1 column: 1 number; left out: z'
         """
         counts = Counter(self.kinds.values())
         used = [_counted(counts[kind], *_WORDS[kind]) for kind in _WORDS if counts[kind]]
-        left = f"; left out: {_listed(self.left_out)}" if self.left_out else ""
+        left = f"; left out: {listed(self.left_out)}" if self.left_out else ""
         columns = _counted(len(self.kinds), "column", "columns")
         return f"{self.name}: {columns}: {', '.join(used)}{left}"
 
@@ -107,86 +100,65 @@ class Table:
 
     def take(self, indices: np.ndarray) -> Table:
         """The rows at `indices`, in that order."""
+        others = None if self.others is None else self.others.iloc[indices]
         return dataclasses.replace(
-            self, frame=self.frame.iloc[indices], labels=self.labels[indices]
+            self, frame=self.frame.iloc[indices], labels=self.labels[indices], others=others
         )
 
+    def without(self, column: str) -> Table:
+        """The table with a column that isn't an input any more.
 
-def read_table(
-    source: Any,
-    target: str,
-    *,
-    kinds: Mapping[str, Kind] | None = None,
-    target_kind: TargetKind = "auto",
-    gaps: Sequence[str] = (),
-    decimal: str = ".",
-    thousands: str | None = None,
-    units: Sequence[str] = (),
-    date_format: str | None = None,
-    encoding: str | None = None,
-) -> Table:
-    """A table with the column to predict, ready for `split`, `k_fold` and `fit_table`.
+        Raises:
+            InputError: no other is left to learn from.
+        """
+        if column not in self.kinds:
+            return self
+        kinds = {name: kind for name, kind in self.kinds.items() if name != column}
+        if not kinds:
+            raise InputError(
+                f"{self.name}: expected a column to learn from besides {column}, got none"
+            )
+        log.info("%s: %s is left out of the inputs", self.name, column)
+        others = self.frame[[column]]
+        if self.others is not None:
+            others = others.join(self.others)
+        left_out = (*self.left_out, column)
+        frame: Any = self.frame[list(kinds)]
+        return dataclasses.replace(self, frame=frame, kinds=kinds, left_out=left_out, others=others)
 
-    Each column is taken for a number (truth values too), a category (text of which there are few),
-    a date, or, where nothing else can be made of it, for its presence: whether there is a value.
-    Identifiers and free text are left out. A message tells what became of which column, and `kinds`
-    decides otherwise. Where more than half of a column looks like numbers or dates that can't be
-    read as they are, an error asks how they are written. Rows without a target are left out, with a
-    message.
+    def times(self, column: str) -> np.ndarray:
+        """A column as (n,) float64 by which rows can be ordered in time: numbers, or days.
 
-    Args:
-        source: a CSV or Parquet file (its ending decides), a data frame, a list of dicts, or a
-            dict of columns.
-        target: the column to predict.
-        kinds: what to take some columns for: `"number"`, `"category"`, `"date"`, `"presence"` or
-            `"drop"`.
-        target_kind: `"class"` or `"number"`; `"auto"` takes text, truth values and up to 20
-            different whole numbers for classes.
-        gaps: words that stand for a missing value, besides those that pandas knows in files.
-        decimal: what stands for the decimal point.
-        thousands: what stands between groups of digits, such as `","` in 10,251.
-        units: signs and words beside numbers that are taken away, such as `"$"`, `"%"` or `"kg"`.
-        date_format: how dates are written, such as `"%d.%m.%Y"`, besides ISO 8601.
-        encoding: that of a file which isn't in UTF-8, such as `"cp1252"`.
+        Raises:
+            InputError: there is no such column, a value is missing, or is neither number nor date.
+        """
+        series, where = self._complete(column), f"{self.name}: {column}"
+        numbers = columns.parsed(series, self.reading)
+        if columns.is_date(series) or np.isnan(numbers).any():
+            return columns.dates(series, self.reading, where)[:, 0]
+        return numbers
 
-    Raises:
-        InputError: the file can't be read or holds no row, a column is not there, there twice or
-            not what `kinds` says, or all targets are the same.
-        UsageError: an option of how values are written can't be; see `Reading`.
+    def groups(self, column: str) -> tuple[np.ndarray, list[str]]:
+        """A column as (n,) numbers of its different values, and these values.
 
-    Example:
-        >>> rows = [
-        ...     {"height": "1,6", "colour": "red", "ripe": "yes"},
-        ...     {"height": "?", "colour": "green", "ripe": "no"},
-        ... ]
-        >>> table = read_table(rows, target="ripe", decimal=",", gaps=["?"])
-        >>> table.kinds, table.class_names, table.labels.tolist()
-        ({'height': 'number', 'colour': 'category'}, ('no', 'yes'), [1, 0])
-    """
-    name = expanded(source).name if isinstance(source, str | Path) else "table"
-    reading = Reading(gaps, decimal, thousands, units, date_format, encoding)
-    frame: Any = as_frame(source, reading)
-    if len(frame) == 0:
-        raise InputError(f"{name}: expected rows, got a table with none")
-    if target not in frame.columns:
-        raise InputError(
-            f"{name}: expected a column {target!r} to predict, got {_listed(frame.columns)}"
-        )
-    known = ~frame[target].isna()
-    if not known.all():
-        log.warning(
-            "%s: %d of %d rows have no %s and are left out",
-            name,
-            int((~known).sum()),
-            len(known),
-            target,
-        )
-        frame = frame[known].reset_index(drop=True)
-    labels, class_names = _labels(frame[target], target_kind, reading, name)
-    features = frame.drop(columns=target)
-    used = _kinds(features, kinds or {}, reading, name)
-    left_out = tuple(column for column in features.columns if column not in used)
-    return Table(features[list(used)], labels, used, class_names, reading, name, left_out)
+        Raises:
+            InputError: there is no such column, or a value is missing.
+        """
+        return columns.texts(self._complete(column))
+
+    def _complete(self, column: str) -> pd.Series:
+        """A column, used or not, in which every row has a value."""
+        known: dict[Any, Any] = dict(self.frame.items())
+        if self.others is not None:
+            known |= dict(self.others.items())
+        series = lookup(column, known, f"column of {self.name}")
+        gaps = series.isna().to_numpy()
+        if gaps.any():
+            raise InputError(
+                f"{self.name}: {column}: {int(gaps.sum())} of {len(gaps)} rows have no value, the "
+                f"first is row {int(gaps.argmax())}: fill them, or leave out those rows"
+            )
+        return series
 
 
 def as_frame(source: Any, reading: Reading = Reading()) -> pd.DataFrame:  # noqa: B008
@@ -254,113 +226,11 @@ def _from_python(source: Any) -> pd.DataFrame:
         raise InputError(f"the columns make no table: {error}") from error
 
 
-def _labels(
-    target: pd.Series, kind: TargetKind, reading: Reading, name: str
-) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    """The column to predict as classes and their names, or as numbers."""
-    where = f"{name}: the target {target.name!r}"
-    if kind not in get_args(TargetKind):
-        raise InputError(f"{where}: expected {_choices(TargetKind)}, got {kind!r}")
-    if len(target) == 0:
-        raise InputError(f"{where} is missing in all rows, so that there is nothing to learn")
-    check_values(target, where)
-    if kind == "number" or (kind == "auto" and _is_quantity(target)):
-        numbers, labels = _numbers(target, reading, where), None
-        if not np.ptp(numbers):
-            raise InputError(f"{where} is {numbers[0]:g} in all rows: there is nothing to learn")
-        advice = "subtract a fixed number from the column, and predict the difference"
-        check_distinct(numbers, where, advice)
-        return numbers.astype(np.float32), labels
-    if kind == "class":
-        _check_classes(target, where)
-    codes, values = columns.texts(target)
-    if kind == "auto" and len(values) > _MAX_CLASSES and (asked := explained(target, reading)):
-        raise InputError(f"{where}: {asked}")
-    order = sorted(range(len(values)), key=lambda i: columns.in_order(values[i]))
-    if len(values) < 2:
-        raise InputError(f"{where} is {values[0]!r} in all rows: there is nothing to learn")
-    return np.argsort(order)[codes].astype(np.int32), tuple(values[i] for i in order)
-
-
-def _is_quantity(target: pd.Series) -> bool:
-    if not columns.is_number(target) or columns.is_truth(target):
-        return False
-    values = np.unique(columns.numbers(target))
-    return len(values) > _MAX_CLASSES or not np.equal(values, np.round(values)).all()
-
-
-def _check_classes(target: pd.Series, where: str) -> None:
-    """Refuse a quantity, whose values are hardly ever the same."""
-    if not _is_quantity(target):
-        return
-    values = np.unique(columns.numbers(target))
-    if len(values) > _MAX_CLASSES and len(values) * _ROWS_OF_A_CLASS > len(target):
-        raise InputError(
-            f"{where} has {len(values)} different numbers in {len(target)} rows, such as "
-            f"{values[0]:g}: that is a number to predict, not a class; train.regress predicts "
-            'numbers (target_kind="number"). If they are names of classes, make them text'
-        )
-
-
-def _numbers(series: pd.Series, reading: Reading, where: str) -> np.ndarray:
-    """The numbers of a column that was said to hold some; the error tells how to read it."""
-    try:
-        return columns.numbers(series, reading, where)
-    except InputError:
-        if asked := explained(series, reading):
-            raise InputError(f"{where}: {asked}") from None
-        raise
-
-
-def _kinds(
-    features: Any, given: Mapping[str, Kind], reading: Reading, name: str
-) -> dict[str, Kind]:
-    """The kind of each column that is used; messages about the others."""
-    for column, kind in given.items():
-        lookup(column, dict.fromkeys(features.columns), f"column of {name}")
-        if kind not in get_args(Kind):
-            raise InputError(f"{name}: {column}: expected {_choices(Kind)}, got {kind!r}")
-    used: dict[str, Kind] = {}
-    for column in features.columns:
-        series, where = features[column], f"{name}: {column}"
-        if column in given:
-            kind, reason = given[column], ""
-            _check_kind(series, kind, reading, where)
-        else:
-            kind, reason = recognised(series, reading, where)
-        if reason:
-            fate = "left out" if kind == "drop" else "only whether there is a value is used"
-            log.warning("%s: %s; %s", where, reason, fate)
-        if kind != "drop":
-            used[column] = kind
-    if not used:
-        raise InputError(
-            f"{name}: expected a column to learn from, got {_listed(features.columns)}"
-        )
-    return used
-
-
-def _check_kind(series: pd.Series, kind: Kind, reading: Reading, where: str) -> None:
-    """Raise `InputError` where a column isn't what it was said to be."""
-    if kind == "category":
-        check_values(series.dropna(), where)
-    elif kind == "number":
-        try:
-            _numbers(series, reading, where)
-        except InputError as error:
-            raise InputError(f"{error}. {or_other_kind(str(series.name))}") from None
-    elif kind == "date":
-        columns.dates(series, reading, where)
-
-
 def _counted(count: int, one: str, several: str) -> str:
     return f"{count} {one if count == 1 else several}"
 
 
-def _listed(names: Any) -> str:
+def listed(names: Any) -> str:
+    """Names as a message shows them, the first 20 of many."""
     shown = [str(name) for name in names]
     return ", ".join(shown[:20]) + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")
-
-
-def _choices(literal: Any) -> str:
-    return " or ".join(map(repr, get_args(literal)))

@@ -17,19 +17,14 @@ generated.png, and with two latent dimensions all that there are, plane.png.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated
 
 from jaxnet import app
+from jaxnet.app.autoencoders import Binarization, autoencoder, reconstruction
 from jaxnet.app.reconstructions import CodePictures
 from jaxnet.options import Count, NotNegative, OnlyWith, Without
-
-if TYPE_CHECKING:
-    import flax.linen as nn
-
-    from jaxnet.data import Arrays, ImageFolder
-    from jaxnet.training.tasks.reconstruction import Reconstruction
 
 PROGRAM = "python -m train.autoencode"
 VARIATIONAL = ("vae", "conv_vae")
@@ -51,7 +46,7 @@ class Variation:
 
     beta: NotNegative = 1.0
     """the weight of the codes' divergence from the normal distribution"""
-    binarize: Literal["stochastic", "fixed", "none"] = "stochastic"
+    binarize: Binarization = "stochastic"
     """how grey becomes black or white: anew by chance each time, above one half, or not at all:
     then grey is the probability of white"""
 
@@ -96,51 +91,20 @@ class Config(app.ImageRun):
 def problem(config: Config) -> app.Problem:
     """The images themselves, through a short code."""
     train, valid, test, _ = config.read()
-    task = task_for(config, train)
+    convolves = config.model in ("conv", "conv_vae")
+    model = autoencoder(
+        config.latent or 1,
+        train.inputs.shape[1:],
+        widths=config.network.filters if convolves else config.network.hidden,
+        convolves=convolves,
+        varies=config.varies,
+    )
+    optimizer, noise = config.optimizer_for(len(train)), config.noise
+    vae = {"varies": True, **asdict(config.vae)} if config.varies else {}
+    task = reconstruction(model, optimizer, train, noise=noise, **vae)
     pictures = CodePictures(task, test, config.seed)
     report, callbacks = pictures.report, pictures.callbacks
     return app.Problem(task, train, valid, report, config.augment, callbacks)
-
-
-def task_for(config: Config, train: Arrays | ImageFolder) -> Reconstruction:
-    """Reconstruction, or the bound of a variational autoencoder."""
-    from jaxnet import losses, metrics
-    from jaxnet.data import fit_range, sample
-    from jaxnet.losses.density import bernoulli
-    from jaxnet.training.tasks import variational
-    from jaxnet.training.tasks.reconstruction import GaussianNoise, Reconstruction, nothing
-
-    model = network(config, train.inputs.shape[1:])
-    optimizer = config.optimizer_for(len(train))
-    options: dict[str, Any] = {
-        "preprocess": fit_range(sample(train)),
-        "noise": GaussianNoise(config.noise) if config.noise else nothing,
-    }
-    if not config.varies:
-        mse = {"mse": metrics.mean_squared_error}
-        return Reconstruction(model, losses.squared_error, optimizer, eval_metrics=mse, **options)
-    binarize = {
-        "stochastic": variational.stochastic_binarization,
-        "fixed": variational.fixed_binarization,
-        "none": nothing,
-    }
-    options |= {"beta": config.vae.beta, "observe": binarize[config.vae.binarize]}
-    return variational.Variational(model, bernoulli, optimizer, **options)
-
-
-def network(config: Config, shape: tuple[int, ...]) -> nn.Module:
-    """An encoder and its mirror image."""
-    from jaxnet import models
-
-    # A variational one's code has a mean and a variance for each dimension.
-    outputs = (config.latent or 1) * (2 if config.varies else 1)
-    if config.model in ("conv", "conv_vae"):
-        filters = config.network.filters
-        parts = models.ConvEncoder(outputs, filters), models.ConvDecoder(shape, filters[::-1])
-    else:
-        hidden = config.network.hidden
-        parts = models.DenseEncoder(outputs, hidden), models.DenseDecoder(shape, hidden[::-1])
-    return models.VAE(*parts) if config.varies else models.Autoencoder(*parts)
 
 
 train = partial(app.run, problem)

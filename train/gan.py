@@ -19,16 +19,13 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from jaxnet import app
 from jaxnet.app import cli, games
 from jaxnet.files import expanded
 from jaxnet.options import Count, OnlyWith, Share
 from jaxnet.training.early_stopping import LAST_STEP, EarlyStopping
-
-if TYPE_CHECKING:
-    import flax.linen as nn
 
 PROGRAM = "python -m train.gan"
 TRAINED = "train"
@@ -94,22 +91,10 @@ def problem(config: Config) -> app.Problem:
     home = app.folder_of(config) / "judge" if config.judge == TRAINED else config.judge
     judge = games.load_judge(expanded(home), train) if home else None
     scale = fit_symmetric(sample(train))
-    task = games.game_of(config, players(config, train.inputs.shape[1:]), train, scale)
+    players = games.players(str(config.model), config.network, train.inputs.shape[1:])
+    task = games.game_of(config, players, train, scale)
     report = games.report_game(config, train, test, scale, judge)
     return app.Problem(task, train, valid, report, callbacks=partial(games.sampled, config))
-
-
-def players(config: Config, shape: tuple[int, ...]) -> tuple[nn.Module, nn.Module]:
-    """The generator and the discriminator."""
-    from jaxnet import models
-
-    size = config.network
-    if config.model == "dense":
-        critic = models.DenseDiscriminator(size.hidden[::-1], size.dropout)
-        return models.DenseGenerator(shape, size.hidden), critic
-    features = (32 if shape[-1] == 1 else 64) if size.features is None else size.features
-    critic = models.DCGANDiscriminator(features, size.stages, batch_norm=config.model == "dcgan")
-    return models.DCGANGenerator(shape, features, size.stages), critic
 
 
 def train_judge(config: Config, examples: int) -> int:

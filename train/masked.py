@@ -23,15 +23,12 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from jaxnet import app
 from jaxnet.app.language_reports import report_filled
-from jaxnet.options import Count, Probability, Share
+from jaxnet.app.text_networks import Encoder, bert
+from jaxnet.options import Count, Probability
 from jaxnet.training.early_stopping import EarlyStopping
-
-if TYPE_CHECKING:
-    import flax.linen as nn
 
 PROGRAM = "python -m train.masked"
 # Where the parts for validation and for testing begin.
@@ -48,20 +45,6 @@ class Tokens:
     """the tokens of a piece, its beginning and its end among them"""
     share: Probability = 0.15
     """the chance of a token to be hidden"""
-
-
-@dataclass(frozen=True)
-class Network:
-    """The network's size."""
-
-    num_layers: Count = 4
-    """the blocks"""
-    features: Count = 128
-    """the width of a token"""
-    num_heads: Count = 4
-    """the heads of attention"""
-    dropout: Share = 0.0
-    """the share of units left out in training; what is hidden anew each time varies enough"""
 
 
 @dataclass(frozen=True)
@@ -82,7 +65,7 @@ class Config(app.ProseRun):
     techniques: app.Techniques = app.Techniques(clip=1.0)
     early_stopping: EarlyStopping = EarlyStopping(monitor="val_loss", patience=10)
     tokens: Tokens = Tokens()
-    network: Network = Network()
+    network: Encoder = Encoder(num_layers=4, dropout=0.0)
 
 
 def problem(config: Config) -> app.Problem:
@@ -106,7 +89,7 @@ def problem(config: Config) -> app.Problem:
     valid = masked_once(valid, hide, 2 * config.seed, "validation")
     test = masked_once(test, hide, 2 * config.seed + 1, "test")
     task = Supervised(
-        network(config, tokenizer.vocab_size),
+        bert("BERTMaskedLM", config, tokenizer.vocab_size),
         losses.masked(losses.cross_entropy),
         config.optimizer_for(len(train)),
         metrics={"accuracy": metrics.masked(metrics.accuracy)},
@@ -118,15 +101,6 @@ def problem(config: Config) -> app.Problem:
         report=report_filled(tokenizer, train, test),
         encoder=TextEncoder(tokenizer, tokens.length, start=True),
     )
-
-
-def network(config: Config, vocab_size: int) -> nn.Module:
-    """BERT, with weights that suit its width."""
-    from jaxnet.models import BERT, BERTMaskedLM
-
-    size = config.network
-    start = {"hidden": 4 * size.features, "init_std": size.features**-0.5}
-    return BERTMaskedLM(BERT(vocab_size, config.tokens.length, **start, **app.given(config)))
 
 
 train = partial(app.run, problem)

@@ -19,39 +19,14 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from jaxnet import app
 from jaxnet.app.tagging import TAGGED, report_tags
-from jaxnet.options import Count, OnlyWith, Share
+from jaxnet.app.text_networks import Encoder, Tokens, bert
+from jaxnet.options import Count, OnlyWith
 
 PROGRAM = "python -m train.tag"
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """What the network reads of a text."""
-
-    level: Literal["word", "bpe"] = "bpe"
-    """a token is a frequent piece of a word, or a word"""
-    vocab_size: Count = 2000
-    """the most tokens that are told apart"""
-    length: Count = 64
-    """tokens of a sentence; longer ones are cut off"""
-
-
-@dataclass(frozen=True)
-class Network:
-    """The network's size."""
-
-    features: Count = 128
-    """the width of a token"""
-    num_layers: Count = 2
-    """the blocks"""
-    num_heads: Count = 4
-    """the heads of attention"""
-    dropout: Share = 0.3
-    """the share of units left out in training"""
 
 
 @dataclass(frozen=True)
@@ -73,23 +48,22 @@ class Config(app.Run):
     optimizer: app.Optimizer = app.Optimizer(schedule="one_cycle")
     techniques: app.Techniques = app.Techniques(clip=1.0)
     tokens: Tokens = Tokens()
-    network: Network = Network()
+    network: Encoder = Encoder(dropout=0.3)
 
 
 def problem(config: Config) -> app.Problem:
     """The tag of each word; the tokens of padding, and later ones of a word, don't count."""
     from jaxnet import losses, metrics
     from jaxnet.data import TextEncoder, fit_tokenizer, split
-    from jaxnet.models import BERT, BERTTagger
     from jaxnet.training import Supervised
 
-    texts, tokens, width = TAGGED[config.data](config), config.tokens, config.network.features
+    texts, tokens = TAGGED[config.data](config), config.tokens
     parts = split(texts, app.SHARES, seed=config.seed, stratify=False)
     tokenizer = fit_tokenizer(parts[0].texts, tokens.level, tokens.vocab_size)
     train, valid, test = (part.arrays(tokenizer, tokens.length) for part in parts)
-    size = {"hidden": 4 * width, "segments": 1, "init_std": width**-0.5, **app.given(config)}
+    classes = len(texts.class_names)
     task = Supervised(
-        BERTTagger(BERT(tokenizer.vocab_size, tokens.length, **size), len(texts.class_names)),
+        bert("BERTTagger", config, tokenizer.vocab_size, segments=1, num_classes=classes),
         losses.masked(losses.cross_entropy),
         config.optimizer_for(len(train)),
         metrics={"accuracy": metrics.masked(metrics.accuracy)},

@@ -13,22 +13,16 @@ gradient on as it is. Glorot and Bengio (2010) drew these pictures first.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from jaxnet.app import cli
 from jaxnet.app.command_line import from_command_line
+from jaxnet.app.deep_starts import measured_start
 from jaxnet.app.run_options import AtTheTop, Numerics, started
 from jaxnet.options import Count, Positive, Range, check_ranges
-from jaxnet.report.layer_norms import Start, plot_starts, print_starts
-
-if TYPE_CHECKING:
-    import flax.linen as nn
-
-    from jaxnet.data import Arrays
+from jaxnet.report.layer_norms import plot_starts, print_starts
 
 PROGRAM = "python -m train.vanishing"
 
@@ -59,52 +53,6 @@ class Config:
         check_ranges(self)
 
 
-def build(config: Config, activation: str, initializer: str) -> nn.Module:
-    """A network of `depth` hidden layers."""
-    from flax import linen as nn
-
-    from jaxnet.layers.activations import ACTIVATIONS
-    from jaxnet.layers.initializers import INITIALIZERS
-    from jaxnet.names import lookup
-
-    init = lookup(initializer, INITIALIZERS, "initializer")
-    function = lookup(activation, ACTIVATIONS, "activation")
-    hidden = [
-        layer
-        for _ in range(config.depth)
-        for layer in (nn.Dense(config.width, kernel_init=init), function)
-    ]
-    flat = [lambda images: images.reshape(len(images), -1)]
-    return nn.Sequential([*flat, *hidden, nn.Dense(10, kernel_init=init)])
-
-
-def run(config: Config, activation: str, initializer: str, data: Mapping[str, Arrays]) -> Start:
-    """Train one network and measure its layers."""
-    from jaxnet import losses, metrics, optimizers
-    from jaxnet.data import fit_standard
-    from jaxnet.training import Supervised, Trainer, log_norms
-
-    task = Supervised(
-        build(config, activation, initializer),
-        losses.cross_entropy,
-        optimizers.by_name("momentum", config.learning_rate),
-        metrics={"accuracy": metrics.accuracy},
-        preprocess=fit_standard(data["train"]),
-    )
-    trainer = Trainer(log_norms(task), progress=False)
-    fit = partial(trainer.fit, data["train"], batch_size=64, seed=config.seed)
-    # The first step tells how the network starts: what explodes is soon no number any more.
-    start = fit(steps=1)
-    layers = [name for name in start.model.layers() if "layers_" in name]
-
-    def norms(prefix: str) -> tuple[float, ...]:
-        return tuple(start.history[prefix + layer][0] for layer in layers)
-
-    model = fit(epochs=config.epochs).model
-    accuracy = model.evaluate(data["test"])["accuracy"]
-    return Start(activation, initializer, norms("grad_norm/"), norms("act_norm/"), accuracy)
-
-
 def train(config: Config) -> int:
     """Train all pairs, print the table and draw the picture."""
     from jaxnet.data import load_digits, split
@@ -112,7 +60,7 @@ def train(config: Config) -> int:
     train_set, test_set = split(load_digits(), (0.8, 0.2), seed=config.seed)
     data = {"train": train_set, "test": test_set}
     starts = [
-        run(config, activation, initializer, data)
+        measured_start(config, activation, initializer, data)
         for activation in config.activations
         for initializer in config.initializers
     ]

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxnet.app.networks import network
 from jaxnet.app.problem import Tested
 from jaxnet.app.run_folder import title
 from jaxnet.errors import UsageError
@@ -48,6 +49,24 @@ class Rules:
         plain = {"game": "non_saturating", "critic_steps": 1, "gradient_penalty": 0.0}
         chosen = {name: value for name, value in asdict(self).items() if value is not None}
         return Rules(**{**(wasserstein if model == "wgan_gp" else plain), **chosen})
+
+
+def players(model: str, size: Any, shape: tuple[int, ...]) -> tuple[nn.Module, nn.Module]:
+    """The generator and the discriminator.
+
+    Args:
+        model: dense, dcgan or wgan_gp.
+        size: `hidden` and `dropout`, or `features` and `stages`.
+        shape: of an image, (height, width, channels).
+    """
+    if model == "dense":
+        critic = {"hidden": size.hidden[::-1], "dropout": size.dropout}
+        made = {"shape": shape, "hidden": size.hidden}
+        return network("gan:DenseGenerator", made), network("gan:DenseDiscriminator", critic)
+    features = (32 if shape[-1] == 1 else 64) if size.features is None else size.features
+    sizes = {"features": features, "stages": size.stages}
+    critic = network("gan:DCGANDiscriminator", {**sizes, "batch_norm": model == "dcgan"})
+    return network("gan:DCGANGenerator", {"shape": shape, **sizes}), critic
 
 
 def check_layout(layout: Layout) -> None:

@@ -5,7 +5,6 @@
                                                            a classifier reads all ten digits
     python -m train.gan --data fashion_mnist --model dense --epochs 20
     python -m train.gan --model wgan_gp                    a critic with a gradient penalty
-    python -m train.gan --judge train                      how many classes a classifier sees
     python -m train.gan --help                             all options
 
 The run folder shows how the images become better: samples/epoch_N.png draws the same 64 points of

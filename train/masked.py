@@ -28,7 +28,6 @@ from jaxnet import app
 from jaxnet.app.language_reports import report_filled
 from jaxnet.app.text_networks import Encoder, bert
 from jaxnet.options import Count, Probability
-from jaxnet.training.early_stopping import EarlyStopping
 
 PROGRAM = "python -m train.masked"
 # Where the parts for validation and for testing begin.
@@ -44,7 +43,7 @@ class Tokens:
     length: Count = 64
     """the tokens of a piece, its beginning and its end among them"""
     share: Probability = 0.15
-    """the chance of a token to be hidden"""
+    """the probability that a token is hidden"""
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,6 @@ class Config(app.ProseRun):
         name="adamw", schedule="one_cycle", weight_decay=0.01, decay=("**/*kernel",)
     )
     techniques: app.Techniques = app.Techniques(clip=1.0)
-    early_stopping: EarlyStopping = EarlyStopping(monitor="val_loss", patience=10)
     tokens: Tokens = Tokens()
     network: Encoder = Encoder(num_layers=4, dropout=0.0)
 

@@ -49,7 +49,7 @@ def own_step(data: Labelled):
     class Normalized(Supervised):
         def gradients(self, objective, state, batch):
             grads, aux = super().gradients(objective, state, batch)
-            norm = optax.global_norm(grads)
+            norm = optax.tree.norm(grads)
             return jax.tree.map(lambda g: g / (norm + 1e-6), grads), aux
 
     task = Normalized(nn.Dense(3), "cross_entropy", "sgd")

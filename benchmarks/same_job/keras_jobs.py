@@ -1,7 +1,6 @@
-"""The jobs with Keras 3, on JAX."""
 # Keras's own types don't know what its guides do.
-# pyright: reportArgumentType=false, reportCallIssue=false, reportIncompatibleMethodOverride=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# type: ignore
+"""The jobs with Keras 3, on JAX."""
 
 from __future__ import annotations
 

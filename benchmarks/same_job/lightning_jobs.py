@@ -1,6 +1,6 @@
-"""The jobs with Lightning 2, on PyTorch."""
 # Lightning isn't among the packages that the repository's tests install.
-# pyright: reportMissingImports=false
+# type: ignore
+"""The jobs with Lightning 2, on PyTorch."""
 
 from __future__ import annotations
 

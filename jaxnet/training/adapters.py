@@ -54,7 +54,7 @@ def as_network(model: Model, method: str = "__call__") -> Network:
     """
     if isinstance(model, Network):
         return model
-    if "flax.nnx" in sys.modules and (network := _from_nnx(model)) is not None:
+    if "flax.nnx" in sys.modules and (network := _from_nnx(model, method)) is not None:
         return network
     if not isinstance(model, nn.Module):
         raise TypeError(
@@ -64,15 +64,15 @@ def as_network(model: Model, method: str = "__call__") -> Network:
     return _from_linen(model, method)
 
 
-def _from_nnx(model: Any) -> Network | None:
+def _from_nnx(model: Any, method: str) -> Network | None:
     """The network of an NNX module, or of the class of one; None where it is neither."""
     from flax import nnx
 
     from jaxnet.training import nnx_network
 
     if isinstance(model, nnx.Module):
-        return nnx_network.from_module(model)
-    return model.network if isinstance(model, nnx_network.Nnx) else None
+        return nnx_network.from_module(model, method)
+    return nnx_network.from_class(model, method) if isinstance(model, nnx_network.Nnx) else None
 
 
 def _from_linen(module: nn.Module, method: str) -> Network:

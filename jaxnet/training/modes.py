@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,11 @@ from jaxnet.errors import InputError
 
 FROZEN = 1
 """A true value for `use_running_average` that marks a layer as frozen on purpose."""
+
+Stays = Callable[[str, Mapping[str, list[str]]], bool]
+"""`(path of a layer, its variables by collection) -> whether it is frozen`."""
+
+_STAYS: ContextVar[Stays | None] = ContextVar("_STAYS", default=None)
 
 SWITCH = (
     "Give its call an argument `train` (or `training`, or `deterministic`) and pass it on: "
@@ -67,6 +73,26 @@ def watched() -> Iterator[Seen]:
 
     with nn.intercept_methods(interceptor):
         yield seen
+
+
+@contextmanager
+def keeping(stays: Stays) -> Iterator[None]:
+    """Let those layers of NNX modules that `stays` selects use their running statistics."""
+    outer = _STAYS.get()
+
+    def either(path: str, own: Mapping[str, list[str]]) -> bool:
+        return stays(path, own) or (outer is not None and outer(path, own))
+
+    token = _STAYS.set(either)
+    try:
+        yield
+    finally:
+        _STAYS.reset(token)
+
+
+def frozen_layers() -> Stays | None:
+    """What tells which layers of an NNX module are frozen, if any are (`keeping`)."""
+    return _STAYS.get()
 
 
 @contextmanager

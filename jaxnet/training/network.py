@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -112,16 +113,21 @@ def compute_in(network: Network, precision: Precision) -> Network:
 
 def intercepted(network: Network, interceptor: Any) -> Network:
     """The network with an interceptor (`flax.linen.intercept_methods`) around all but `init`."""
+    return run_within(network, lambda: nn.intercept_methods(interceptor))
+
+
+def run_within(network: Network, context: Callable[[], AbstractContextManager[Any]]) -> Network:
+    """The network which runs, but for `init`, within a context."""
 
     def within(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
-            with nn.intercept_methods(interceptor):
+            with context():
                 return function(*args)
 
         return call
 
     def part(method: str) -> Network:
-        return intercepted(network.part(method), interceptor)
+        return run_within(network.part(method), context)
 
     return replace(network, apply=within(network.apply), layers=within(network.layers), part=part)
 

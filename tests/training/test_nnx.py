@@ -20,9 +20,12 @@ from jaxnet.data.order import epoch_order
 from jaxnet.errors import InputError, UsageError
 from jaxnet.parallel import Layout
 from jaxnet.training import Nnx, accumulate, as_network, freeze, mixed_precision, with_ema
+from jaxnet.training.nonfinite import first_nonfinite
 from tests.training.helpers import table
 
 X, Y = table(48)
+KEY = jax.random.key(0)
+BATCH = {"inputs": jnp.asarray(X), "labels": jnp.asarray(Y), "mask": jnp.ones(48, bool)}
 
 
 class Net(nnx.Module):
@@ -54,6 +57,44 @@ class Noisy(nnx.Module):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         return self.last(inputs + jax.random.normal(self.rngs.noise(), inputs.shape))
+
+
+class Block(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.dense, self.dropout = nnx.Linear(4, 4, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        return self.dropout(self.dense(inputs))
+
+
+class Deep(nnx.Module):
+    """Layers made by `nnx.vmap`, each with a random stream of its own, and run by `nnx.scan`."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.blocks = nnx.split_rngs(splits=3)(nnx.vmap(lambda rngs: Block(rngs)))(rngs)
+        self.last = nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        through = nnx.scan(lambda block, x: block(x), in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
+        return self.last(through(self.blocks, inputs))
+
+
+class Told(nnx.Module):
+    """Draws from an argument, drops by another, and has a second method."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.last, self.dropout = nnx.Linear(4, 3, rngs=rngs), nnx.Dropout(0.5)
+
+    def __call__(
+        self, inputs: jax.Array, deterministic: bool | None = None, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        return self.dropout(self.last(inputs), deterministic=deterministic, rngs=rngs)
+
+    def twice(self, inputs: jax.Array) -> jax.Array:
+        return 2 * self.last(inputs)
+
+    def check_inputs(self, inputs: np.ndarray) -> None:
+        raise InputError("none will do")
 
 
 def task_of(model: Any, **options: Any) -> Supervised:
@@ -109,6 +150,8 @@ def test_a_class_starts_by_the_seed_and_a_module_with_what_it_has():
     np.testing.assert_array_equal(started["first"]["kernel"], module.first.kernel[...])
     with pytest.raises(UsageError, match="expected a class of flax"):
         Nnx(nn.Dense)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UsageError, match="Sequential takes no argument `rngs`"):
+        Nnx(nnx.Sequential)
 
 
 def test_dropout_differs_by_step_and_is_off_in_evaluation():
@@ -127,6 +170,62 @@ def test_dropout_differs_by_step_and_is_off_in_evaluation():
     trained = switched.apply(variables, jnp.asarray(X), True, jax.random.key(0))[0]
     evaluated = switched.apply(variables, jnp.asarray(X), False, None)[0]
     np.testing.assert_allclose(trained - evaluated, 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [Deep, Told])
+def test_random_streams_wherever_a_module_has_them(kind):
+    network = as_network(Nnx(kind))
+    variables = jax.jit(network.init)(KEY, jnp.asarray(X))
+    apply = jax.jit(network.apply, static_argnums=2)
+
+    def outputs(train: bool, key: jax.Array | None) -> np.ndarray:
+        return np.asarray(apply(variables, jnp.asarray(X), train, key)[0])
+
+    one, two, again = (outputs(True, jax.random.key(seed)) for seed in (0, 1, 0))
+    assert not np.allclose(one, two)
+    np.testing.assert_array_equal(one, again)
+    expected = jnp.asarray(X)
+    if kind is Deep:
+        for kernel in variables["params"]["blocks"]["dense"]["kernel"]:
+            expected = expected @ kernel
+    expected = expected @ variables["params"]["last"]["kernel"]
+    np.testing.assert_allclose(outputs(False, None), expected, atol=1e-5)
+
+
+def test_another_method_and_the_check_of_inputs():
+    module = Told(nnx.Rngs(0))
+    for model in (module, Nnx(Told)):
+        network = as_network(model)
+        variables = network.init(KEY, jnp.asarray(X))
+        once = network.apply(variables, jnp.asarray(X), False, None)[0]
+        for other in (network.part("twice"), as_network(model, "twice")):
+            twice = other.apply(variables, jnp.asarray(X), False, None)[0]
+            np.testing.assert_allclose(twice, 2 * once, atol=1e-6)
+        with pytest.raises(InputError, match="none will do"):
+            network.check_inputs(X)
+
+
+def test_a_frozen_batch_normalisation_uses_its_running_statistics():
+    variables = as_network(Nnx(Net, (4,))).init(KEY, jnp.asarray(X))
+
+    def outputs(pattern: str, train: bool) -> np.ndarray:
+        task: Any = freeze(task_of(Nnx(Net, (4,))), pattern)
+        network = task.inference(jax.eval_shape(task.init, KEY, BATCH)).network
+        key = jax.random.key(0) if train else None
+        return np.asarray(network.apply(variables, jnp.asarray(X), train, key)[0])
+
+    np.testing.assert_allclose(outputs("norm/*", True), outputs("norm/*", False), atol=1e-6)
+    assert not np.allclose(outputs("first/*", True), outputs("first/*", False))
+
+
+def test_the_first_layer_that_isnt_finite_is_named():
+    network = as_network(Nnx(Net, (4,)))
+    variables: Any = network.init(KEY, jnp.asarray(X))
+    variables["params"]["norm"]["scale"] = jnp.full(8, 3e38)
+    stages = network.layers(variables, jnp.asarray(X), KEY)
+    assert first_nonfinite(stages, {}).startswith("first in norm: ")
+    layers = [name for name, _ in stages if not name.startswith("the input of")]
+    assert layers == ["first", "norm", "dropout", "last", "the network"]
 
 
 def test_random_numbers_in_evaluation_are_refused():

@@ -12,8 +12,8 @@ import jax
 import optax
 
 from jaxnet import trees
-from jaxnet.training.modes import FROZEN
-from jaxnet.training.network import Network, intercepted
+from jaxnet.training.modes import FROZEN, keeping
+from jaxnet.training.network import Network, intercepted, run_within
 from jaxnet.training.state import PyTree
 from jaxnet.training.task import GradientTask, Optimizer
 from jaxnet.training.techniques.chosen import chosen
@@ -45,6 +45,14 @@ class Choice:
     def layer(self, path: str, names: list[str]) -> bool | None:
         """Whether all of a layer's own parameters are frozen; None if it has none."""
         return all(self.has(_joined(path, name)) for name in names) if names else None
+
+    def stays(self, path: str, names: Mapping[str, list[str]]) -> bool:
+        """Whether a layer with these variables by collection is frozen: see `variables`."""
+        still = self.layer(path, names.get("params", []))
+        others = [
+            _joined(path, name) for kind, each in names.items() if kind != "params" for name in each
+        ]
+        return all(map(self.has, others)) if still is None else still
 
     def has(self, path: str) -> bool:
         """Whether the variable at `path` is frozen."""
@@ -139,6 +147,7 @@ def _freeze(task: GradientTask, name: str, frozen: Choice) -> GradientTask:
         )
 
     def change(network: Network) -> Network:
+        network = run_within(network, lambda: keeping(frozen.stays))
         return intercepted(network, by_running_statistics(frozen))
 
     return _Freeze(task.map_optimizer(partition).map_network(change), frozen)
@@ -163,12 +172,9 @@ def by_running_statistics(frozen: Choice) -> Any:
 
 
 def _stays(frozen: Choice, module: nn.Module) -> bool:
-    """Whether a bound module is frozen, by the rule of `Choice.variables`."""
-    path = "/".join(module.path)
+    """Whether a bound module is frozen."""
     names = {kind: _own(tree) for kind, tree in module.variables.items()}
-    still = frozen.layer(path, names.pop("params", []))
-    others = [_joined(path, name) for each in names.values() for name in each]
-    return all(map(frozen.has, others)) if still is None else still
+    return frozen.stays("/".join(module.path), names)
 
 
 def _own(tree: Mapping[str, Any]) -> list[str]:

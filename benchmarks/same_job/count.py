@@ -14,6 +14,11 @@ from pathlib import Path
 HERE = Path(__file__).parent
 LIBRARIES = {"jaxnet": "jaxnet", "keras": "Keras 3", "lightning": "Lightning 2"}
 JOBS = {
+    "own_module": "a network of one's own, with dropout",
+    "data_frame": "a pandas frame",
+    "torch_dataset": "a PyTorch `Dataset`",
+    "torch_loader": "a PyTorch `DataLoader`",
+    "generator": "a generator of batches",
     "own_loss": "a loss of one's own",
     "own_metric": "a metric",
     "own_schedule": "a learning-rate schedule",

@@ -7,10 +7,38 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks.same_job.data import NAMES, Labelled
+from benchmarks.same_job.data import NAMES, Labelled, stream
 from jaxnet import Bundle, EarlyStopping, Supervised, Trainer, losses, optimizers
 from jaxnet.data import Arrays, k_fold
 from jaxnet.training import TensorBoard, WandB
+
+
+def own_module(data: Labelled):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, inputs, train: bool = False):
+            hidden = nn.relu(nn.Dense(8)(inputs))
+            return nn.Dense(3)(nn.Dropout(0.1, deterministic=not train)(hidden))
+
+    return Trainer(Supervised(Net(), "cross_entropy", "adam")).fit(data, epochs=2)
+
+
+def data_frame(frame):
+    task = Supervised(nn.Dense(3), "cross_entropy", "adam")
+    return Trainer(task).fit((frame[["a", "b"]], frame["kind"]), epochs=2)
+
+
+def torch_dataset(dataset):
+    task = Supervised(nn.Dense(3), "cross_entropy", "adam")
+    return Trainer(task).fit(dataset, epochs=2)
+
+
+def torch_loader(loader):
+    return Trainer(Supervised(nn.Dense(3), "cross_entropy", "adam")).fit(loader, epochs=2)
+
+
+def generator():
+    return Trainer(Supervised(nn.Dense(3), "cross_entropy", "adam")).fit(stream, epochs=2)
 
 
 def own_loss(data: Labelled):

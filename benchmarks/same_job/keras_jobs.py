@@ -14,10 +14,55 @@ import pandas
 from keras import layers, ops
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils.class_weight import compute_class_weight
+from torch.utils.data import DataLoader
 
-from benchmarks.same_job.data import NAMES, Labelled
+from benchmarks.same_job.data import NAMES, Labelled, stream
 
 cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def own_module(data: Labelled):
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.hidden = layers.Dense(8, "relu")
+            self.dropout = layers.Dropout(0.1)
+            self.last = layers.Dense(3)
+
+        def call(self, inputs, training=False):
+            return self.last(self.dropout(self.hidden(inputs), training=training))
+
+    model = Net()
+    model.compile("adam", cross_entropy)
+    return model.fit(*data, epochs=2)
+
+
+def data_frame(frame):
+    model = keras.Sequential([layers.Dense(3)])
+    model.compile("adam", cross_entropy)
+    return model.fit(frame[["a", "b"]], frame["kind"], epochs=2)
+
+
+def torch_dataset(dataset):
+    model = keras.Sequential([layers.Dense(3)])
+    model.compile("adam", cross_entropy)
+    return model.fit(DataLoader(dataset, 32, shuffle=True), epochs=2)
+
+
+def torch_loader(loader):
+    model = keras.Sequential([layers.Dense(3)])
+    model.compile("adam", cross_entropy)
+    return model.fit(loader, epochs=2)
+
+
+def generator():
+    def forever():
+        while True:
+            yield from stream()
+
+    model = keras.Sequential([layers.Dense(3)])
+    model.compile("adam", cross_entropy)
+    return model.fit(forever(), steps_per_epoch=4, epochs=2)
 
 
 def own_loss(data: Labelled):

@@ -16,9 +16,9 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn.functional import cross_entropy, one_hot
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from benchmarks.same_job.data import NAMES, Labelled
+from benchmarks.same_job.data import NAMES, Labelled, stream
 
 
 def batches(data: Labelled, shuffle: bool = True) -> DataLoader:
@@ -53,6 +53,50 @@ class Classifier(lightning.LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters())
+
+
+def own_module(data: Labelled):
+    class Net(Classifier):
+        def __init__(self):
+            super().__init__()
+            hidden = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU())
+            self.layer = torch.nn.Sequential(hidden, torch.nn.Dropout(0.1), torch.nn.Linear(8, 3))
+
+    trainer = lightning.Trainer(max_epochs=2)
+    trainer.fit(Net(), batches(data))
+    return trainer
+
+
+def data_frame(frame):
+    model = Classifier()
+    model.layer = torch.nn.Linear(2, 3)
+    columns = frame[["a", "b"]].to_numpy(np.float32), frame["kind"].to_numpy()
+    trainer = lightning.Trainer(max_epochs=2)
+    trainer.fit(model, batches(columns))
+    return trainer
+
+
+def torch_dataset(dataset):
+    trainer = lightning.Trainer(max_epochs=2)
+    trainer.fit(Classifier(), DataLoader(dataset, 32, shuffle=True))
+    return trainer
+
+
+def torch_loader(loader):
+    trainer = lightning.Trainer(max_epochs=2)
+    trainer.fit(Classifier(), loader)
+    return trainer
+
+
+def generator():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            for inputs, labels in stream():
+                yield torch.as_tensor(inputs), torch.as_tensor(labels).long()
+
+    trainer = lightning.Trainer(max_epochs=2)
+    trainer.fit(Classifier(), DataLoader(Stream(), batch_size=None))
+    return trainer
 
 
 def own_loss(data: Labelled):

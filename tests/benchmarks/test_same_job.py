@@ -42,6 +42,24 @@ def test_what_is_ones_own_learns(job):
 
 
 @pytest.mark.slow
+def test_data_of_all_kinds():
+    pandas = pytest.importorskip("pandas")
+    torch: Any = pytest.importorskip("torch")
+    inputs, labels = DATA
+    frame = pandas.DataFrame({"a": inputs[:, 0], "b": inputs[:, 1], "kind": labels})
+    dataset = torch.utils.data.TensorDataset(*map(torch.as_tensor, DATA))
+    loader = torch.utils.data.DataLoader(dataset, 32, shuffle=True)
+    runs = (
+        jaxnet_jobs.own_module(DATA),
+        jaxnet_jobs.data_frame(frame),
+        jaxnet_jobs.torch_dataset(dataset),
+        jaxnet_jobs.torch_loader(loader),
+        jaxnet_jobs.generator(),
+    )
+    assert [run.last_step for run in runs] == [4, 4, 4, 4, 8]
+
+
+@pytest.mark.slow
 def test_a_schedule_and_a_metric_are_in_the_history():
     # Four steps in all, of which the second and the fourth are the last of their epochs.
     assert np.allclose(jaxnet_jobs.own_schedule(DATA).history["learning_rate"], [0.1 / 2, 0.1 / 4])

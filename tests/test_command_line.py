@@ -129,7 +129,7 @@ def test_the_help_says_what_reads_an_option(capsys, monkeypatch):
     assert "the width of each hidden layer (only with model mlp) " in text
     assert "how often (default: 3) " in text
     assert "A rule. (only with epochs) " in text
-    assert "an improvement has to be larger than this. (only with monitor other than step; " in text
+    assert "the minimum improvement that counts. (only with monitor other than step; " in text
     assert "isn't for the command line" not in text
 
 

@@ -15,6 +15,8 @@ HERE = Path(__file__).parent
 LIBRARIES = {"jaxnet": "jaxnet", "keras": "Keras 3", "lightning": "Lightning 2"}
 JOBS = {
     "own_module": "a network of one's own, with dropout",
+    "two_inputs": "two inputs",
+    "two_outputs": "two outputs, a loss and metrics for each",
     "data_frame": "a pandas frame",
     "torch_dataset": "a PyTorch `Dataset`",
     "torch_loader": "a PyTorch `DataLoader`",

@@ -141,3 +141,25 @@ def wandb(data: Labelled, valid: Labelled, folder: str):
 
 def progress_in_a_notebook(data: Labelled):
     Trainer(Supervised(nn.Dense(3), "cross_entropy", "adam")).fit(data, epochs=2)
+
+
+def two_inputs(data: Labelled):
+    class Both(nn.Module):
+        @nn.compact
+        def __call__(self, first, second):
+            return nn.Dense(3)(jnp.concatenate([first, second], -1))
+
+    both = {"first": data[0][:, :2], "second": data[0][:, 2:]}
+    return Trainer(Supervised(Both(), "cross_entropy", "adam")).fit((both, data[1]), epochs=2)
+
+
+def two_outputs(data: Labelled):
+    class Heads(nn.Module):
+        @nn.compact
+        def __call__(self, inputs):
+            return {"kind": nn.Dense(3)(inputs), "total": nn.Dense(1)(inputs)}
+
+    measured = {"kind": ["accuracy"], "total": ["mean_absolute_error"]}
+    named = {"kind": "cross_entropy", "total": "squared_error"}
+    labels = {"kind": data[1], "total": data[0].sum(1)}
+    return Trainer(Supervised(Heads(), named, "adam", measured)).fit((data[0], labels), epochs=2)

@@ -209,3 +209,22 @@ def progress_in_a_notebook(data: Labelled):
     model = keras.Sequential([layers.Dense(3)])
     model.compile("adam", cross_entropy)
     model.fit(*data, epochs=2)
+
+
+def two_inputs(data: Labelled):
+    first, second = keras.Input((2,), name="first"), keras.Input((2,), name="second")
+    outputs = layers.Dense(3)(layers.Concatenate()([first, second]))
+    model = keras.Model([first, second], outputs)
+    model.compile("adam", cross_entropy)
+    both = {"first": data[0][:, :2], "second": data[0][:, 2:]}
+    return model.fit(both, data[1], epochs=2)
+
+
+def two_outputs(data: Labelled):
+    inputs = keras.Input((4,))
+    heads = {"kind": layers.Dense(3)(inputs), "total": layers.Dense(1)(inputs)}
+    model = keras.Model(inputs, heads)
+    measured = {"kind": ["accuracy"], "total": ["mean_absolute_error"]}
+    model.compile("adam", {"kind": cross_entropy, "total": "mse"}, metrics=measured)
+    labels = {"kind": data[1], "total": data[0].sum(1)}
+    return model.fit(data[0], labels, epochs=2)

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils.class_weight import compute_class_weight
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy, mse_loss, one_hot
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from benchmarks.same_job.data import NAMES, Labelled, stream
@@ -251,3 +251,36 @@ def wandb(data: Labelled, valid: Labelled, folder: str):
 def progress_in_a_notebook(data: Labelled):
     trainer = lightning.Trainer(max_epochs=2)
     trainer.fit(Classifier(), batches(data))
+
+
+def two_inputs(data: Labelled):
+    class Both(Classifier):
+        def training_step(self, batch, batch_idx):
+            first, second, labels = batch
+            return cross_entropy(self(torch.cat([first, second], -1)), labels)
+
+    inputs, labels = map(torch.as_tensor, data)
+    both = TensorDataset(inputs[:, :2], inputs[:, 2:], labels.long())
+    trainer = lightning.Trainer(max_epochs=2)
+    trainer.fit(Both(), DataLoader(both, 32, shuffle=True))
+    return trainer
+
+
+def two_outputs(data: Labelled):
+    class Heads(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.total = torch.nn.Linear(4, 1)
+
+        def training_step(self, batch, batch_idx):
+            inputs, kinds, totals = batch
+            outputs, total = self(inputs), self.total(inputs)[:, 0]
+            self.log("kind_accuracy", (outputs.argmax(-1) == kinds).float().mean(), on_epoch=True)
+            self.log("total_error", (total - totals).abs().mean(), on_epoch=True)
+            return cross_entropy(outputs, kinds) + mse_loss(total, totals)
+
+    inputs, labels = map(torch.as_tensor, data)
+    known = TensorDataset(inputs, labels.long(), inputs.sum(1))
+    trainer = lightning.Trainer(max_epochs=2)
+    trainer.fit(Heads(), DataLoader(known, 32, shuffle=True))
+    return trainer

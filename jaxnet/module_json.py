@@ -86,11 +86,8 @@ def class_path(kind: type) -> str:
         log.warning(
             "%s is defined in the program that runs (__main__), where no other program finds it. "
             "Move the class to a file of its own and import it, or load with "
-            "Bundle.load(folder, model=%s).",
+            "Bundle.load(folder, model=...), giving it the model that was trained.",
             kind.__qualname__,
-            f"{kind.__name__}(...)"
-            if issubclass(kind, nn.Module)
-            else f"Nnx({kind.__name__}, ...)",
         )
     return f"{_portable_name(kind)}:{kind.__qualname__}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import struct
 import subprocess
@@ -22,6 +23,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.special
+from flax import nnx
 from jaxnet.models.cnn import CNN
 from jaxnet.models.mlp import MLP
 from safetensors.numpy import load_file
@@ -35,6 +37,7 @@ from jaxnet.layers.initializers import INITIALIZERS
 from jaxnet.predictions import frame_of, index_of
 from jaxnet.training import (
     Network,
+    Nnx,
     Supervised,
     Trained,
     Trainer,
@@ -267,6 +270,37 @@ def test_a_class_in_a_function_cant_be_found_again(tmp_path):
 
     with pytest.raises(InputError, match=r"<locals>\.Inner is a class inside a function"):
         _bundle(Inner(), {}).save(tmp_path)
+
+
+class OfTheProgram(Fields):
+    pass
+
+
+class OfTheProgramToo(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.dense = nnx.Linear(2, 2, rngs=rngs)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        OfTheProgram(),
+        OfTheProgram(first=nn.Dense(1)),
+        nn.Sequential([OfTheProgram()]),
+        Nnx(OfTheProgramToo),
+    ],
+    ids=["Linen", "with a field", "in a field", "NNX"],
+)
+def test_saving_warns_of_a_class_of_the_running_program(model, tmp_path, caplog, monkeypatch):
+    for kind in (OfTheProgram, OfTheProgramToo):
+        monkeypatch.setattr(kind, "__module__", "__main__")
+    _bundle(model, {}).save(tmp_path)
+    (said,) = caplog.messages
+    assert re.search(
+        r"OfTheProgram.* \(__main__\).* a file of its own .*load\(folder, model=", said
+    )
+    with pytest.raises(InputError, match=r"there is no class __main__:OfTheProgram.*model="):
+        Bundle.load(tmp_path)
 
 
 def test_a_model_that_isnt_described_has_to_be_given(tmp_path):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnet import Supervised, Trainer
 from jaxnet.errors import InputError
 from jaxnet.layers import Sequential
 from jaxnet.training import freeze
@@ -33,6 +34,12 @@ class Training(nn.Module):
         return nn.Dropout(0.5, deterministic=not training)(inputs)
 
 
+class IsTraining(nn.Module):
+    @nn.compact
+    def __call__(self, inputs, is_training=False):
+        return nn.Dropout(0.5)(inputs, deterministic=not is_training)
+
+
 class Deterministic(nn.Module):
     @nn.compact
     def __call__(self, inputs, deterministic=True):
@@ -42,6 +49,7 @@ class Deterministic(nn.Module):
 SWITCHED = [
     Train(),
     Training(),
+    IsTraining(),
     Deterministic(),
     nn.Dropout(0.5),
     Sequential([Deterministic()]),
@@ -60,6 +68,18 @@ def test_every_spelling_of_the_switch_drops_in_training_and_not_in_evaluation(mo
     scale = 2 if isinstance(model, Unscaled) else 1
     assert set(np.unique(run(model, True)[0] * scale)) == {0.0, 2.0}
     assert set(np.unique(run(model, False)[0] * scale)) == {1.0}
+
+
+@pytest.mark.parametrize("model", ["Mode", "NoSwitch"])
+def test_a_run_that_would_train_in_evaluation_mode_is_refused(model):
+    class Classifier(nn.Module):
+        @nn.compact
+        def __call__(self, inputs):
+            return nn.Dense(3)({"Mode": Mode, "NoSwitch": NoSwitch}[model]()(inputs))
+
+    task = Supervised(Classifier(), "cross_entropy", "sgd")
+    with pytest.raises(InputError, match="Classifier would be trained in evaluation mode"):
+        Trainer(task).fit((np.ones((8, 64), np.float32), np.zeros(8, np.int64)), epochs=1)
 
 
 def test_batch_normalisation_by_itself_is_told_too():

@@ -3,8 +3,9 @@
     python -m benchmarks.nnx_step [--rounds 15]
 
 The first two are the compiled step of `Supervised`, the third is `nnx.jit` around `nnx.grad` and
-`nnx.Optimizer`, with `nnx.cached_partial`, as Flax's guide to performance has it. All three hold the
-same number of parameters, see the same batch and update by adam. They take turns within one process.
+`nnx.Optimizer`, with `nnx.cached_partial`, as Flax's guide to performance has it. All three hold
+the same number of parameters, see the same batch and update by adam. They take turns within one
+process.
 """
 
 from __future__ import annotations

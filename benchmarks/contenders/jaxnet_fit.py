@@ -73,11 +73,12 @@ def setup(workload: Workload, data: Data, options: Mapping[str, str]) -> Contest
     layout = _layout(options)
     batch_size = int(options.get("batch_size", workload.batch_size))
     examples = data.shaped(workload, scale=False)
+    measured: dict[str, Any] = {_measured_in(workload): {"accuracy": metrics.accuracy}}
     task = Supervised(
         model_of(workload),
         losses.cross_entropy,
         optimizers.by_name(workload.optimizer, workload.learning_rate),
-        **{_measured_in(workload): {"accuracy": metrics.accuracy}},
+        **measured,
         preprocess=identity if workload.recurrent else Scale(0, 1 / 255),
     )
     saving = _saving(options)

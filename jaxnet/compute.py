@@ -1,9 +1,8 @@
-"""What training costs, before it starts: arithmetic and memory.
+"""Estimates of the compute and memory of training, before it starts.
 
-A product of matrices takes two operations for each multiplication with its addition, and a training
-step three forward passes: one forward, and two for the gradients by the inputs and by the weights.
-So a network that uses each of its N parameters once for each token takes `6 N` a token (Kaplan et
-al. 2020, section 2.1).
+A matrix product costs two operations per multiply-add, and a training step three forward passes:
+one forward, and two for the gradients with respect to inputs and weights. So a network that uses
+each of its N parameters once per token costs `6 N` per token (Kaplan et al. 2020, section 2.1).
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from jaxnet.summary import abstract, scopes_of, summary
 from jaxnet.switch import train_option
 
 PF_DAY = 1e15 * 24 * 60 * 60
-"""The operations of a petaflop/s-day."""
+"""The number of operations in a petaflop/s-day."""
 FORWARD_PASSES = 3
 """The cost of a training step in forward passes."""
 
 
 @dataclass(frozen=True)
 class Compute:
-    """The arithmetic of a whole training.
+    """The compute of a training run.
 
     Attributes:
         flops: floating-point operations.
@@ -43,12 +42,12 @@ class Compute:
         return self.flops / PF_DAY
 
     def seconds(self, flops_per_second: float, utilization: float = 0.4) -> float:
-        """How long it takes.
+        """The training time in seconds.
 
         Args:
-            flops_per_second: the peak of all devices together, as their data sheet gives it.
-            utilization: the share of the peak that training reaches; 0.3 to 0.5 is usual for large
-                models.
+            flops_per_second: the peak of all devices together, from their data sheet.
+            utilization: the fraction of the peak that training reaches; 0.3 to 0.5 is usual for
+                large models.
 
         Raises:
             UsageError: `flops_per_second` isn't positive, or `utilization` isn't in (0, 1].
@@ -62,16 +61,17 @@ class Compute:
 
 
 def training_compute(parameters: float, tokens: float, active: float = 1.0) -> Compute:
-    """What it takes to train a language model: `6 N D` (Brown et al. 2020, appendix D).
+    """The compute to train a language model: `6 N D` (Brown et al. 2020, appendix D).
 
-    Attention's products of activations with activations are left out, as there: for contexts much
-    shorter than 12 times the width they are small. `network_compute` counts them.
+    As there, attention's products of activations are left out: they are small for contexts much
+    shorter than 12 times the width. `network_compute` includes them.
 
     Args:
-        parameters: N, in all.
-        tokens: D, those that training goes through, repeats included.
-        active: the share of the parameters that a token meets: 1 for encoders and decoders, 0.5 for
-            encoder-decoders, whose tokens go through one of the two, and less for experts.
+        parameters: N, the total number of parameters.
+        tokens: D, the number of training tokens, repeats included.
+        active: the fraction of the parameters used per token: 1 for encoders and decoders, 0.5 for
+            encoder-decoders, whose tokens pass through one of the two, and less for mixtures of
+            experts.
 
     Raises:
         UsageError: a number isn't positive, or `active` isn't in (0, 1].
@@ -90,12 +90,12 @@ def training_compute(parameters: float, tokens: float, active: float = 1.0) -> C
 
 
 def network_compute(model: nn.Module, *inputs: Any, batches: float, **call: Any) -> Compute:
-    """What it takes to train any network: three forward passes for each batch.
+    """The compute to train any network: three forward passes per batch.
 
     Args:
         model: the module.
-        inputs: its inputs for a batch, as `summary` takes them.
-        batches: how many of them training goes through.
+        inputs: its inputs for a batch, in the form of `summary`.
+        batches: the number of training batches.
         call: further keyword arguments of the call.
 
     Raises:
@@ -117,8 +117,8 @@ class Memory:
         gradients: their gradients, of the same size.
         optimizer: the optimizer's state.
         collections: the network's other variables, such as running statistics.
-        activations: what the forward pass keeps for the backward pass, before the compiler's
-            fusion, which may keep less. It grows with the batch.
+        activations: the activations stored for the backward pass, before the compiler's fusion,
+            which may store less. They grow with the batch size.
     """
 
     parameters: int
@@ -129,7 +129,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all."""
         return (
             self.parameters + self.gradients + self.optimizer + self.collections + self.activations
         )
@@ -138,11 +138,11 @@ class Memory:
 def training_memory(
     model: nn.Module, *inputs: Any, optimizer: optax.GradientTransformation, **call: Any
 ) -> Memory:
-    """What training a network takes on one device, from shapes alone: nothing is allocated.
+    """The memory of training a network on one device, from shapes alone: nothing is allocated.
 
     Args:
-        model: the module; it is called with `train=True` if it takes that.
-        inputs: its inputs for a batch, as `summary` takes them.
+        model: the module; it is called in training mode.
+        inputs: its inputs for a batch, in the form of `summary`.
         optimizer: the optimizer.
         call: further keyword arguments of the call.
 
@@ -167,11 +167,11 @@ def training_memory(
 
 @dataclass(frozen=True)
 class Activation:
-    """An array that the forward pass keeps for the backward pass.
+    """An array stored in the forward pass for the backward pass.
 
     Attributes:
-        scopes: the names of the modules in which it is made, from the outside to the inside.
-        array: its shape and type.
+        scopes: the names of the modules that compute it, from the outermost to the innermost.
+        array: its shape and dtype.
     """
 
     scopes: tuple[str, ...]
@@ -181,10 +181,10 @@ class Activation:
 def training_shapes(
     model: nn.Module, *inputs: Any, **call: Any
 ) -> tuple[dict[str, Any], list[Activation]]:
-    """The shapes of a network's variables, and those of all that a training step keeps for later.
+    """The shapes of a network's variables and of the activations that a training step stores.
 
-    Arguments and errors are those of `training_memory`, and so is what is left out: what the
-    compiler makes of it.
+    Arguments and errors are those of `training_memory`; as there, compiler optimisations are
+    ignored.
 
     Returns:
         The variables by collection, and the activations.
@@ -203,7 +203,7 @@ def training_shapes(
     others = {name: value for name, value in variables.items() if name != "params"}
 
     def forward(params: Any, others: Any, *arrays: Any) -> Any:
-        # For any other stream Flax takes that of "params".
+        # For any other stream Flax uses that of "params".
         rngs = {"dropout": jax.random.key(0), "params": jax.random.key(1)}
         outputs, _ = model.apply(
             {"params": params, **others},
@@ -218,7 +218,7 @@ def training_shapes(
 
 
 def _kept(forward: Any, params: Any, *others: Any) -> list[Activation]:
-    """What the pullback of `forward` by `params` holds, without its arguments."""
+    """The residuals of the VJP of `forward` with respect to `params`, without its arguments."""
 
     def residuals(params: Any, *others: Any) -> Any:
         _, pullback = jax.vjp(lambda p: forward(p, *others), params)
@@ -240,13 +240,13 @@ def _kept(forward: Any, params: Any, *others: Any) -> list[Activation]:
 
 
 def peak_bytes(jaxpr: Jaxpr) -> int:
-    """The memory of what a program computes, where it holds most at once, in bytes.
+    """The peak memory of a program's intermediate values, in bytes.
 
-    Every operation is taken by itself. The compiler fuses many of them, so that the program takes
-    less as a rule. Arguments and constants aren't counted.
+    Operations are counted without fusion, so the compiled program usually needs less. Arguments and
+    constants aren't counted.
 
     Args:
-        jaxpr: the program, as `jax.make_jaxpr` gives it.
+        jaxpr: the program, from `jax.make_jaxpr`.
 
     Example:
         >>> program = jax.make_jaxpr(lambda x: (2 * x).sum())(jax.numpy.zeros(1000))

@@ -1,16 +1,15 @@
-"""A wish to end, by SIGTERM or Ctrl-C, from the first line of a command to its last.
+"""Signal handling of commands: SIGTERM and Ctrl-C, from the first line to the last.
 
-A command of ours ends by either with exit code 75, "run me again", and one line that says so. While
-it trains, the trainer fulfils the wish at the next step boundary (`jaxnet.training.preemption`).
-Before the first steps and after the last there is nothing to save: the process ends at once, but
-not within a file that is being written. A second signal ends at once in any case.
+On either signal a jaxnet command exits with code 75, "run me again", and one line that says so.
+During training the trainer stops at the next step boundary (`jaxnet.training.preemption`). Before
+the first steps and after the last there is nothing to save: the process exits immediately, but
+doesn't truncate a file that is being written. A second signal always exits immediately.
 
-Python calls a handler between two lines of Python: not while XLA compiles, for minutes perhaps. So
-a thread hears of the signals, by `signal.set_wakeup_fd`, and acts.
+Python runs handlers between bytecodes, so not while XLA compiles, which may take minutes. Therefore
+a thread receives the signals through `signal.set_wakeup_fd` and acts on them.
 
-Commands alone have this: to import jaxnet, or to train by it in a program of one's own, changes no
-handler but for the time of `Trainer.fit`. Nothing but the standard library is needed, so that it
-can come before all other imports.
+Only commands do this: importing jaxnet, or using it in your own program, changes no handlers except
+during `Trainer.fit`. The module needs only the standard library, so that it can be imported first.
 """
 
 from __future__ import annotations
@@ -29,36 +28,36 @@ from typing import Any, NoReturn
 # EX_TEMPFAIL of sysexits.h, "try again later".
 CODE = 75
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Signals so close together are one wish: a scheduler sends one to all processes of a job, and the
-# launcher among them passes its own on.
+# Signals within this time count as one: a scheduler sends one to all processes of a job, and the
+# launcher among them forwards its own.
 TOGETHER_SECONDS = 1.0
-# So long the main thread may take to end by itself where it is to, and a file to be complete.
+# The maximum time for the main thread to exit by itself, and for a file to be completed.
 PATIENCE_SECONDS = 10.0
 AGAIN = "run the same command again to go on"
 
 
 class Ended(KeyboardInterrupt):
-    """The process was asked to end, and the main thread cleans up."""
+    """Raised in the main thread, for cleanup, when the process was asked to end."""
 
 
 class Handlers:
-    """The handlers of this process, and the thread that acts.
+    """The signal handlers of this process, and the thread that acts on signals.
 
-    What a signal does depends on where the process is: at first the main thread is left to come to
-    where it knows whether there are other processes; then the process ends at once, unless
-    something takes note of signals (`noting`) or wants an exception (`raising`).
+    The effect of a signal depends on the phase: at first the main thread continues until it knows
+    whether there are other processes; after that the process exits immediately, unless signals are
+    recorded (`noting`) or raised as an exception (`raising`).
     """
 
     def __init__(self) -> None:
         self.requested: str | None = None
         self.doing = "starting"
-        # Tells the other processes of the job, in words.
+        # Sends a message to the other processes of the job.
         self.tell: Callable[[str], None] | None = None
         self.at_once = False
         self.raises = False
         self.note: Callable[[str], None] | None = None
         self._since = 0.0
-        # The main thread changes what a signal does, and another hears it.
+        # The main thread changes the effect of a signal, another thread receives it.
         self._deciding = threading.RLock()
         self._raised = False
         self._hearing, self._told = os.pipe()
@@ -68,38 +67,38 @@ class Handlers:
         threading.Thread(target=self._hear, name="jaxnet-signals", daemon=True).start()
 
     def remove(self) -> None:
-        """Put back what was there before."""
+        """Restore the previous handlers."""
         signal.set_wakeup_fd(self._woken)
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        os.close(self._told)  # which ends the thread
+        os.close(self._told)  # ends the thread
 
     def ignore(self) -> None:
-        """At the very end of the process, where Python would put back what kills it."""
+        """Ignore signals during exit, where Python would restore handlers that kill the process."""
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
     def again(self) -> None:
-        """Put the handlers back where a library has set its own."""
+        """Set the handlers again after a library has replaced them."""
         for number in SIGNALS:
             signal.signal(number, self._handle)
 
     def act(self) -> None:
-        """From here on end at once; also if it was asked for already."""
+        """Exit immediately on a signal from now on, or now if there was one."""
         with self._deciding:
             self.at_once = True
             if self.requested:
                 self._end(self.requested)
 
     def leave_to(self, note: Callable[[str], None] | None) -> None:
-        """From here on tell `note`; also of what came before and had no effect yet."""
+        """Pass signals to `note` from now on, including one that had no effect yet."""
         with self._deciding:
             self.note = note
             if note and self.requested and not self.at_once:
                 note(self.requested)
 
     def _handle(self, number: int, frame: Any) -> None:
-        """In the main thread: nothing, unless it is to clean up."""
+        """Handle a signal in the main thread: raise `Ended` if requested, else do nothing."""
         if self.raises and self.note is None and not self._raised:
             self._raised = True
             raise Ended(signal.Signals(number).name)
@@ -138,14 +137,14 @@ class Handlers:
             leave(f"{text}: {AGAIN}", patient)
 
     def _patient(self) -> bool:
-        """Whether no second signal has come."""
+        """Whether no second signal has arrived."""
         if not select.select([self._hearing], [], [], 0)[0]:
             return True
         os.read(self._hearing, 1)
         return not self._late()
 
     def _late(self) -> bool:
-        """Whether a signal is another wish than the first one."""
+        """Whether a signal counts as a second one."""
         return time.monotonic() - self._since > TOGETHER_SECONDS
 
 
@@ -156,7 +155,7 @@ _held = threading.local()
 
 
 def start() -> None:
-    """From here on SIGTERM and Ctrl-C end this process, which is a command of ours, in order.
+    """Install the handlers in a command's process.
 
     Outside the main thread, where Python allows no handlers, it does nothing.
     """
@@ -166,8 +165,8 @@ def start() -> None:
 
 
 def started_as(package: str) -> bool:
-    """Whether Python is looking for a module of `package` to run it: `python -m PACKAGE.MODULE`."""
-    # Meanwhile -m stands where the module's path is going to be.
+    """Whether this process was started as `python -m PACKAGE.MODULE`, for this package."""
+    # During import, argv has -m where the module's path will be.
     if sys.argv[:1] != ["-m"]:
         return False
     return sys.orig_argv[-len(sys.argv)].removeprefix("-m").partition(".")[0] == package
@@ -175,7 +174,7 @@ def started_as(package: str) -> bool:
 
 @contextmanager
 def handling() -> Iterator[None]:
-    """As `start`, for a block of code, unless that was called before."""
+    """Install the handlers for a block of code, unless `start` was called before."""
     global _own
     before = _own
     start()
@@ -188,7 +187,7 @@ def handling() -> Iterator[None]:
 
 
 def in_force() -> bool:
-    """Whether this process is a command of ours."""
+    """Whether this process is a jaxnet command with these handlers."""
     return _own is not None
 
 
@@ -198,17 +197,17 @@ def requested() -> str | None:
 
 
 def begin(doing: str) -> None:
-    """What the process is at, for the message: "ended by SIGTERM while ..."."""
+    """Set the current activity, for the message "ended by SIGTERM while ..."."""
     if _own:
         _own.doing = doing
 
 
 def at_once(doing: str, tell: Callable[[str], None] | None = None) -> None:
-    """From here on a signal ends the process at once, with the others of its job.
+    """Exit immediately on a signal from now on, with the other processes of the job.
 
     Args:
-        doing: see `begin`.
-        tell: tells the others.
+        doing: the current activity; see `begin`.
+        tell: sends the message to the other processes.
     """
     if _own:
         _own.doing, _own.tell = doing, tell
@@ -216,16 +215,16 @@ def at_once(doing: str, tell: Callable[[str], None] | None = None) -> None:
 
 
 def take_back() -> None:
-    """Put the handlers in force back, where a library has set its own."""
+    """Set our handlers again after a library has replaced them."""
     if _own:
         _own.again()
 
 
 @contextmanager
 def noting(note: Callable[[str], None]) -> Iterator[None]:
-    """Within this block, `note` gets the name of each signal, and decides.
+    """A context in which `note` is called with the name of each signal, instead of exiting.
 
-    It is called in another thread; where there are no handlers of ours, by one of its own.
+    With our handlers it is called in another thread, otherwise by a handler of its own.
     """
     if _own is None:
         before = {
@@ -244,14 +243,14 @@ def noting(note: Callable[[str], None]) -> Iterator[None]:
 
 
 def note_signals(note: Callable[[str], None] | None) -> None:
-    """As `noting`, until it is called with None, and with handlers of ours alone."""
+    """As `noting`, until called with None; it has an effect only with our handlers."""
     if _own:
         _own.leave_to(note)
 
 
 @contextmanager
 def deferring() -> Iterator[None]:
-    """Within this block signals change nothing but what `requested` gives."""
+    """A context in which signals only set `requested`."""
     note_signals(lambda name: None)
     try:
         yield
@@ -261,7 +260,7 @@ def deferring() -> Iterator[None]:
 
 @contextmanager
 def raising() -> Iterator[None]:
-    """Within this block the first signal is an `Ended` in the main thread, which cleans up."""
+    """A context in which the first signal raises `Ended` in the main thread, for cleanup."""
     own = _own
     if own is None:
         yield
@@ -277,14 +276,14 @@ def raising() -> Iterator[None]:
 
 @contextmanager
 def whole() -> Iterator[None]:
-    """What is written within this block is complete, or killed, but not left by half.
+    """A context in which a signal doesn't exit: a file written within it is never truncated.
 
     Example:
         >>> with whole():
         ...     pass
     """
     global _writing
-    with _guard:  # not to be had any more when the process is about to end
+    with _guard:  # held for good when the process is about to exit
         _writing += 1
     try:
         yield
@@ -294,11 +293,11 @@ def whole() -> Iterator[None]:
 
 
 def leave(text: str, patient: Callable[[], bool] = lambda: True) -> NoReturn:
-    """End at once because that was asked for: what the main thread is at may last.
+    """Exit on a signal, without waiting for the main thread.
 
     Args:
         text: the message.
-        patient: asked again and again, whether to go on waiting for a file under way.
+        patient: polled while a file is being written; False stops waiting for it.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline and patient():
@@ -314,23 +313,23 @@ def leave(text: str, patient: Callable[[], bool] = lambda: True) -> NoReturn:
 
 
 def leave_process(code: int, text: str = "") -> NoReturn:
-    """End at once, without the steps of an ordered exit, in which JAX waits for lost peers.
+    """Exit immediately, skipping Python's shutdown, in which JAX waits for lost peers.
 
     Args:
         code: the exit code.
-        text: what to say, if there is still somebody to read it.
+        text: the message for stderr, if that can still be written.
     """
-    # The main thread may hold the lock of what is flushed, or nobody empty a pipe, for ever.
+    # Flushing may block forever: the main thread may hold the lock, or a pipe may have no reader.
     saying = threading.Thread(target=_say_last, args=(text,), daemon=True)
     try:
         saying.start()
         saying.join(1.0)
-    finally:  # also where Python is ending by itself, and starts no thread any more
+    finally:  # also during Python's shutdown, when no thread can be started
         os._exit(code)
 
 
 def _say_last(text: str) -> None:
-    # With Ctrl-C the program that reads a pipe ends too, often earlier.
+    # Ctrl-C also ends the program that reads a pipe, often earlier.
     with suppress(OSError, ValueError):
         if text:
             # A progress bar has hidden the cursor.
@@ -342,7 +341,7 @@ def _say_last(text: str) -> None:
 
 
 def _end_children() -> None:
-    """Those that read data, which would wait for ever for one to take it."""
+    """Terminate data-loading processes, which would otherwise wait forever."""
     processes = sys.modules.get("multiprocessing")
     for child in processes.active_children() if processes else ():
         with suppress(OSError, ValueError):
@@ -356,7 +355,7 @@ def _last() -> None:
 
 
 def _hold() -> None:
-    """Before a fork: what is meant for the new process waits until its handlers are its own."""
+    """Before a fork: block signals until the child has its own handlers."""
     _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if _own else None
 
 
@@ -366,7 +365,7 @@ def _let_go() -> None:
 
 
 def _forget() -> None:
-    """In a process that was forked: it is no command, and its signals are none of its parent's."""
+    """In a forked child: reset the handlers, because it isn't the command."""
     global _own, _guard, _writing
     _guard, _writing = threading.Lock(), 0
     if _own is not None:

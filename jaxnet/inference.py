@@ -1,9 +1,8 @@
-"""`Predictor`: the one way from inputs to outputs, for one example or a million.
+"""Batched inference, for one example or a million.
 
-Inputs are computed in batches of a few sizes, a ladder of them, so that one example doesn't cost
-what 256 do and any number of examples is served by a few compiled programs. The outputs of a batch
-are fetched while the next one is computed: the memory in use is that of the outputs and of two
-batches.
+Inputs are processed in batches of a few fixed sizes, so that one example doesn't cost as much as
+256, and any number of examples needs only a few compiled programs. The outputs of a batch are
+fetched while the next one is computed: the memory in use is that of the outputs and two batches.
 """
 
 from __future__ import annotations
@@ -29,45 +28,45 @@ from jaxnet.errors import InputError
 
 PyTree = Any
 
-# The batch sizes; a larger one makes no network faster.
+# The batch sizes; larger ones make no network faster.
 LADDER = (1, 8, 64, 256)
 
 
 class Program(Protocol):
-    """A compiled network that takes a batch at a time: `jaxnet.training.Programs`."""
+    """The interface of a compiled network, such as `jaxnet.training.Programs`."""
 
     @property
     def places(self) -> BatchPlacement:
-        """Which rows of a batch this process has to have."""
+        """The placement of batches on devices, and the rows that this process has to load."""
         ...
 
     @property
     def shares(self) -> int:
-        """The number of parts into which a batch is sharded."""
+        """The number of shards of a batch."""
         ...
 
     def predict(self, state: PyTree, inputs: PyTree, size: int, count: int) -> PyTree:
-        """The outputs (size, ...) of a batch.
+        """The outputs (size, ...) for a batch.
 
         Args:
-            state: what to predict with.
+            state: the state to predict with.
             inputs: the rows of the batch, or those that this process's devices need.
             size: the number of rows of the batch.
-            count: how many of them matter.
+            count: the number of rows that are examples; the others are padding.
         """
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """Predicts with a trained network, in batches of a few sizes.
+    """Predicts with a trained network, in batches of a few fixed sizes.
 
     Attributes:
         program: the compiled network.
-        state: what it predicts with, on its devices.
-        inputs: shape and type of one example's inputs; None takes what comes.
-        check_inputs: raises `InputError` where inputs hold a value that the network can't take.
-        largest: `(inputs, examples) -> size` of the largest batch, of the shape and type of an
+        state: the state to predict with, on its devices.
+        inputs: shape and dtype of one example's inputs; None accepts any.
+        check_inputs: raises `InputError` for values that the network can't accept.
+        largest: `(inputs, examples) -> size`, the largest batch size for the shape and dtype of an
             example's inputs and the number of examples.
     """
 
@@ -81,14 +80,14 @@ class Predictor:
         """The outputs for `inputs`, as numpy arrays with n rows.
 
         Args:
-            inputs: (n, ...), a dict or tuple of them where the network takes several, or a dataset
-                of n examples whose labels don't matter: `Arrays`, a `Source`, a sequence of
+            inputs: (n, ...), a dict or tuple of them if the network takes several, or a dataset
+                of n examples, whose labels are ignored: `Arrays`, a `Source`, a sequence of
                 records or an iterable of batches.
 
         Raises:
-            InputError: the inputs have another shape or type, or hold what the network can't take.
+            InputError: the inputs have the wrong shape or dtype, or invalid values.
         """
-        # Arrays first: to ask whether an object is a source takes longer than a small network.
+        # Arrays first, because the check for a source takes longer than a small network.
         if not isinstance(inputs, np.ndarray | Arrays | NamedArrays | Batches):
             inputs = inputs_of(inputs)
         if not isinstance(inputs, np.ndarray) and isinstance(inputs, Source):
@@ -124,14 +123,14 @@ class Predictor:
             check_example(path, example, given[path], name)
 
     def _sizes(self, example: PyTree, examples: int) -> list[int]:
-        """The batch sizes for so many examples, in ascending order."""
+        """The batch sizes for this number of examples, in ascending order."""
         largest = self.largest(example, examples)
         sizes = {size for size in LADDER if size < largest} | {largest}
         shares = self.program.shares
         return sorted({-(-size // shares) * shares for size in sizes})
 
     def _read(self, source: Source, example: PyTree) -> Iterator[_Batch]:
-        """The batches of what is read as it is needed, by threads that run ahead."""
+        """The batches of a source, prefetched by threads."""
         sizes = self._sizes(example, len(source))
         size = next((size for size in sizes if size >= len(source)), sizes[-1])
         host = _OnHost(self.program.places)
@@ -160,12 +159,12 @@ class Predictor:
 
 
 class _Batch(NamedTuple):
-    """Inputs of one batch, padded.
+    """The padded inputs of a batch.
 
     Attributes:
         inputs: the rows of the batch, or those that this process's devices need.
         size: the number of rows of the batch.
-        count: how many of them are examples.
+        count: the number of rows that are examples.
     """
 
     inputs: PyTree
@@ -174,7 +173,7 @@ class _Batch(NamedTuple):
 
 
 class _Outputs:
-    """The outputs of some examples, filled batch by batch."""
+    """The outputs of all examples, filled batch by batch."""
 
     def __init__(self, examples: int) -> None:
         self.arrays: PyTree = None
@@ -183,7 +182,7 @@ class _Outputs:
 
     def add(self, outputs: PyTree, count: int) -> None:
         """Fetch the outputs of a batch and keep the first `count` rows."""
-        if count == self._examples:  # all of them: the way of one example, with nothing to spare
+        if count == self._examples:  # a single batch: the fast path
             self.arrays = jax.tree.map(lambda part: np.array(np.asarray(part)[:count]), outputs)
             return
         fetched = jax.tree.map(np.asarray, outputs)
@@ -202,7 +201,7 @@ class _Outputs:
 
 @dataclass(frozen=True)
 class _OnHost:
-    """Leaves batches on the host; the rows are those that the devices behind it need."""
+    """A placement that leaves batches on the host, with the rows that `devices` need."""
 
     devices: BatchPlacement
 
@@ -219,25 +218,25 @@ class _OnHost:
 def check_example(
     what: str, expected: jax.ShapeDtypeStruct, got: jax.ShapeDtypeStruct, name: str
 ) -> None:
-    """Check that a column of some data is like that of the data before.
+    """Check that a column of some data matches earlier data.
 
     Raises:
-        InputError: shape or type of an example differ.
+        InputError: shape or dtype of an example differ.
     """
     if (expected.shape, expected.dtype) != (got.shape, got.dtype):
         raise InputError(
             f"{name}: expected {what} of shape {expected.shape} and type {expected.dtype} for each "
-            f"example, as in the data before, got {got.shape} and {got.dtype}. Prepare all data in "
+            f"example, as in earlier data, got {got.shape} and {got.dtype}. Preprocess all data in "
             "the same way."
         )
 
 
 def batch_sizes(examples: int, sizes: Sequence[int]) -> Iterator[int]:
-    """The sizes of the batches for so many examples; less than half of any batch is padding.
+    """The sizes of the batches for a number of examples; less than half of a batch is padding.
 
     Args:
-        examples: how many.
-        sizes: what a batch may have, in ascending order, from the smallest that is possible on.
+        examples: the number of examples.
+        sizes: the possible batch sizes, in ascending order.
 
     Example:
         >>> [list(batch_sizes(n, (1, 8, 64, 256))) for n in (1, 7, 20, 300, 513)]
@@ -252,7 +251,7 @@ def batch_sizes(examples: int, sizes: Sequence[int]) -> Iterator[int]:
 
 
 def one_example(rows: PyTree) -> PyTree:
-    """The shape and type of an example, of arrays with the example as leading axis.
+    """Shape and dtype of one example, from arrays with the example as leading axis.
 
     Example:
         >>> one_example({"a": np.zeros((5, 2), np.float32)})
@@ -262,10 +261,10 @@ def one_example(rows: PyTree) -> PyTree:
 
 
 def _rows(given: Any, name: str) -> np.ndarray:
-    # What training data has to be like, float32 telling its values apart, isn't asked here.
+    # Unlike training data, inputs aren't checked for values that float32 can't distinguish.
     rows = narrowed(as_array(given, name), name)
     if rows.ndim == 0:
-        raise InputError(f"{name}: expected an array with one row an example, got {rows}")
+        raise InputError(f"{name}: expected an array with one row per example, got {rows}")
     if not len(rows):
         raise InputError(f"{name}: an empty split: expected at least one example, got 0")
     return rows
@@ -276,7 +275,7 @@ def _several(given: Any, name: str) -> PyTree:
     parts = {path: _rows(part, f"{name}: {path}") for path, part in flat({"inputs": given}).items()}
     if len(set(map(len, parts.values()))) > 1:
         lengths = ", ".join(f"{path} {len(part)}" for path, part in parts.items())
-        raise InputError(f"{name}: expected as many examples in each of the inputs, got {lengths}")
+        raise InputError(f"{name}: expected equally many examples in all inputs, got {lengths}")
     return nested(parts)["inputs"]
 
 
@@ -293,7 +292,7 @@ def _cut(rows: PyTree, sizes: Sequence[int]) -> Iterator[_Batch]:
 
 
 def _padded(begin: int, size: int, rows: np.ndarray) -> np.ndarray:
-    """The rows of a batch; padding is copies of an example, which the network can take."""
+    """The rows of a batch; padding repeats its first example, so that its values are valid."""
     part = rows[begin : begin + size]
     missing = size - len(part)
     if not missing:

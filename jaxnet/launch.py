@@ -2,12 +2,12 @@
 
     python -m jaxnet.launch --processes 4 -- python -m train.classify --data digits
 
-The processes train as one. When one dies, all start again from the last checkpoint; Ctrl-C or
-SIGTERM makes all save the same step and end with exit code 75. Only the first process prints; what
-the others say is kept in files, which are named when something goes wrong.
+The processes train together. When one dies, all are restarted from the last checkpoint; on Ctrl-C
+or SIGTERM all save the same step and exit with code 75. Only the first process prints; the output
+of the others goes to log files, which are named when a process fails.
 
-On several hosts, take the launcher that is there: srun, mpirun, torchrun and Kubernetes are
-recognised by the command itself (`jaxnet.cluster.join`).
+On several hosts, use the launcher that is available: srun, mpirun, torchrun and Kubernetes are
+detected by the command itself (`jaxnet.cluster.join`).
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ class Options:
     """Run a command as several processes on this host; the command follows after `--`."""
 
     processes: int = 2
-    """how many processes to start"""
+    """number of processes"""
     devices: int = 1
-    """accelerators for each process; on CPUs it doesn't matter"""
+    """accelerators per process; ignored on CPUs"""
     max_restarts: int = 3
-    """how often to start again from the last checkpoint when a process dies"""
+    """maximum number of restarts from the last checkpoint when a process dies"""
     elastic: bool = False
-    """go on with fewer processes when the same one dies twice in a row; the batch size has to be
-    one that fewer share out evenly"""
+    """continue with fewer processes when the same one dies twice in a row; the batch size has to be
+    divisible by the smaller number, too"""
     peer_timeout: float = 30.0
-    """a process that gives no sign of life for so many seconds is taken for dead"""
+    """seconds without a heartbeat after which a process counts as dead"""
     start_timeout: float = 300.0
-    """so many seconds for all processes to come"""
+    """seconds to wait for all processes to start"""
     logs: Path | None = None
-    """folder for the output of all processes but the first; by default a temporary one, which
-    stays where the command failed"""
+    """folder for the output of all processes but the first; by default a temporary one, which is
+    kept if the command fails"""
 
     def __post_init__(self) -> None:
         for name, least in (("processes", 1), ("devices", 1), ("max_restarts", 0)):
@@ -64,7 +64,7 @@ def _command(arguments: Sequence[str]) -> int:
     own, command = arguments[:at], arguments[at + 1 :]
     options = from_command_line(Options, own, "python -m jaxnet.launch")
     if not command:
-        raise UsageError("say which command to run, after --: -- python -m train.classify")
+        raise UsageError("expected a command to run, after --: -- python -m train.classify")
     if shutil.which(command[0]) is None:
         raise UsageError(f"there is no command {command[0]!r}")
     return supervisor.run(supervisor.Job(command=tuple(command), **vars(options)))

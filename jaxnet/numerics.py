@@ -1,9 +1,9 @@
-"""How JAX computes: the precision of matrix products, and whether a run repeats bit for bit.
+"""Numerical settings of JAX: matmul precision and bitwise determinism.
 
-PyTorch computes the matrix products of float32 numbers in float32 unless it is told otherwise
-(`torch.set_float32_matmul_precision`). JAX leaves that to the device: processors take float32,
-NVIDIA's GPUs from Ampere on TF32 (11 bits in the place of 24), TPUs bfloat16 (8 bits). Sums are
-float32 everywhere. This is apart from the type in which a network computes (`mixed_precision`).
+PyTorch computes matrix products of float32 arrays in float32 by default
+(`torch.set_float32_matmul_precision`). JAX leaves the precision to the device: CPUs use float32,
+NVIDIA GPUs from Ampere on TF32 (11 bits of mantissa instead of 24), TPUs bfloat16 (8 bits). They
+all accumulate in float32. This is independent of the dtype of a network (`mixed_precision`).
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ log = logging.getLogger("jaxnet")
 MatmulPrecision = Literal["highest", "tf32", "bf16"]
 PRECISIONS: tuple[MatmulPrecision, ...] = get_args(MatmulPrecision)
 
-# What JAX's option `jax_default_matmul_precision` calls them. Its "bfloat16" would be the device's
-# own choice, which on GPUs is TF32.
+# Their names in JAX's option `jax_default_matmul_precision`. Its "bfloat16" means the device's
+# default, which on GPUs is TF32.
 _JAX_NAMES: Mapping[MatmulPrecision, str] = {
     "highest": "highest",
     "tf32": "tensorfloat32",
     "bf16": "BF16_BF16_F32",
 }
-# All that JAX's option may be, but for the device's own choice.
+# All values of JAX's option except those for the device's default.
 _MEANINGS: Mapping[str, MatmulPrecision] = {
     **dict.fromkeys(("highest", "float32", "F32_F32_F32"), "highest"),
     **dict.fromkeys(("high", "tensorfloat32", "TF32_TF32_F32"), "tf32"),
     "BF16_BF16_F32": "bf16",
 }
-_OWN_CHOICE = (None, "default", "fastest", "bfloat16")
+_DEVICE_DEFAULT = (None, "default", "fastest", "bfloat16")
 # NVIDIA's Ampere, the first with TF32 and bfloat16.
 _AMPERE = (8, 0)
 
 DETERMINISTIC_FLAG = "--xla_gpu_deterministic_ops=true"
-"""XLA then takes operations on GPUs that give the same bits each time, and picks none by a race;
-where an operation has no such form it refuses to compile. Processors and TPUs repeat anyway."""
+"""With it XLA uses only deterministic operations on GPUs and doesn't autotune; an operation without
+such a form fails to compile. CPUs and TPUs are deterministic anyway."""
 
 
 def matmul_precision(precision: MatmulPrecision | None) -> AbstractContextManager[Any]:
-    """Within it, float32 matrix products and convolutions are computed with this precision.
+    """A context that sets the precision of float32 matrix products and convolutions.
 
     Args:
-        precision: `"highest"` is float32. `"tf32"` and `"bf16"` are a hint, which processors don't
-            take; convolutions in bf16 stay what they are on the device. None changes nothing.
+        precision: `"highest"` is float32. `"tf32"` and `"bf16"` are hints, which CPUs ignore; for
+            convolutions `"bf16"` keeps the device's default. None changes nothing.
 
     Raises:
         UsageError: an unknown precision.
@@ -74,13 +74,13 @@ def matmul_precision(precision: MatmulPrecision | None) -> AbstractContextManage
 def _jax_name(precision: MatmulPrecision) -> str:
     import jax
 
-    # XLA refuses some products on processors where their algorithm is spelled out.
-    own_choice = precision == "bf16" and jax.default_backend() == "cpu"
-    return "bfloat16" if own_choice else _JAX_NAMES[precision]
+    # On CPUs XLA refuses some products with an explicit algorithm.
+    device_default = precision == "bf16" and jax.default_backend() == "cpu"
+    return "bfloat16" if device_default else _JAX_NAMES[precision]
 
 
 def in_force() -> MatmulPrecision | None:
-    """The precision of float32 matrix products as of now, on this device; None if not known."""
+    """The current precision of float32 matrix products on this device; None if unknown."""
     import jax
 
     config: Any = jax.config
@@ -92,11 +92,11 @@ def in_force() -> MatmulPrecision | None:
 def effective(
     option: str | None, platform: str, capability: str | None = None
 ) -> MatmulPrecision | None:
-    """What JAX's option means on a device.
+    """The precision that JAX's option results in on a device; None if unknown.
 
     Args:
         option: the value of `jax_default_matmul_precision`.
-        platform: of the device: `"cpu"`, `"gpu"`, `"tpu"`.
+        platform: the platform of the device: `"cpu"`, `"gpu"`, `"tpu"`.
         capability: the compute capability of an NVIDIA GPU.
 
     Example:
@@ -108,25 +108,25 @@ def effective(
     gpu = tuple(int(part) for part in capability.split(".")) if capability else None
     if platform == "gpu" and gpu is not None and gpu < _AMPERE:
         return "highest"
-    if option in _OWN_CHOICE:
+    if option in _DEVICE_DEFAULT:
         return "bf16" if platform == "tpu" else "tf32" if gpu else None
     return _MEANINGS.get(option)
 
 
 def start(precision: MatmulPrecision | None, deterministic: bool) -> None:
-    """Set this process up, before JAX starts its devices.
+    """Configure this process, before JAX initialises its devices.
 
     Args:
-        precision: of float32 matrix products; None for the device's own choice.
+        precision: of float32 matrix products; None for the device's default.
         deterministic: see `DETERMINISTIC_FLAG`.
 
     Raises:
-        UsageError: JAX has started already, or `XLA_FLAGS` says the opposite.
+        UsageError: JAX has initialised its devices already, or `XLA_FLAGS` has the opposite flag.
     """
     if deterministic and not is_deterministic(os.environ):
         if "jax" in sys.modules and _has_devices():
             raise UsageError(
-                "--deterministic sets a flag of XLA, which JAX has read by now: start the process "
+                "--deterministic sets an XLA flag, which JAX has read already: start the process "
                 f"with XLA_FLAGS={DETERMINISTIC_FLAG}"
             )
         os.environ.update(deterministic_environment(os.environ))
@@ -137,10 +137,10 @@ def start(precision: MatmulPrecision | None, deterministic: bool) -> None:
 
 
 def check_started(precision: MatmulPrecision | None, deterministic: bool) -> None:
-    """Refuse a process that `start` didn't set up, and say where its device takes no hint.
+    """Check that `start` configured this process; warn if its device ignores the precision.
 
     Raises:
-        UsageError: JAX is told something else.
+        UsageError: JAX is configured otherwise.
     """
     import jax
 
@@ -150,13 +150,13 @@ def check_started(precision: MatmulPrecision | None, deterministic: bool) -> Non
     if not known and _MEANINGS.get(found) != precision:
         raise UsageError(
             f"the configuration asks for matrix products in {precision}, and in this process JAX "
-            f"has {found or 'the choice of the device'}: call config.numerics.start() first"
+            f"uses {found or 'the default of the device'}: call config.numerics.start() first"
         )
     if precision not in (None, in_force()):
-        words = {"highest": "float32", None: "a precision of its own"}
+        words = {"highest": "float32", None: "its default precision"}
         computes = words.get(in_force(), in_force())
         log.warning(
-            "matrix products: %s was asked for, and this device computes them in %s",
+            "matrix products: %s was requested, and this device computes them in %s",
             precision,
             computes,
         )
@@ -168,7 +168,7 @@ def check_started(precision: MatmulPrecision | None, deterministic: bool) -> Non
 
 
 def is_deterministic(environ: Mapping[str, str]) -> bool:
-    """Whether XLA is told to repeat itself.
+    """Whether XLA is configured to be deterministic.
 
     Example:
         >>> is_deterministic({}), is_deterministic({"XLA_FLAGS": DETERMINISTIC_FLAG})
@@ -178,10 +178,10 @@ def is_deterministic(environ: Mapping[str, str]) -> bool:
 
 
 def deterministic_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a process that has to repeat bit for bit, on GPUs too.
+    """The environment of a process that is bitwise deterministic, on GPUs too.
 
     Raises:
-        UsageError: `XLA_FLAGS` says the opposite.
+        UsageError: `XLA_FLAGS` has the opposite flag.
     """
     flags = environ.get("XLA_FLAGS", "").split()
     name = DETERMINISTIC_FLAG.partition("=")[0]

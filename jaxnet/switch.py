@@ -1,4 +1,4 @@
-"""The switch of a module between training and evaluation, in the module's own words."""
+"""The argument by which a module switches between training and evaluation, under any usual name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 
 import flax.linen as nn
 
-# What modules call the switch between training and evaluation, and what it is in training.
+# The usual names of the switch, and its value in training.
 SWITCHES = {
     "train": True,
     "training": True,
@@ -17,10 +17,10 @@ SWITCHES = {
 
 
 def train_option(module: nn.Module, train: bool, method: str = "__call__") -> dict[str, bool]:
-    """What tells a call of a module, or of another method, whether it is training.
+    """The keyword argument that puts a call of a module into training or evaluation mode.
 
-    It is in the module's own words: `train`, `training`, `is_training`, `deterministic` or
-    `use_running_average`. A module that was made with a value of its own for one isn't told.
+    Its name is the module's own: `train`, `training`, `is_training`, `deterministic` or
+    `use_running_average`. It is left out if the module was constructed with a value for it.
 
     Example:
         >>> train_option(nn.Dense(1), True), train_option(nn.Dropout(0.5), True)

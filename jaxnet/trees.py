@@ -1,9 +1,9 @@
-"""Path patterns over pytrees, and what a tree holds.
+"""Path patterns over pytrees, and comparison and size of trees.
 
 A leaf's path is its keys joined by `/`: `"Dense_0/kernel"`. A pattern is a glob over such paths:
 `*` matches within one segment, `**` any number of whole segments (none included), and `?` and
-`[...]` one character. Everything that picks leaves by path (freezing, layouts, decay masks,
-learning rates) goes through this file, so one spelling works everywhere.
+`[...]` one character. Everything that selects leaves by path (freezing, layouts, decay masks,
+learning rates) uses this module, so that one syntax works everywhere.
 """
 
 from __future__ import annotations
@@ -83,11 +83,10 @@ def matching(tree: Any, *patterns: str) -> list[str]:
 
 
 def differences(expected: Any, got: Any) -> list[str]:
-    """What differs between two trees in structure, shape and dtype: one line a leaf.
+    """The differences between two trees in structure, shape and dtype, one line per leaf.
 
     The leaves are arrays or anything with a shape and a dtype (`jax.ShapeDtypeStruct`); their
-    values are not looked at. The list is empty exactly when `got` can take the place of
-    `expected`.
+    values are not compared. The list is empty exactly when `got` can replace `expected`.
 
     Example:
         >>> zeros = np.zeros
@@ -124,7 +123,7 @@ def count(tree: Any) -> int:
 
 
 def size_bytes(tree: Any) -> int:
-    """The memory that the tree's arrays take, in bytes, all shards together.
+    """The memory of the tree's arrays in bytes, over all shards.
 
     Example:
         >>> size_bytes({"kernel": np.zeros((784, 300), np.float32), "step": np.int32(0)})

@@ -101,7 +101,7 @@ def test_at_most_two_batches_wait_to_be_fetched():
         (np.zeros((3, 4), np.float32), r"inputs of shape \(2,\) .* got \(4,\)"),
         (np.zeros((3, 2), np.int32), "type float32 for each example.* got .* int32"),
         (np.zeros((0, 2), np.float32), "inputs: an empty split: expected at least one example"),
-        (np.float32(1), "one row an example, got 1.0"),
+        (np.float32(1), "one row per example, got 1.0"),
         ([[1, np.nan]], "nan in row 0, column 1 is not a finite number"),
         ([[1.0, 7.0]], "inputs: no 7 here"),
         (Records([(np.zeros(3), 0)]), r"records: expected inputs of shape \(2,\)"),

@@ -86,7 +86,7 @@ def test_products_are_asked_for_in_that_precision(precision, text, monkeypatch):
 def test_a_process_that_was_not_set_up_is_refused(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     Numerics().check()
-    with pytest.raises(UsageError, match=r"in tf32, and .* the choice of the device: call config"):
+    with pytest.raises(UsageError, match=r"in tf32, and .* the default of the device: call config"):
         Numerics("tf32").check()
     with pytest.raises(UsageError, match=DETERMINISTIC_FLAG):
         Numerics(deterministic=True).check()
@@ -98,7 +98,7 @@ def test_a_process_that_was_not_set_up_is_refused(monkeypatch):
 def test_a_hint_that_the_device_does_not_take_is_said(caplog):
     with matmul_precision("tf32"):
         Numerics("tf32").check()
-    assert "tf32 was asked for, and this device computes them in float32" in caplog.text
+    assert "tf32 was requested, and this device computes them in float32" in caplog.text
 
 
 def test_the_flag_comes_too_late_once_jax_has_devices(monkeypatch):

@@ -1,4 +1,4 @@
-"""The processes of one job: detection of launchers, rendezvous, watchdog, supervisor.
+"""The processes of a job: launcher detection, rendezvous, watchdog, supervisor.
 
-It knows no network.
+The package is independent of models and training.
 """

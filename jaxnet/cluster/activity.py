@@ -1,8 +1,8 @@
-"""What this process is doing, for those that watch it.
+"""The current activity of this process, to detect stalls.
 
-That a process lives doesn't say that it gets on. So training announces what it is at: each new
-announcement is progress, and one that lasts too long is none. `jaxnet.cluster.watchdog` tells the
-other processes.
+A live process may still be stuck. So training announces its activities: each new announcement
+counts as progress, and an activity that lasts too long as a stall. `jaxnet.cluster.watchdog` sends
+them to the other processes.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from dataclasses import asdict, dataclass, replace
 from types import FrameType
 from typing import Any
 
-# How much longer than a step other things may take.
+# The time limits of other activities, as multiples of a step's.
 COMPILING = 6.0
 EVALUATING = 3.0
 SAVING = 2.0
 CALLBACK = 2.0
-# Of each thread so many calls are shown, and of so many threads.
+# The number of calls shown per thread, and of threads.
 CALLS = 5
 THREADS = 4
-# Threads of the data's pipeline, whose calls are shown besides those of the main thread.
+# Threads of the data pipeline, whose calls are shown beside those of the main thread.
 _SHOWN = ("jaxnet-pipeline", "jaxnet-reader")
 
 
 @dataclass(frozen=True)
 class State:
-    """What a process is at.
+    """The activity of a process.
 
     Attributes:
-        doing: that, in words.
+        doing: its description.
         step: the steps taken so far.
-        seconds: how long it has been at that.
+        seconds: how long it has lasted.
         since: the time of day when it began.
-        factor: it may last so many times as long as a step may; infinite for what isn't training.
-        waits: whether it may be held up by another process.
-        threads: what its threads are at, as lines of text; only where it takes long.
+        factor: its time limit as a multiple of a step's; infinite outside of training.
+        waits: whether it may be blocked by another process.
+        threads: the stack traces of its threads, as lines of text; only if it takes long.
     """
 
     doing: str = "not training"
@@ -54,15 +54,15 @@ class State:
 
     @property
     def outside(self) -> bool:
-        """Whether it isn't training."""
+        """Whether the process isn't training."""
         return math.isinf(self.factor)
 
     def over(self, patience: float) -> bool:
-        """Whether it takes longer than it may, where a step may take `patience` seconds."""
+        """Whether it exceeds its time limit, if that of a step is `patience` seconds."""
         return self.seconds > self.factor * patience
 
     def to_json(self) -> dict[str, Any]:
-        """As a message holds it."""
+        """JSON-compatible values, for a message."""
         return {**asdict(self), "factor": None if self.outside else self.factor}
 
     @staticmethod
@@ -74,7 +74,7 @@ class State:
 
 @dataclass
 class Activity:
-    """What one process is at, announced by its main thread and read by that which watches.
+    """The activity of a process, set by its main thread and read by the watchdog thread.
 
     Example:
         >>> activity = Activity()
@@ -93,23 +93,23 @@ class Activity:
     _began: float = 0.0
 
     def begin(self, doing: str, factor: float = 1.0, waits: bool = False) -> None:
-        """Something new begins, which may last `factor` times as long as a step may."""
+        """Begin an activity with a time limit of `factor` times that of a step."""
         state = State(doing, factor=factor, waits=waits, since=time.strftime("%H:%M:%S"))
         self._state, self._began = state, time.monotonic()
 
     def beat(self) -> None:
-        """What was begun gets on."""
+        """Report progress of the current activity."""
         self._began = time.monotonic()
 
     def forgive(self, seconds: float) -> None:
-        """The process stood still for so long, which isn't its fault."""
+        """Exclude the time for which the process was suspended."""
         self._began += seconds
 
     @contextmanager
     def within(self, doing: str, factor: float) -> Iterator[None]:
-        """Something within what was begun, which then goes on; nothing where that isn't training.
+        """A nested activity, after which the current one continues; no effect outside of training.
 
-        After an error it isn't known to go on: `ending` says what is then.
+        After an error the current one isn't restored; `ending` announces what follows.
         """
         before = self._state
         if before.outside:
@@ -121,7 +121,7 @@ class Activity:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """While this lasts, the process trains."""
+        """A context in which the process is training."""
         self.left_early = False
         self.begin("preparing to train", COMPILING, waits=True)
         try:
@@ -133,14 +133,14 @@ class Activity:
         self._state = State()
 
     def ending(self, error: BaseException) -> None:
-        """Training ends by an error."""
+        """Announce that training ends with an error."""
         self.begin(f"ending after {_named(error)}")
 
     def now(self, details_after: float = math.inf) -> State:
-        """What the process is at.
+        """The current state.
 
         Args:
-            details_after: seconds after which its threads are looked at too.
+            details_after: seconds after which stack traces are included.
         """
         state, seconds = self._state, time.monotonic() - self._began
         if state.outside:
@@ -150,15 +150,15 @@ class Activity:
 
 
 own = Activity()
-"""That of this process."""
+"""The activity of this process."""
 
 
 def stalled(states: Mapping[Any, State], patience: float) -> str | None:
-    """Which processes of a job hold it up, if it doesn't get on, in words.
+    """Describe the processes that stall a job; None if it makes progress.
 
     Args:
-        states: what each is at, by what it is called.
-        patience: how many seconds a step may take.
+        states: the state of each process, by its name in messages.
+        patience: the time limit of a step in seconds.
 
     Example:
         >>> at = {"process 0": State("taking steps", 7, 31.0, "12:00:00", 1.0, waits=True)}
@@ -175,7 +175,7 @@ def stalled(states: Mapping[Any, State], patience: float) -> str | None:
     if not guilty:
         busy = [who for who, state in states.items() if not (state.waits or state.outside)]
         if busy:
-            return None  # at something for which it still has time
+            return None  # within its time limit
         guilty = [who for who, state in states.items() if state.outside]
     if not guilty:
         least = min(state.step for state in states.values())
@@ -197,7 +197,7 @@ def _described(who: Any, state: State) -> str:
 
 
 def shown_threads() -> tuple[str, ...]:
-    """What the main thread and those of the data's pipeline are at, the last calls of each."""
+    """The last calls of the main thread and of the data pipeline's threads."""
     frames, shown = sys._current_frames(), []
     for thread in threading.enumerate():
         frame = frames.get(thread.ident or 0)
@@ -208,7 +208,7 @@ def shown_threads() -> tuple[str, ...]:
 
 
 def _idle(frame: FrameType) -> bool:
-    """Whether a thread of a pool has nothing to do."""
+    """Whether a pool thread is idle."""
     return frame.f_code.co_name == "_worker"
 
 

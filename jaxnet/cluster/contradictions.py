@@ -1,8 +1,8 @@
-"""Variables of several launchers in one environment: which may stand together, and which may not.
+"""Consistency check of the variables of several launchers in one environment.
 
-A launcher is often called within another one: `torchrun` or `mpirun` within a job of SLURM. Then
-the inner one speaks of as many processes as the outer one or of more. If it speaks of fewer, its
-variables are left over from elsewhere, and each process would train alone, in one folder.
+A launcher is often nested in another one, such as `torchrun` or `mpirun` in a SLURM job. The inner
+one then reports as many processes as the outer one, or more. If it reports fewer, its variables are
+stale, and each process would train alone, in the same folder.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from jaxnet.errors import UsageError
 
 @dataclass(frozen=True)
 class Said:
-    """What a launcher's variables say, as far as they are there.
+    """The environment variables of a launcher, as far as they are set.
 
     Attributes:
         launcher: its name.
-        variables: these variables.
-        processes: the number of processes; None where it isn't said, or is no number.
-        process: the number of this one, likewise.
+        variables: the variables.
+        processes: the number of processes; None if unset or not a number.
+        process: the rank of this process, likewise.
     """
 
     launcher: str
@@ -34,7 +34,7 @@ class Said:
         return f"{listed} ({self.launcher})"
 
 
-# The most specific first: the number of processes, and that of this one.
+# The variables of the number of processes and of the rank; the most specific launcher first.
 _NAMES = {
     "JAX_COORDINATOR_ADDRESS": (("JAX_NUM_PROCESSES",), "JAX_PROCESS_ID"),
     "torchrun": (("WORLD_SIZE",), "RANK"),
@@ -45,7 +45,7 @@ _NAMES = {
 
 
 def said(environ: Mapping[str, str]) -> list[Said]:
-    """What each launcher's variables say, the most specific first.
+    """The variables of each launcher that are set, the most specific first.
 
     Example:
         >>> [str(each) for each in said({"WORLD_SIZE": "1", "PMI_SIZE": "2", "PMI_RANK": "0"})]
@@ -54,7 +54,7 @@ def said(environ: Mapping[str, str]) -> list[Said]:
     found = []
     for launcher, (sizes, rank) in _NAMES.items():
         if launcher == "srun" and "SLURM_STEP_ID" not in environ:
-            continue  # the script of sbatch, which is alone
+            continue  # an sbatch script, which runs as one process
         size = next((name for name in sizes if name in environ), sizes[0])
         variables = {name: environ[name] for name in (size, rank) if name in environ}
         if variables:
@@ -65,16 +65,16 @@ def said(environ: Mapping[str, str]) -> list[Said]:
 
 
 def check(launcher: str, processes: int, process: int, environ: Mapping[str, str]) -> None:
-    """Refuse variables that can't all be of this job.
+    """Check that all launchers' variables can belong to this job.
 
     Args:
-        launcher: the one that is believed.
-        processes: how many processes it speaks of.
-        process: which one this is.
+        launcher: the launcher that was detected.
+        processes: its number of processes.
+        process: its rank of this process.
         environ: the environment.
 
     Raises:
-        UsageError: others say something else; the message says which to unset.
+        UsageError: others contradict it; the message says which variables to unset.
     """
     everybody = said(environ)
     own = next((each for each in everybody if each.launcher == launcher), None)
@@ -83,7 +83,7 @@ def check(launcher: str, processes: int, process: int, environ: Mapping[str, str
         if other is own:
             outer = True
             continue
-        # What is more specific and isn't believed is only a part of what it would have to say.
+        # A more specific launcher that wasn't detected has only some of its variables.
         contradicts = _beyond if outer else _unlike
         if launcher == "JAX_COORDINATOR_ADDRESS" and None in (other.processes, other.process):
             continue
@@ -92,7 +92,7 @@ def check(launcher: str, processes: int, process: int, environ: Mapping[str, str
             raise UsageError(
                 "the launchers' variables contradict each other: by "
                 f"{own or launcher} this is process {process} of {processes}, and {other} says "
-                "something else. What is left over from elsewhere has to go: unset "
+                "something else. Remove the stale variables: unset "
                 + ", or ".join(" ".join(each.variables) for each in told)
             )
 
@@ -100,7 +100,7 @@ def check(launcher: str, processes: int, process: int, environ: Mapping[str, str
 def _unlike(
     other: Said, launcher: str, processes: int, process: int, environ: Mapping[str, str]
 ) -> bool:
-    """Whether one that is only partly there says something else."""
+    """Whether a launcher with only some of its variables contradicts the detected one."""
     ranks = other.process is not None and other.process != process
     return (other.processes is not None and other.processes != processes) or (
         ranks and other.launcher == "JAX_COORDINATOR_ADDRESS"
@@ -110,10 +110,10 @@ def _unlike(
 def _beyond(
     other: Said, launcher: str, processes: int, process: int, environ: Mapping[str, str]
 ) -> bool:
-    """Whether a launcher around this one says what can't be around it."""
+    """Whether an outer launcher contradicts the detected one."""
     if other.processes is None or other.process is None:
         return False
-    # torchrun and mpirun number their processes as they like; by hand nobody does.
+    # torchrun and mpirun may assign other ranks than the outer launcher; users don't.
     by_hand = launcher == "JAX_COORDINATOR_ADDRESS" or (
         launcher == "torchrun" and "TORCHELASTIC_RUN_ID" not in environ
     )

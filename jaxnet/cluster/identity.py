@@ -1,4 +1,4 @@
-"""What the processes of a job have in common, by which they tell each other from strangers."""
+"""The identity of a job, by which its processes recognise each other."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any
 
-# A word that all processes of a job share and no other job has; `jaxnet.launch` sets one.
+# The variable with the unique id of a job; `jaxnet.launch` sets one.
 JOB = "JAXNET_JOB"
-# Packages that have to be of one version in all processes.
+# Packages that must have the same version in all processes.
 PACKAGES = ("jaxnet", "jax", "jaxlib")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a process takes part in.
+    """The job that a process belongs to.
 
     Attributes:
-        job: a word for the job that the launcher gave, which no other job has; empty where the
-            launcher gives none.
+        job: the unique id of the job from the launcher; empty if it provides none.
         command: the words of the command.
-        versions: of the packages that have to be the same.
+        versions: the versions of `PACKAGES`.
     """
 
     job: str = ""
@@ -31,7 +30,7 @@ class Identity:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As a message holds it."""
+        """JSON-compatible values, for a message."""
         return asdict(self)
 
     @staticmethod
@@ -48,11 +47,11 @@ class Identity:
         return Identity(job, words, {str(name): str(version) for name, version in versions.items()})
 
     def knows(self, other: Identity) -> bool:
-        """Whether both say which job they are of."""
+        """Whether both have a job id."""
         return bool(self.job and other.job)
 
     def differences(self, other: Identity) -> list[str]:
-        """In what the other one differs from this, in words.
+        """Describe how the other one differs from this one.
 
         Example:
             >>> own = Identity("", ("train.py", "--seed", "0"), {"jax": "0.10.1"})
@@ -71,12 +70,12 @@ class Identity:
 
 
 def own_identity(job: str) -> Identity:
-    """What this process takes part in.
+    """The identity of this process.
 
     Args:
-        job: the launcher's word for the job.
+        job: the launcher's id of the job.
     """
-    # The same program may lie in another folder on another host.
+    # The program may be in different folders on different hosts.
     command = (os.path.basename(sys.argv[0]), *sys.argv[1:])
     return Identity(job, command, {name: _version(name) for name in PACKAGES})
 

@@ -1,7 +1,7 @@
-"""Several processes, on one host or many, as one program.
+"""Initialisation of a job with several processes, on one or many hosts.
 
-`initialize()` finds out whether a launcher started this process as one of several
-(`jaxnet.cluster.detect`), brings all of them together and hands over to `jax.distributed`.
+`initialize()` detects whether a launcher started this process as one of several
+(`jaxnet.cluster.detect`), waits until all have joined, and calls `jax.distributed.initialize`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ log = logging.getLogger("jaxnet")
 PEER_TIMEOUT = "JAXNET_PEER_TIMEOUT"
 PROGRESS_TIMEOUT = "JAXNET_PROGRESS_TIMEOUT"
 START_TIMEOUT = "JAXNET_START_TIMEOUT"
-# The file descriptor of a pipe whose other end `jaxnet.launch` holds.
+# The file descriptor of a pipe from `jaxnet.launch`, to detect its end.
 LAUNCHER = "JAXNET_LAUNCHER"
 DEFAULT_PEER_TIMEOUT = 30.0
 DEFAULT_START_TIMEOUT = 300.0
-# A step may take so many times as long as a peer may be silent, where nothing else is said.
+# The default time limit of a step, as a multiple of the peer timeout.
 PROGRESS_FACTOR = 10
 
 
@@ -47,10 +47,10 @@ def _seconds(environ: Environ, name: str, usual: float) -> float:
 
 
 def patience(environ: Environ = os.environ) -> float:
-    """How many seconds a step may take, by `JAXNET_PROGRESS_TIMEOUT`.
+    """The time limit of a step in seconds, from `JAXNET_PROGRESS_TIMEOUT`.
 
     Raises:
-        UsageError: that, or `JAXNET_PEER_TIMEOUT`, is no number of seconds.
+        UsageError: it, or `JAXNET_PEER_TIMEOUT`, isn't a number of seconds.
 
     Example:
         >>> patience({}), patience({"JAXNET_PROGRESS_TIMEOUT": "60"})
@@ -63,21 +63,21 @@ def patience(environ: Environ = os.environ) -> float:
 def initialize(environ: Environ = os.environ) -> Watch | None:
     """Join the other processes of this job, if a launcher started several.
 
-    Call it before anything else of JAX; the entrypoints do. A process that is alone imports
-    nothing and loses no time.
+    Call it before any other use of JAX; the entrypoints do. A single process imports nothing and
+    loses no time.
 
     Args:
-        environ: what the launcher set, and how many seconds to wait: `JAXNET_PEER_TIMEOUT` (30) for
-            a peer that gives no sign of life, `JAXNET_START_TIMEOUT` (300) for one to come, and
-            `JAXNET_PROGRESS_TIMEOUT` (10 times the first) for one that lives to take a step;
-            compiling, saving and the like may last some times as long (`jaxnet.cluster.activity`).
+        environ: the launcher's variables, and timeouts in seconds: `JAXNET_PEER_TIMEOUT` (30)
+            without a heartbeat of a peer, `JAXNET_START_TIMEOUT` (300) for all processes to join,
+            and `JAXNET_PROGRESS_TIMEOUT` (10 times the first) for a live process to take a step;
+            compiling, saving and others have multiples of it (`jaxnet.cluster.activity`).
 
     Returns:
-        What watches the others; call its `finish` at the end. None where there is nobody to watch.
+        The watchdog of the other processes; call its `finish` at the end. None without others.
 
     Raises:
-        UsageError: the launcher's variables can't be, or the processes weren't started alike.
-        PeerError: not all processes came.
+        UsageError: the launcher's variables are invalid, or the processes were started differently.
+        PeerError: not all processes joined.
         EndedError: one of them was asked to end meanwhile.
     """
     cluster = detect(environ)
@@ -90,7 +90,7 @@ def initialize(environ: Environ = os.environ) -> Watch | None:
     me = Peer(cluster.process, host, os.getpid(), loopback_of(host))
     start = _seconds(environ, START_TIMEOUT, DEFAULT_START_TIMEOUT)
     identity = own_identity(cluster.job)
-    with ending.deferring():  # the others have to hear of it
+    with ending.deferring():  # the others have to be told first
         peers, address = roll_call(me, cluster.processes, cluster.coordinator, start, identity)
     _report([me, *peers])
     watch = Watch(me, cluster.processes, timeout, peers, pipe, patience(environ)).start()
@@ -100,12 +100,12 @@ def initialize(environ: Environ = os.environ) -> Watch | None:
 
 
 def _join(cluster: Cluster, address: tuple[str, int], timeout: float) -> None:
-    """Hand over to JAX, all of whose processes are there."""
+    """Initialise `jax.distributed`, once all processes have joined."""
     import jax
 
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    # JAX's own heartbeat is the second line: by itself it ends the process without naming anyone.
-    # That of a live process may come late on a busy machine, so it has ten times as long.
+    # JAX's heartbeat is a fallback: it would end the process without naming the lost one. On a busy
+    # machine the heartbeat of a live process may be late, so it has ten times as long.
     patience = int(timeout) + 10
     where = f"{host}:{address[1]}"
     try:
@@ -126,28 +126,28 @@ def _join(cluster: Cluster, address: tuple[str, int], timeout: float) -> None:
 
 
 def _report(peers: list[Peer]) -> None:
-    """Process 0 says which hosts would be looked for on themselves."""
+    """Warn, in process 0, of hosts whose name resolves to a loopback address."""
     hosts = {peer.host: peer.loopback for peer in peers}
     if peers[0].process != 0 or len(hosts) == 1:
         return
     for host, loopback in hosts.items():
         if loopback:
             log.warning(
-                "host %s: its own name stands for %s, where no other host reaches it. On CPUs "
-                "the processes connect to that address and never meet: give the name the host's "
-                "address on the network, in /etc/hosts or in DNS.",
+                "host %s: its own name resolves to %s, where no other host reaches it. On CPUs "
+                "the processes connect to that address and never meet: let the name resolve to the "
+                "host's address on the network, in /etc/hosts or in DNS.",
                 host,
                 loopback,
             )
 
 
 def leave(watch: Watch, code: int, *, well: bool) -> None:
-    """Leave the job: with all others where all went well, at once where not.
+    """Leave the job: together with all others on success, immediately otherwise.
 
     Args:
-        watch: what `initialize` returned.
+        watch: the watchdog from `initialize`.
         code: the exit code of this process.
-        well: whether the others have come to their end too, or are going to.
+        well: whether the other processes finish, too.
     """
     if not watch.peers:
         return

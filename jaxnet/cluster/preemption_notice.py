@@ -1,8 +1,8 @@
-"""JAX's own notice of a preemption, by which several processes agree on a step to end at.
+"""JAX's preemption notice, by which several processes agree on a step to stop at.
 
-`jax.distributed.initialize` sets a handler in C for SIGTERM, in place of Python's. In a command of
-ours (`jaxnet.ending`) ours comes back, so that it works before the first step and after the last,
-and calls JAX's while the job trains.
+`jax.distributed.initialize` replaces Python's SIGTERM handler by one in C. In a jaxnet command
+(`jaxnet.ending`) our handler is restored, so that it works before the first step and after the
+last; during training it calls JAX's.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _jax: Callable[[int], None] | None = None
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Within this block JAX may set its handler: it is kept, and ours comes back."""
+    """A context in which JAX sets its handler: it is saved, and ours is restored."""
     global _jax
     if not ending.in_force():
         yield
         return
     import ctypes
 
-    # Python can't name a handler that isn't its own; C's `signal` gives the one that was set.
+    # Python can't return a C handler; C's `signal` returns the previous one.
     library = ctypes.CDLL(None)
     library.signal.restype, library.signal.argtypes = (
         ctypes.c_void_p,
@@ -48,6 +48,6 @@ def kept() -> Iterator[None]:
 
 
 def give() -> None:
-    """Tell JAX, in this process and so in all, that the job is to end."""
+    """Notify JAX, in this process and so in all, that the job has to stop."""
     if _jax is not None:
         _jax(signal.SIGTERM)

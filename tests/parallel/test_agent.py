@@ -221,7 +221,7 @@ def test_workers_end_with_a_killed_launcher(launch, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--processes", "2"], "say which command to run, after --"),
+        (["--processes", "2"], "expected a command to run, after --"),
         (["--processes", "0", "--", "true"], "expected processes of at least 1, got 0"),
         (["--", "no-such-command"], "there is no command 'no-such-command'"),
     ],

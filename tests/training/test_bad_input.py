@@ -95,8 +95,8 @@ OTHERS = {
 @pytest.mark.parametrize("kind", OTHERS)
 def test_validation_data_of_another_shape_or_type(trainer, kind):
     inputs, got = OTHERS[kind]
-    message = rf"valid: expected inputs of shape \(4,\) and type float32 for each.*before, {got}"
-    with pytest.raises(InputError, match=message + ". Prepare all data in the same way"):
+    message = rf"valid: expected inputs of shape \(4,\) and type float32 .* earlier data, {got}"
+    with pytest.raises(InputError, match=message + ". Preprocess all data in the same way"):
         trainer.fit((INPUTS, LABELS), Arrays(inputs, LABELS, name="valid"), epochs=1)
 
 

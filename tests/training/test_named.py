@@ -235,5 +235,5 @@ def test_what_does_not_fit_is_refused_before_training():
     model = Trainer(task).fit(DATA, epochs=1).model
     with pytest.raises(InputError, match="expected inputs/age, inputs/image, as in training"):
         model.predict({"age": age})
-    with pytest.raises(InputError, match="as many examples in each"):
+    with pytest.raises(InputError, match="equally many examples in all"):
         model.predict({"age": age, "image": image[:3]})

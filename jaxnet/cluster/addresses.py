@@ -25,7 +25,7 @@ def listen(address: tuple[str, int]) -> socket.socket:
 
 
 def free_port(host: str) -> int:
-    """A port at which nobody listens at that address."""
+    """A free port at that address."""
     with listen((host, 0)) as listener:
         return listener.getsockname()[1]
 
@@ -44,7 +44,7 @@ def is_loopback(host: str) -> bool:
 
 
 def loopback_of(host: str) -> str | None:
-    """The loopback address that a host's name stands for, if it does.
+    """The loopback address that a host name resolves to, or None.
 
     Example:
         >>> loopback_of("127.0.1.1"), loopback_of("192.0.2.1")

@@ -33,7 +33,7 @@ class Peer(NamedTuple):
 
 
 class Line:
-    """JSON messages over a connection, one a line."""
+    """A connection that carries JSON messages, one per line."""
 
     def __init__(self, connection: socket.socket) -> None:
         # A peer that reads nothing must not hold up the one that writes.
@@ -65,7 +65,7 @@ class Line:
                     return
 
     def receive(self) -> list[dict[str, Any]] | None:
-        """The messages that have come; None where the other end is gone.
+        """The messages received; None if the other end has closed the connection.
 
         Raises:
             ValueError: that is no message.

@@ -1,4 +1,4 @@
-"""What processes that run one program have to agree on.
+"""Collective operations between the processes of a job.
 
 Every process runs the same Python code, and a program over all their devices only runs if all start
 it. So whatever decides what is started (a clock, a signal, a folder's contents) must be the same
@@ -35,7 +35,7 @@ def is_first() -> bool:
 
 
 def from_first(look: Callable[[], JSON]) -> JSON:
-    """What `look` gives in process 0, which alone calls it; all processes have to call this.
+    """Broadcast the result of `look`, called in process 0 only; a collective call.
 
     Args:
         look: gives a value that JSON can hold.
@@ -57,7 +57,7 @@ def from_first(look: Callable[[], JSON]) -> JSON:
 
 
 def gathered(value: JSON) -> list[JSON]:
-    """The values of all processes, in the processes' order; all have to call this.
+    """All-gather the values of all processes, in rank order; a collective call.
 
     Example:
         >>> gathered({"seed": 0})
@@ -76,10 +76,10 @@ def gathered(value: JSON) -> list[JSON]:
 
 
 def by_first(action: Callable[[], Any]) -> None:
-    """Let process 0 do something for all; what it refuses, all refuse. All have to call this.
+    """Run `action` in process 0; its errors are raised in all processes. A collective call.
 
     Raises:
-        InputError: process 0 raised one; a UsageError is one for all.
+        InputError: process 0 raised it; a UsageError is raised as such.
     """
 
     def refusal() -> list[Any] | None:
@@ -94,7 +94,7 @@ def by_first(action: Callable[[], Any]) -> None:
 
 
 def where(here: bool) -> list[int]:
-    """The processes in which something is so; all processes have to call this.
+    """The ranks of the processes in which `here` is true; a collective call.
 
     Example:
         >>> where(True), where(False)
@@ -109,7 +109,7 @@ def where(here: bool) -> list[int]:
 
 
 def on_host(arrays: PyTree) -> PyTree:
-    """All of each array as numpy arrays, wherever its parts lie; all processes have to call this.
+    """Gather sharded arrays as numpy arrays in each process; a collective call.
 
     Random keys, which NumPy doesn't know, are arrays of this process alone.
 

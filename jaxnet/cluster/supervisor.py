@@ -32,9 +32,9 @@ from jaxnet.cluster.watchdog import EXPLAINED_SECONDS, LOST_PEER
 _UNSAVED = (-signal.SIGTERM, LOST_PEER)
 # Exit codes after which a new start would be of no use: done, wrong usage, asked to end.
 FINAL = (0, 2, 75)
-# After the first death the others get so many seconds to end with a message of their own.
+# The seconds after the first death in which the others may exit with their own message.
 GRACE_SECONDS = EXPLAINED_SECONDS + 2.0
-# So many lines of a worker's output are shown when it was the first to die.
+# The number of lines shown of the output of the worker that died first.
 SHOWN_LINES = 15
 
 
@@ -46,10 +46,10 @@ class Job:
         command: the words of the command.
         processes: how many workers to start.
         devices: accelerators for each worker; worker k sees those from k times this on.
-        max_restarts: how often to start again.
-        elastic: whether to go on with fewer workers when one dies twice in a row.
-        peer_timeout: seconds of silence after which a worker is taken for dead.
-        start_timeout: seconds in which all workers have to come.
+        max_restarts: the maximum number of restarts.
+        elastic: whether to continue with fewer workers when one dies twice in a row.
+        peer_timeout: seconds without a heartbeat after which a worker counts as dead.
+        start_timeout: seconds to wait for all workers to start.
         logs: folder for the output of all workers but the first.
     """
 
@@ -188,7 +188,7 @@ class Agent:
         threading.Thread(target=wait, daemon=True).start()
 
     def _watch(self, deaths: queue.SimpleQueue[Death]) -> Death | None:
-        """Wait for all workers; soon after the first failure those that are left are killed."""
+        """Wait for all workers; after a failure, kill the remaining ones when the grace ends."""
         first, until = None, None
         while self._workers:
             try:
@@ -205,7 +205,7 @@ class Agent:
         return first
 
     def _forward(self, name: str) -> None:
-        """Pass a wish to end on; the second time kill."""
+        """Forward a signal to the workers as SIGTERM; a second one kills them."""
         with self._starting:
             self._signals.append(name)
             for worker in list(self._workers.values()):

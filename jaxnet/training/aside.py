@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Aside:
-    """A thread that does one thing after the other, for one who may give up waiting.
+    """A worker thread that runs tasks in order; the caller may give up waiting for them.
 
     Always the same one, because Orbax raises the error of a save once in each thread that asks. A
     daemon: Python doesn't wait for it at its end.

@@ -13,7 +13,7 @@ PyTree = Any
 
 
 def as_stored(state: PyTree) -> PyTree:
-    """The state with random keys as the integers that they are made of, which files hold."""
+    """The state with random keys converted to integers, which files can store."""
     return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, state)
 
 

@@ -92,6 +92,7 @@ def gpipe(
         UsageError: the axis doesn't divide the layers, or the micro-batches the examples.
 
     Example:
+        >>> from functools import partial
         >>> mesh = jax.sharding.Mesh(jax.devices()[:1], ("stage",))
         >>> def stage(kernels, x, side, key):
         ...     return jax.lax.scan(lambda x, kernel: (x @ kernel, None), x, kernels)[0]

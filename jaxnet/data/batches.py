@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxnet.data.arrays import checked_inputs, checked_labels
 from jaxnet.data.columns import flat
-from jaxnet.data.numeric import as_array, narrowed, to_dtype
+from jaxnet.data.numeric import as_array, first, narrowed, place
 from jaxnet.errors import InputError
 
 PARTS = ("inputs", "labels", "weights")
@@ -32,7 +33,9 @@ class Batches:
     bit, where each pass, or each pass of that number, yields the same batches again. Of a shuffled
     `DataLoader` the order is lost with the process: the run resumes with another one.
 
-    An iterator can't be restarted: its `steps` must be given, and each epoch takes the next ones.
+    Where `steps` are given and the epoch decides nothing, each epoch takes the next ones, and a new
+    pass begins where one ends: so a pass may be longer than an epoch, or endless. An iterator can't
+    be restarted. It trains for one epoch, or for the steps that it has batches for.
 
     Attributes:
         batches: the iterable, or a function that returns an iterator.
@@ -59,12 +62,6 @@ class Batches:
     name: str = "batches"
 
     def __post_init__(self) -> None:
-        if self.steps is None and self.once:
-            raise InputError(
-                f"{self.name}: an iterator ({type(self.batches).__name__}) can be read once, and "
-                "says nothing of its end: pass the function that makes it, or "
-                "jaxnet.data.Batches(iterator, steps=N), of which an epoch takes the next N"
-            )
         if self.steps is not None and self.steps < 1:
             raise InputError(f"{self.name}: expected at least 1 step per epoch, got {self.steps}")
 
@@ -111,7 +108,12 @@ class Batches:
 
     @property
     def _takes_epoch(self) -> bool:
-        return callable(self.batches) and "epoch" in inspect.signature(self.batches).parameters
+        if not callable(self.batches):
+            return False
+        try:
+            return "epoch" in inspect.signature(self.batches).parameters
+        except ValueError:  # a function of C
+            return False
 
     @property
     def _epoch_setter(self) -> Callable[[int], Any] | None:
@@ -140,7 +142,7 @@ class Batches:
                 "jaxnet.data.Batches(batches, inputs='...', labels='...')"
             )
         parts = flat({part: _plain(values) for part, values in batch.items()})
-        columns = {path: _array(values, f"{where}: {path}") for path, values in parts.items()}
+        columns = {path: _array(path, values, where) for path, values in parts.items()}
         rows = {path: len(column) for path, column in columns.items()}
         if len(set(rows.values())) > 1:
             counts = ", ".join(f"{path} {count}" for path, count in rows.items())
@@ -190,10 +192,21 @@ def _plain(values: Any) -> Any:
     return tuple(values) if several and values else values
 
 
-def _array(values: Any, where: str) -> np.ndarray:
-    array = narrowed(as_array(values, where), where)
-    if array.ndim == 0:
-        raise InputError(f"{where}: expected an array with one row an example, got {array}")
-    if "labels" in where and array.ndim == 1 and array.dtype.kind in "bui":
-        return to_dtype(array, np.dtype(np.int32), where)
-    return array
+def _array(path: str, values: Any, where: str) -> np.ndarray:
+    """A column of a batch in a type that JAX keeps, with the checks that `Arrays` makes."""
+    part, where = path.partition("/")[0], f"{where}: {path}"
+    if not np.ndim(values):
+        raise InputError(
+            f"{where}: expected an array with one row an example, got {values}. Iterables yield "
+            "batches, which a DataLoader of PyTorch, or .batch(32), makes of examples"
+        )
+    if part != "weights":
+        return (checked_labels if part == "labels" else checked_inputs)(values, where)
+    weights = narrowed(as_array(values, where), where).astype(np.float32, copy=False)
+    if weights.ndim != 1 or (weights < 0).any():
+        at = f"{weights.min()} in {place(first(weights < 0))}" if weights.ndim == 1 else "that"
+        raise InputError(
+            f"{where}: expected a number of at least 0 for each row, got {at}, of shape "
+            f"{weights.shape}"
+        )
+    return weights

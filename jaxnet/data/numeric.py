@@ -49,7 +49,7 @@ def as_array(values: Any, where: str) -> np.ndarray:
         kind = type(values).__name__
         raise InputError(f"{where}: expected an array, got a {kind}: {error}") from error
     if array.dtype.kind not in "buif":
-        raise InputError(f"{where}: {_not_numbers(values, array)}")
+        raise InputError(f"{where}: {_of_columns(values) or _not_numbers(values, array)}")
     return array
 
 
@@ -174,6 +174,20 @@ def _check_complete(values: Any, where: str) -> None:
                 f"{where}: row {row}{which} has no value, one of {int(gaps.sum())} gaps: fill them "
                 "(fillna), or leave out their rows (dropna)"
             )
+
+
+def _of_columns(values: Any) -> str | None:
+    """What is wrong with a data frame of pandas: which of its columns aren't numbers."""
+    if not (hasattr(values, "isna") and hasattr(values, "columns")):
+        return None
+    kinds = {str(name): column.to_numpy() for name, column in values.items()}
+    bad = [name for name, column in kinds.items() if column.dtype.kind not in "buif"]
+    if not bad:
+        return None
+    return (
+        f"expected columns of numbers, got others in {', '.join(bad[:10])}: leave them out, or let "
+        "jaxnet.data.read_table(frame, target=...) and fit_table make numbers of them"
+    )
 
 
 def _not_numbers(values: Any, array: np.ndarray) -> str:

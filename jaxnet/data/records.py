@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import jax
 import numpy as np
 
-from jaxnet.data.batches import chosen_columns
+from jaxnet.data.batches import PARTS, chosen_columns
 from jaxnet.data.columns import flat, is_input
 from jaxnet.data.numeric import as_array, check_distinct, device_dtype, to_dtype
 from jaxnet.errors import InputError
@@ -38,8 +38,8 @@ class Records:
 
     Attributes:
         records: each record is a dict with `inputs` and perhaps `labels` and `weights`, or a pair
-            `(inputs, labels)`, and all have the same shapes. Inputs and labels may be dicts, or
-            tuples of arrays, where there are several.
+            `(inputs, labels)`, or a triple with weights, and all have the same shapes. Inputs and
+            labels may be dicts, or tuples of arrays, where there are several.
         rows: (n,) integers, which records to take; by default all.
         labels: (n,) int32 classes, where they are known without reading: `split` stratifies by
             them, and labels that the network has no output for are found before training. Or the
@@ -89,6 +89,12 @@ class Records:
                 f"{self.name}: labels={self.targets!r} names a column: name the inputs' too, "
                 "inputs='...'"
             )
+        if self.class_names is None and isinstance(self.targets, str):
+            # Hugging Face's datasets know what their classes are called.
+            features = getattr(self.records, "features", None)
+            known = features.get(self.targets) if isinstance(features, Mapping) else None
+            names = getattr(known, "names", None)
+            object.__setattr__(self, "class_names", tuple(names) if names else None)
         if not len(self):
             raise InputError(f"{self.name}: expected at least one record, got none")
         if self.labels is not None and len(self.labels) != len(self):
@@ -184,14 +190,15 @@ def _is_map_dataset(records: Any) -> bool:
 
 def _columns(record: Any, name: str, row: int) -> dict[str, np.ndarray]:
     """A record as arrays of the types that they have."""
-    if isinstance(record, tuple) and len(record) == 2:
-        record = {"inputs": record[0], "labels": record[1]}
+    if isinstance(record, tuple) and len(record) in (2, 3):
+        record = dict(zip(PARTS, record, strict=False))
     record = flat(record) if isinstance(record, Mapping) else record
     if not isinstance(record, Mapping) or not any(map(is_input, record)):
         got = f"keys {', '.join(record)}" if isinstance(record, Mapping) else type(record).__name__
         raise InputError(
             f"{name}: expected a record to be a dict with inputs and labels, or a pair of them, "
-            f"got {got} in record {row}; map the records to that first"
+            f"got {got} in record {row}; name the columns, "
+            "jaxnet.data.Records(records, inputs='...', labels='...'), or map the records first"
         )
     return {key: _array(value, f"{name}: {key} of record {row}") for key, value in record.items()}
 

@@ -162,8 +162,14 @@ class Evaluator:
             except InputError as error:
                 raise InputError(f"{name}: {error}") from None
 
-    def hold(self, data: Data, state: PyTree) -> Iterable[Chunk]:
-        """Labelled data as a re-iterable of chunks; kept on the device if it is small."""
+    def hold(self, data: Data, state: PyTree, passes: int | None = 1) -> Iterable[Chunk]:
+        """Labelled data as a re-iterable of chunks; kept on the device if it is small.
+
+        Args:
+            data: the data.
+            state: the training state, as arrays or shapes.
+            passes: how often it will be evaluated; None if that isn't known.
+        """
         data = pipeline(
             data,
             self._rounded(MOST_EXAMPLES),
@@ -171,6 +177,8 @@ class Evaluator:
             placement="host",
             capacity=CAPACITY,
             places=self.programs.places,
+            passes=passes,
+            counted=False,
         )
         self.check(data, state)
         data = self._fitted(data, state)

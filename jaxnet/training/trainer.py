@@ -152,7 +152,7 @@ class Trainer:
         _check_whole(0, seed=seed)
         seed, batch_size = int(seed), int(batch_size)  # NumPy's numbers are none that JSON holds
         _check_processes(self.layout)
-        train = self._pipeline(train, batch_size, steps if epochs is None else None)
+        train = self._pipeline(train, batch_size, steps, epochs)
         most, end = _planned_steps(train, epochs, steps)
         key, batch = jax.random.key(seed), nested(_zeros(train.spec()))
         shapes = self.programs.state(key, batch)
@@ -160,7 +160,7 @@ class Trainer:
         self.evaluator.batch_size.training_bytes = partial(
             self.programs.working_bytes, "train", shapes, batch
         )
-        held = [] if valid is None else self.evaluator.hold(valid, shapes)
+        held = [] if valid is None else self.evaluator.hold(valid, shapes, passes=epochs)
         metrics = self.programs.metrics(shapes, batch)
         row = self._row(shapes, batch, metrics, valid is not None)
         measured = [column for column in row if column not in ("epoch", "step")]
@@ -263,7 +263,9 @@ class Trainer:
     def _pipelines(self) -> WeakKeyDictionary[Arrays | NamedArrays, Pipeline]:
         return WeakKeyDictionary()
 
-    def _pipeline(self, data: Data, batch_size: int, steps: int | None = None) -> Pipeline:
+    def _pipeline(
+        self, data: Data, batch_size: int, steps: int | None, epochs: int | None
+    ) -> Pipeline:
         """The pipeline over the training data, reused where an earlier `fit` had the same data.
 
         So arrays are transferred to the device once in the life of this trainer.
@@ -279,7 +281,8 @@ class Trainer:
             placement=self.placement,
             capacity=capacity,
             places=self.programs.places,
-            steps=steps,
+            steps=steps if epochs is None else None,
+            passes=epochs,
         )
         if isinstance(data, Arrays | NamedArrays):
             self._pipelines[data] = made

@@ -6,6 +6,7 @@ A pipeline yields chunks of an epoch: batches on the device (a feed, see
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -36,6 +37,8 @@ from jaxnet.data.sources import (
     reading_threads,
 )
 from jaxnet.errors import InputError, UsageError
+
+log = logging.getLogger("jaxnet")
 
 Placement = Literal["auto", "device", "host"]
 
@@ -318,6 +321,8 @@ def pipeline(
     augment: HostAugmentation | None = None,
     places: BatchPlacement = ONE_DEVICE,
     steps: int | None = None,
+    passes: int | None = None,
+    counted: bool = True,
 ) -> Pipeline:
     """A pipeline over `data`.
 
@@ -333,6 +338,8 @@ def pipeline(
             `jaxnet.training.augment` does it.
         places: where batches go; a pipeline of your own goes there when it is used.
         steps: batches per epoch, of an iterable of batches that doesn't know them.
+        passes: how often the data will be read, where that is known: an iterator can be once.
+        counted: whether the number of batches of an iterable has to be known beforehand.
 
     Raises:
         UsageError: an impossible value.
@@ -352,7 +359,11 @@ def pipeline(
             "take jaxnet.training.augment(task, ...)"
         )
     if isinstance(arrays, Batches):
-        return BatchStream.of(arrays, capacity, places, steps)
+        stream = BatchStream.of(arrays, capacity, places, steps, passes, counted)
+        rows = stream.spec()["mask"].shape[0]
+        if counted and rows != batch_size:
+            log.info("%s: batches of %d rows, as it yields them", stream.name, rows)
+        return stream
     if isinstance(arrays, Source):
         steps = min(capacity, READ_STEPS)
         return SourcePipeline(arrays, batch_size, shuffle, steps, places=places)
@@ -381,8 +392,10 @@ def checked(data: Any) -> Arrays | NamedArrays | Batches | Source | Pipeline:
         return data
     name = getattr(data, "__name__", type(data).__name__)
     if isinstance(data, tuple) and len(data) == 2:
+        _check_rows_alike(*data)
         return (NamedArrays if any(map(is_named, data)) else Arrays)(*data)
     if _has_records(data):
+        _warn_of_batches(data, name)
         return Records(data, name=name)
     if isinstance(data, list) and all(hasattr(one, "__array__") for one in data):
         raise InputError(
@@ -406,7 +419,35 @@ def _has_records(data: Any) -> bool:
     if _is_array(data) or isinstance(data, Mapping | str | tuple) or not len(data):
         return False
     first = data[0]
-    return isinstance(first, Mapping) or (isinstance(first, tuple) and len(first) == 2)
+    return isinstance(first, Mapping) or (isinstance(first, tuple) and len(first) in (2, 3))
+
+
+def _check_rows_alike(inputs: Any, labels: Any) -> None:
+    """Refuse columns of pandas whose rows have other names: they are paired by their places."""
+    if not (hasattr(inputs, "isna") and hasattr(labels, "isna")) or len(inputs) != len(labels):
+        return
+    if not inputs.index.equals(labels.index):
+        row = int(np.argmax(inputs.index.to_numpy() != labels.index.to_numpy()))
+        raise InputError(
+            f"inputs and labels: expected rows of the same index, got {inputs.index[row]!r} and "
+            f"{labels.index[row]!r} in row {row}: bring them into one order, labels = "
+            "labels.loc[inputs.index], or drop both indices, .reset_index(drop=True)"
+        )
+
+
+def _warn_of_batches(data: Any, name: str) -> None:
+    """Say where what is taken for an example looks like a batch."""
+    first = data[0]
+    shapes = [np.shape(part) for part in first] if isinstance(first, tuple) else []
+    if len(shapes) < 2 or not shapes[1] or len(shapes[0]) <= len(shapes[1]):
+        return
+    if shapes[0][0] == shapes[1][0]:
+        log.warning(
+            "%s: each element is taken for an example, with inputs %s and labels %s. If they are "
+            "batches, say so: jaxnet.data.Batches(...)",
+            name,
+            *shapes[:2],
+        )
 
 
 def _is_array(data: Any) -> bool:

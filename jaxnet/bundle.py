@@ -93,6 +93,7 @@ class Bundle:
 
     Example:
         >>> import tempfile
+        >>> import flax.linen as nn
         >>> weights = {"kernel": np.eye(2, dtype=np.float32), "bias": np.zeros(2, np.float32)}
         >>> like = jax.ShapeDtypeStruct((2,), np.float32)
         >>> names = ("cat", "dog")

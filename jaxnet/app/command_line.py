@@ -179,7 +179,7 @@ def field_docs(kind: type) -> dict[str, str]:
     Example:
         >>> from jaxnet.training import EarlyStopping
         >>> field_docs(EarlyStopping)["min_delta"]
-        'an improvement has to be larger than this.'
+        'the minimum improvement that counts.'
     """
     docs: dict[str, str] = {}
     for each in reversed(kind.__mro__[:-1]):

@@ -75,6 +75,7 @@ def compute_in(network: Network, precision: Precision) -> Network:
     """The network with parameters and inputs cast down, and what comes out cast back to float32.
 
     Example:
+        >>> from jaxnet.training import as_network
         >>> network = compute_in(as_network(nn.Dense(1)), "bf16")
         >>> variables = {"params": {"kernel": jnp.full((1, 1), 1.001), "bias": jnp.zeros(1)}}
         >>> print(network.apply(variables, jnp.ones((1, 1)), False, None)[0])

@@ -115,6 +115,7 @@ class Supervised(GradientTask):
         UsageError: there is no loss, optimizer or metric of that name.
 
     Example:
+        >>> import flax.linen as nn
         >>> task = Supervised(nn.Dense(3), "cross_entropy", "adam", ["accuracy"])
         >>> batch = {"inputs": jnp.ones((2, 4)), "labels": jnp.array([0, 2]),
         ...          "mask": jnp.array([True, True])}

@@ -21,8 +21,9 @@ from jaxnet.data.batches import Batches
 from jaxnet.data.columns import flat, nested
 from jaxnet.data.named_arrays import NamedArrays, is_named
 from jaxnet.data.numeric import as_array, narrowed
+from jaxnet.data.pipeline.accepted import inputs_of
 from jaxnet.data.pipeline.device_batches import BatchPlacement
-from jaxnet.data.pipeline.epochs import SourcePipeline, inputs_of
+from jaxnet.data.pipeline.epochs import SourcePipeline
 from jaxnet.data.sources import InputsOnly, Source
 from jaxnet.errors import InputError
 

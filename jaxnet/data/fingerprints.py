@@ -16,7 +16,9 @@ import numpy as np
 from jaxnet.data.arrays import Arrays
 from jaxnet.data.batches import Batches
 from jaxnet.data.named_arrays import NamedArrays
-from jaxnet.data.pipeline.epochs import ArrayPipeline, Pipeline, SourcePipeline, checked
+from jaxnet.data.pipeline.accepted import checked
+from jaxnet.data.pipeline.epochs import ArrayPipeline, SourcePipeline
+from jaxnet.data.pipeline.protocol import Pipeline
 from jaxnet.data.sources import Source
 from jaxnet.digests import array_digest, json_digest
 

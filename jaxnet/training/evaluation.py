@@ -18,10 +18,10 @@ from jaxnet.data.pipeline.epochs import (
     RESIDENT_BYTES,
     ArrayPipeline,
     Chunk,
-    Pipeline,
     SourcePipeline,
     pipeline,
 )
+from jaxnet.data.pipeline.protocol import Pipeline
 from jaxnet.data.sources import Source
 from jaxnet.errors import InputError
 from jaxnet.inference import Predictor, check_example
@@ -30,7 +30,7 @@ from jaxnet.training.network import takes_all
 from jaxnet.training.programs import Programs, Use
 
 PyTree = Any
-# What `fit` and `evaluate` take; see `jaxnet.data.pipeline.epochs.checked`.
+# What `fit` and `evaluate` take; see `jaxnet.data.pipeline.accepted.checked`.
 Data = (
     Arrays
     | NamedArrays

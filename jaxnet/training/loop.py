@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from jaxnet.cluster import activity, processes
-from jaxnet.data.pipeline.epochs import Pipeline
+from jaxnet.data.pipeline.protocol import Pipeline
 from jaxnet.metrics.direction import Direction
 from jaxnet.training.callbacks import Plan, Watchers
 from jaxnet.training.clock import Clock

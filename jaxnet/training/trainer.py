@@ -20,7 +20,8 @@ from jaxnet.data.arrays import Arrays
 from jaxnet.data.columns import nested
 from jaxnet.data.named_arrays import NamedArrays
 from jaxnet.data.pipeline.device_batches import Chunk
-from jaxnet.data.pipeline.epochs import ArrayPipeline, Pipeline, Placement, pipeline
+from jaxnet.data.pipeline.epochs import ArrayPipeline, Placement, pipeline
+from jaxnet.data.pipeline.protocol import Pipeline
 from jaxnet.errors import NonFiniteError, UsageError
 from jaxnet.files import expanded, write_atomically
 from jaxnet.inference import Predictor, one_example

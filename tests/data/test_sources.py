@@ -20,7 +20,8 @@ from jaxnet import losses
 from jaxnet.data import Arrays, Records, image_folders, load, split
 from jaxnet.data.images import decoding, folders
 from jaxnet.data.pipeline import stacks
-from jaxnet.data.pipeline.epochs import ArrayPipeline, Pipeline, SourcePipeline, pipeline
+from jaxnet.data.pipeline.epochs import ArrayPipeline, SourcePipeline, pipeline
+from jaxnet.data.pipeline.protocol import Pipeline
 from jaxnet.errors import InputError
 from jaxnet.training import Supervised, Trainer
 from tests.networks import Dense

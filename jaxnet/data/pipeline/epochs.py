@@ -7,12 +7,12 @@ A pipeline yields chunks of an epoch: batches on the device (a feed, see
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,22 +21,23 @@ import numpy as np
 from jaxnet.data.arrays import Arrays
 from jaxnet.data.batches import Batches
 from jaxnet.data.columns import first_column
-from jaxnet.data.named_arrays import NamedArrays, is_named
+from jaxnet.data.named_arrays import NamedArrays
 from jaxnet.data.order import batches, epoch_draws, epoch_order, steps_per_epoch
 from jaxnet.data.padding import Padding
+from jaxnet.data.pipeline.accepted import checked
 from jaxnet.data.pipeline.batch_stream import BatchStream
 from jaxnet.data.pipeline.device_batches import ONE_DEVICE, BatchPlacement, Chunk, OnDevice
 from jaxnet.data.pipeline.host_augmentation import Fill, HostAugmentation
 from jaxnet.data.pipeline.memory import Memory
+from jaxnet.data.pipeline.protocol import Pipeline
 from jaxnet.data.pipeline.stacks import Stack, most_steps, sent_ahead
-from jaxnet.data.records import Records
 from jaxnet.data.sources import (
     Source,
     available_cores,
     read_into,
     reading_threads,
 )
-from jaxnet.errors import InputError, UsageError
+from jaxnet.errors import UsageError
 
 log = logging.getLogger("jaxnet")
 
@@ -51,40 +52,6 @@ PARTS = 4 * COPYING_THREADS
 # A stack of batches that are read has at most so many: reading a batch takes far longer than the
 # dispatch that a larger stack would save.
 READ_STEPS = 4
-
-
-class Pipeline(Protocol):
-    """What the loop needs of data; write your own for data that no `Arrays` can hold."""
-
-    @property
-    def name(self) -> str:
-        """What to call the data in messages."""
-        ...
-
-    @property
-    def examples(self) -> int:
-        """The number of examples an epoch."""
-        ...
-
-    @property
-    def steps(self) -> int:
-        """The number of batches an epoch."""
-        ...
-
-    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The shapes and types of a batch, which has at least `inputs` and `mask`."""
-        ...
-
-    def chunks(
-        self, seed: int, epoch: int, start: int, size: Callable[[int], int]
-    ) -> Iterator[Chunk]:
-        """The batches of an epoch from step `start` on, as a pure function of the arguments.
-
-        `size(position)` is the number of steps wanted next; a chunk may have fewer. Where several
-        processes train together, it may wait until the steps before that position are taken: a
-        pipeline that works ahead hands over what it has before or while it asks.
-        """
-        ...
 
 
 class _Batches:
@@ -374,99 +341,6 @@ def pipeline(
     )
     resident = placement == "device" or (placement == "auto" and made.bytes <= RESIDENT_BYTES)
     return replace(made, resident=resident)
-
-
-def checked(data: Any) -> Arrays | NamedArrays | Batches | Source | Pipeline:
-    """The dataset that some data stands for.
-
-    Args:
-        data: a pair `(inputs, labels)`, each an array or a data frame, or a dict or a tuple of
-            them; a sequence of records, such as a PyTorch `Dataset`; an iterable of batches, such
-            as a PyTorch `DataLoader`, or a function that returns an iterator of them. `Arrays`, a
-            `Source`, or a `Pipeline` is returned as it is.
-
-    Raises:
-        InputError: it is something else, or arrays that can't be trained on.
-    """
-    if isinstance(data, Arrays | NamedArrays | Batches | Source) or hasattr(data, "chunks"):
-        return data
-    name = getattr(data, "__name__", type(data).__name__)
-    if isinstance(data, tuple) and len(data) == 2:
-        _check_rows_alike(*data)
-        return (NamedArrays if any(map(is_named, data)) else Arrays)(*data)
-    if _has_records(data):
-        _warn_of_batches(data, name)
-        return Records(data, name=name)
-    if isinstance(data, list) and all(hasattr(one, "__array__") for one in data):
-        raise InputError(
-            f"got a list of {len(data)} arrays, which may be a pair or batches of inputs: a pair "
-            "is a tuple (inputs, labels), and so is each of several batches"
-        )
-    if callable(data) or (isinstance(data, Iterable) and not _is_array(data)):
-        return Batches(data, name=name)
-    got = f"a tuple of {len(data)}" if isinstance(data, tuple) else type(data).__name__
-    raise InputError(
-        f"expected a pair (inputs, labels), Arrays, a sequence of records, an iterable of batches, "
-        f"a Source or a Pipeline, got {got}. "
-        "Weights of examples go into Arrays(inputs, labels, weights)."
-    )
-
-
-def _has_records(data: Any) -> bool:
-    """Whether this is a sequence of records, such as a map-style dataset of PyTorch."""
-    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
-        return False
-    if _is_array(data) or isinstance(data, Mapping | str | tuple) or not len(data):
-        return False
-    first = data[0]
-    return isinstance(first, Mapping) or (isinstance(first, tuple) and len(first) in (2, 3))
-
-
-def _check_rows_alike(inputs: Any, labels: Any) -> None:
-    """Refuse columns of pandas whose rows have other names: they are paired by their places."""
-    if not (hasattr(inputs, "isna") and hasattr(labels, "isna")) or len(inputs) != len(labels):
-        return
-    if not inputs.index.equals(labels.index):
-        row = int(np.argmax(inputs.index.to_numpy() != labels.index.to_numpy()))
-        raise InputError(
-            f"inputs and labels: expected rows of the same index, got {inputs.index[row]!r} and "
-            f"{labels.index[row]!r} in row {row}: bring them into one order, labels = "
-            "labels.loc[inputs.index], or drop both indices, .reset_index(drop=True)"
-        )
-
-
-def _warn_of_batches(data: Any, name: str) -> None:
-    """Say where what is taken for an example looks like a batch."""
-    first = data[0]
-    shapes = [np.shape(part) for part in first] if isinstance(first, tuple) else []
-    if len(shapes) < 2 or not shapes[1] or len(shapes[0]) <= len(shapes[1]):
-        return
-    if shapes[0][0] == shapes[1][0]:
-        log.warning(
-            "%s: each element is taken for an example, with inputs %s and labels %s. If they are "
-            "batches, say so: jaxnet.data.Batches(...)",
-            name,
-            *shapes[:2],
-        )
-
-
-def _is_array(data: Any) -> bool:
-    return hasattr(data, "__array__") or isinstance(data, str | bytes | Mapping | tuple)
-
-
-def inputs_of(data: Any) -> Any:
-    """What to predict: `Batches` and `Records` for iterables and sequences; arrays as they are.
-
-    Lists are rows of numbers here.
-    """
-    if hasattr(data, "__array__") or isinstance(data, Mapping | list | tuple | str | Source):
-        return data
-    name = getattr(data, "__name__", type(data).__name__)
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        return Records(data, name=name)
-    if callable(data) or isinstance(data, Iterable):
-        return Batches(data, steps=1, name=name)  # how many there are isn't asked
-    return data
 
 
 def _rows_of(

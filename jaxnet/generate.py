@@ -36,17 +36,17 @@ class Config:
     run_dir: Path | None = None
     """the folder of a run, or a bundle"""
     prompt: tuple[str, ...] = ("The ",)
-    """what to go on with; several are written at once"""
+    """the prompts; several are continued in one batch"""
     new_tokens: Count | None = None
     """how many tokens to add; by default 300, or as many as the model has positions for"""
     temperature: Annotated[NotNegative, OnlyWith(beams=None)] = 0.8
-    """below 1 the text is more probable, above 1 more surprising; 0 always takes the likeliest"""
+    """the sampling temperature; 0 is greedy decoding"""
     top_k: Annotated[Count | None, OnlyWith(beams=None)] = None
-    """draw from the so many likeliest tokens"""
+    """top-k sampling: sample from the k most probable tokens"""
     top_p: Annotated[float | None, OnlyWith(beams=None)] = None
-    """draw from the fewest tokens that have this probability together, such as 0.9"""
+    """nucleus (top-p) sampling: the smallest set of tokens with this probability, such as 0.9"""
     beams: Count | None = None
-    """write the likeliest text that a search with so many candidates finds, instead of drawing"""
+    """beam search with this beam width, instead of sampling"""
     seed: Annotated[int, Range(), OnlyWith(beams=None)] = 0
     """of what is drawn"""
 
@@ -75,7 +75,7 @@ def write(config: Config) -> int:
     if config.new_tokens is not None and new_tokens < config.new_tokens:
         raise InputError(
             f"--new-tokens {config.new_tokens}: after the longest prompt the network has positions "
-            f"for {room} more tokens: take at most so many"
+            f"for {room} more tokens: take at most that many"
         )
     arguments = (bundle.model, bundle.variables, prompts, new_tokens)
     with matmul_precision(bundle.matmul_precision):

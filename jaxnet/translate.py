@@ -43,7 +43,7 @@ class Config:
     """how many tokens a translation has at most; by default 64, or as many as the longest text in
     training had"""
     beams: Count = 4
-    """how many translations are followed at a time in the search for the best"""
+    """the beam width"""
     length_penalty: float = 1.0
     """above 0 long translations are favoured, 0 is the plain probability"""
 

@@ -45,7 +45,7 @@ class Variation:
     """What only the variational ones have."""
 
     beta: NotNegative = 1.0
-    """the weight of the codes' divergence from the normal distribution"""
+    """beta: the weight of the KL divergence of the codes from the prior"""
     binarize: Binarization = "stochastic"
     """how grey becomes black or white: anew by chance each time, above one half, or not at all:
     then grey is the probability of white"""
@@ -60,13 +60,13 @@ class Config(app.ImageRun):
     model: str | None = None
     """dense, conv, vae or conv_vae; by default dense"""
     latent: Count | None = None
-    """the length of the code; by default 32, for digits 8, and for vae 20, for digits 8"""
+    """latent dimensions; by default 32, for vae 20, for digits 8"""
     noise: NotNegative = 0.0
-    """standard deviation of the noise that is to be removed, where white is 1 and black 0"""
+    """standard deviation of the noise to remove (denoising), where white is 1 and black 0"""
     epochs: Count = 60
-    """how often to go through the training data, at most"""
+    """the maximum number of epochs"""
     learning_rate: app.LearningRate = 2e-3
-    """the largest learning rate"""
+    """the peak learning rate"""
     network: Network = Network()
     vae: Annotated[Variation, OnlyWith(model=VARIATIONAL)] = Variation()
     augment: Annotated[app.Augment, Without("auto")] = app.Augment()

@@ -57,19 +57,18 @@ class Config(app.Tabular):
     image_size: app.ImageSize = None
     """height and width to which images are resized, if they aren't all of one size"""
     folds: Annotated[app.FoldCount | None, OnlyWith(data=OtherThan("folder"))] = None
-    """cross-validate with so many folds, instead of one split into training and test data"""
+    """k-fold cross-validation with this k, instead of one split into training and test data"""
     model: str | None = None
     """cnn, mlp, lenet5, alexnet, vgg11, vgg13, vgg16, vgg19 (vgg11_bn and so on with batch norm),
     googlenet, resnet18, resnet34, resnet50, resnet101, resnet152, and for small images resnet20,
     resnet32, resnet44, resnet56, and vit_s, vit_b, vit_l; by default cnn for images and mlp for
     tables"""
     metrics: tuple[str, ...] = ()
-    """what else to measure in evaluation, such as f1, matthews_correlation or roc_auc"""
+    """further metrics of evaluation, such as f1, matthews_correlation or roc_auc"""
     balanced: bool = False
-    """let all classes count alike in the loss, however rare they are"""
+    """balance the loss by the inverse frequency of the classes"""
     class_weights: dict[str, float] = field(default_factory=dict)
-    """how much a class counts in the loss, by its name: 'survived' 2; others count 1; with
-    --balanced it is a factor on that"""
+    """weights of classes in the loss: 'survived' 2; others 1; with --balanced a factor on it"""
     network: Network = Network()
     augment: Annotated[app.Augment, OnlyWith(data=app.IMAGES)] = app.Augment()
 

@@ -35,7 +35,7 @@ class Network:
     """The networks' sizes."""
 
     latent: Count = 100
-    """how many random numbers an image is made of"""
+    """the size of the noise vector"""
     features: Annotated[Count | None, OnlyWith(model=("dcgan", "wgan_gp"))] = None
     """the features nearest to the image; by default 64, and 32 for one channel"""
     stages: Annotated[Count, OnlyWith(model=("dcgan", "wgan_gp"))] = 2
@@ -43,7 +43,7 @@ class Network:
     hidden: Annotated[tuple[Count, ...], OnlyWith(model="dense")] = (256, 512)
     """the width of each hidden layer of the generator; the discriminator's in reverse"""
     dropout: Annotated[Share, OnlyWith(model="dense")] = 0.3
-    """the share of the discriminator's hidden units left out in training"""
+    """the dropout rate of the discriminator"""
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Config(app.ImageRun):
     model: str | None = None
     """dense, dcgan or wgan_gp; by default dcgan"""
     epochs: Count = 80
-    """how often to go through the training data"""
+    """the number of epochs"""
     batch_size: Count = 50
-    """examples a step; each step of the critic gets its part of them"""
+    """examples per training step, shared by the steps of the critic"""
     learning_rate: app.LearningRate = 5e-4
-    """of both players"""
+    """the learning rate of generator and discriminator"""
     judge: str | None = None
     """the folder of a classifier's run or bundle from train.classify, or 'train' to train one
     first"""

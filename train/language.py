@@ -36,13 +36,13 @@ class Tokens:
     """What the network reads of the text."""
 
     level: Literal["character", "bpe", "word"] = "character"
-    """a token is a character, a frequent piece of a word, or a word"""
+    """tokenization: characters, byte pairs, or words"""
     vocab_size: Count = 1024
-    """the most tokens that are told apart"""
+    """the maximum size of the vocabulary"""
     length: Count = 128
-    """the tokens of a piece, over which the network learns"""
+    """tokens per training window"""
     stride: Count | None = None
-    """how far one piece begins after the other in training; by default the length"""
+    """tokens between the starts of two training windows; by default the length"""
 
 
 @dataclass(frozen=True)
@@ -50,21 +50,21 @@ class Network:
     """The network's size."""
 
     embedding: Annotated[Count, OnlyWith(model=RECURRENT)] = 64
-    """the width of a token's embedding"""
+    """the embedding width"""
     features: Count = 256
-    """the units of a layer, or the width of a token in gpt and llama"""
+    """hidden units per layer; in gpt and llama the width of the residual stream"""
     num_layers: Count | None = None
-    """recurrent layers or blocks; by default 1 for lstm, gru and rnn, and 4 for gpt and llama"""
+    """recurrent layers or transformer blocks; by default 1, and 4 for gpt and llama"""
     num_heads: Annotated[Count, OnlyWith(model=TRANSFORMERS)] = 4
-    """the heads of attention"""
+    """the number of attention heads"""
     dropout: Share = 0.2
-    """the share of units left out in training"""
+    """the dropout rate"""
     tie: Annotated[bool, OnlyWith(model=RECURRENT)] = False
-    """the last layer is the embedding table"""
+    """tie the weights of the embedding and the output layer"""
     num_kv_heads: Annotated[Count | None, OnlyWith(model="llama")] = None
-    """the heads of keys and values, which those of queries share; by default as many"""
+    """grouped-query attention: the number of key-value heads; by default that of query heads"""
     experts: Annotated[int, Range(), OnlyWith(model="gpt")] = 0
-    """mixtures of so many experts in the place of feed-forward networks"""
+    """experts per mixture-of-experts layer, which replace feed-forward layers; 0 for none"""
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,15 @@ class Writing:
     """What is written after each epoch."""
 
     prompt: str = "The "
-    """what to go on with"""
+    """the prompt"""
     new_tokens: Count = 300
-    """how many tokens to add, at most"""
+    """the maximum number of new tokens"""
     temperature: float = 0.8
-    """below 1 the text is more probable, above 1 more surprising"""
+    """the sampling temperature"""
     top_k: int | None = None
-    """draw from the so many likeliest tokens"""
+    """top-k sampling: sample from the k most probable tokens"""
     top_p: float | None = None
-    """draw from the fewest tokens that have this probability together, such as 0.9"""
+    """nucleus (top-p) sampling: the smallest set of tokens with this probability, such as 0.9"""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Config(app.ProseRun):
     model: str | None = None
     """lstm (by default), gru, rnn, gpt or llama"""
     epochs: Count = 10
-    """how often to go through the training part, at most"""
+    """the maximum number of epochs"""
     techniques: app.Techniques = app.Techniques(clip=1.0)
     tokens: Tokens = Tokens()
     network: Network = Network()

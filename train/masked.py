@@ -39,7 +39,7 @@ class Tokens:
     """What the network reads of the text."""
 
     vocab_size: Count = 2000
-    """the most tokens that are told apart"""
+    """the maximum size of the vocabulary"""
     length: Count = 64
     """the tokens of a piece, its beginning and its end among them"""
     share: Probability = 0.15
@@ -55,9 +55,9 @@ class Config(app.ProseRun):
     model: str | None = None
     """bert"""
     epochs: Count = 40
-    """how often to go through the training part, at most"""
+    """the maximum number of epochs"""
     learning_rate: app.LearningRate = 2e-3
-    """the largest learning rate"""
+    """the peak learning rate"""
     optimizer: app.Optimizer = app.Optimizer(
         name="adamw", schedule="one_cycle", weight_decay=0.01, decay=("**/*kernel",)
     )

@@ -57,7 +57,7 @@ class Towers:
     width: Count = 8
     """the width of the vectors whose dot product is the score"""
     dropout: Share = 0.0
-    """the share of hidden units left out in training"""
+    """the dropout rate of hidden layers"""
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,16 @@ class Config(app.Run):
     model: str | None = None
     """two_tower"""
     epochs: Count = 8
-    """how often the towers go through the training data, at most"""
+    """the maximum number of epochs of the towers"""
     batch_size: Count = 256
-    """examples a step, among whose items the towers learn to choose"""
+    """examples per training step; the items of a batch are each other's negatives"""
     learning_rate: app.LearningRate = 5e-3
-    """the largest learning rate"""
+    """the peak learning rate"""
     user_ids: bool | None = None
     """whether the towers know users by their ids, and not only by what is told of them; by default
     where nothing else is known"""
     k: Annotated[int, FREE] = 10
-    """how many items to recommend"""
+    """the number of items to recommend"""
     users: Annotated[tuple[str, ...], FREE] = ()
     """the ids of users to write recommendations for; by default the first five"""
     towers: Towers = Towers()

@@ -37,7 +37,7 @@ class Network:
     hidden: tuple[Count, ...] = (64, 32)
     """the width of each hidden layer"""
     dropout: Share = 0.1
-    """the share of hidden units left out in training"""
+    """the dropout rate of hidden layers"""
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,9 @@ class Config(app.Run):
     model: str | None = None
     """bert"""
     epochs: Count = 20
-    """how often to go through the training texts, at most"""
+    """the maximum number of epochs"""
     learning_rate: app.LearningRate = 1e-3
-    """the largest learning rate"""
+    """the peak learning rate"""
     optimizer: app.Optimizer = app.Optimizer(schedule="one_cycle")
     techniques: app.Techniques = app.Techniques(clip=1.0)
     tokens: Tokens = Tokens()

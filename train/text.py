@@ -47,15 +47,15 @@ class Tokens:
     """What the network reads of a text."""
 
     level: Literal["word", "character", "bpe"] = "word"
-    """a token is a word, a character, or a frequent piece of a word"""
+    """tokenization: words, characters, or byte pairs"""
     vocab_size: Count = 8192
-    """the most tokens that are told apart"""
+    """the maximum size of the vocabulary"""
     length: Count = 64
-    """tokens of a text; longer ones are cut off"""
+    """tokens per text; longer ones are truncated"""
     lowercase: bool = True
-    """capitals count as small letters"""
+    """convert to lower case"""
     min_count: Count = 1
-    """how often a word has to occur to be told from an unknown one"""
+    """the minimum count of a word in the vocabulary"""
 
 
 @dataclass(frozen=True)
@@ -63,19 +63,19 @@ class Network:
     """The network's size."""
 
     embedding: Annotated[Count, OnlyWith(model=RECURRENT)] = 64
-    """the width of a token's embedding"""
+    """the embedding width"""
     features: Count = 64
     """the units of a recurrent layer in each direction; encoder: the width of a token"""
     num_layers: Count = 1
     """recurrent layers, or blocks of the encoder"""
     bidirectional: Annotated[bool, OnlyWith(model=RECURRENT)] = True
-    """read the text from its end too"""
+    """bidirectional"""
     pool: Annotated[Literal["last", "max", "mean"], OnlyWith(model=RECURRENT)] = "max"
-    """what of the outputs goes to the dense layer"""
+    """pooling of the outputs over time"""
     num_heads: Annotated[Count, OnlyWith(model="encoder")] = 4
-    """the heads of attention"""
+    """the number of attention heads"""
     dropout: Share | None = None
-    """the share of units left out in training; by default 0.5, and 0.1 in the encoder"""
+    """the dropout rate; by default 0.5, and 0.1 in the encoder"""
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ class Config(app.CrossValidated):
     model: str | None = None
     """lstm (by default), gru, rnn, or encoder, a small transformer"""
     epochs: Count = 15
-    """how often to go through the training data, at most"""
+    """the maximum number of epochs"""
     learning_rate: app.LearningRate = 2e-3
-    """the largest learning rate"""
+    """the peak learning rate"""
     tokens: Tokens = Tokens()
     network: Network = Network()
 

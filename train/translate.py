@@ -45,9 +45,9 @@ class Texts:
     target: Annotated[Path | None, OnlyWith(data="files")] = None
     """the texts to write"""
     vocab_size: Count = 1000
-    """the most tokens that are told apart, in both languages together"""
+    """the maximum size of the vocabulary, shared by both languages"""
     length: Count = 40
-    """the most tokens of a text in training; longer ones are left out"""
+    """the maximum length of a text in training, in tokens; longer ones are left out"""
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,17 @@ class Network:
     """The network's size, in the terms of the paper (table 3)."""
 
     features: Count = 128
-    """the width of a token, d_model"""
+    """the width of the residual stream, d_model"""
     num_layers: Count = 2
     """the blocks of the encoder, and of the decoder, N"""
     num_heads: Count = 4
-    """the heads of attention, h"""
+    """the number of attention heads, h"""
     hidden: Count = 512
     """the width of the feed-forward networks, d_ff"""
     dropout: Share = 0.1
-    """the share of units left out in training, P_drop"""
+    """the dropout rate, P_drop"""
     pre_norm: bool = True
-    """normalise before each part and not after it"""
+    """pre-norm: layer normalisation before each sublayer, not after it"""
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,15 @@ class Config(app.Run):
     model: str | None = None
     """transformer"""
     epochs: Count = 10
-    """how often to go through the training texts, at most"""
+    """the maximum number of epochs"""
     batch_size: Count = 64
-    """texts a step"""
+    """texts per training step"""
     learning_rate: app.LearningRate = 2e-3
-    """the largest learning rate"""
+    """the peak learning rate"""
     label_smoothing: Share = 0.1
-    """the share of the probability that is spread over all tokens in the loss"""
+    """label smoothing of the loss"""
     beams: Count = 4
-    """how many translations are followed at a time in the search for the best"""
+    """the beam width"""
     optimizer: app.Optimizer = app.Optimizer(schedule="one_cycle")
     techniques: app.Techniques = app.Techniques(clip=1.0)
     texts: Texts = Texts()

@@ -48,7 +48,7 @@ def run(folder: Path, config: CrossValidated, problem: Folds) -> int:
         The exit code.
 
     Raises:
-        InputError: the data can't be cut into so many folds, or the folder can't be written.
+        InputError: the data can't be split into so many folds, or the folder can't be written.
         UsageError: the folder holds a run with another configuration or over other data.
     """
     from jaxnet.data import k_fold, split

@@ -23,7 +23,7 @@ C = TypeVar("C", bound=Run)
 
 
 def run(problem_of: Callable[[C], Problem | Folds], config: C) -> int:
-    """Train as configured, test, and leave a run folder, or go on with one.
+    """Train as configured, test, and write a run folder, or resume one.
 
     Args:
         problem_of: the problem of a complete configuration. It reads the data, and is called when

@@ -21,7 +21,7 @@ DIVERGED = ("nonfinite", "nonfinite_metric", "diverged")
 
 
 def fit(folder: Path, config: Run, problem: Problem) -> FitResult | None:
-    """Train in a run folder as configured, or go on with it.
+    """Train in a run folder as configured, or resume it.
 
     Args:
         folder: the run folder.

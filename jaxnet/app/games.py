@@ -172,7 +172,7 @@ def judge_options(config: Any, examples: int) -> Mapping[str, Any]:
         config: that of the game.
         examples: the number of training images; few epochs are enough where there are many.
     """
-    # About 64 examples a step, which the devices can share out as they do those of the game.
+    # About 64 examples per step, a number that can be sharded like the batches of the GAN.
     batch_size = config.batch_size * max(1, round(64 / config.batch_size))
     keys = ("data", "data_dir", "image_size", "seed", "resume", "progress", "layout")
     same = {key: getattr(config, key) for key in keys}

@@ -33,7 +33,7 @@ class Network:
     dropout: Annotated[
         Share | None, OnlyWith(model=("cnn", "mlp", "alexnet", *VGGS, "googlenet", *VITS))
     ] = None
-    """the share of hidden units left out in training; by default 0.5 for cnn, 0 for mlp and vit,
+    """the dropout rate; by default 0.5 for cnn, 0 for mlp and vit,
     0.3 for mlp on tables, and the paper's for alexnet, vgg and googlenet"""
     patch_size: Annotated[Count | None, OnlyWith(model=VITS)] = None
     """height and width of a patch; by default the largest of 16, 8, 4, 2 that divides the image

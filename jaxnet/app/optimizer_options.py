@@ -45,22 +45,22 @@ class Optimizer:
     """the learning rate over the run: constant, cosine, warmup_cosine, one_cycle, step, piecewise,
     exponential, polynomial, or plateau: constant until the validation stops improving"""
     warmup_steps: Annotated[Count | None, NeededWith(schedule="warmup_cosine")] = None
-    """how many steps the learning rate goes up"""
+    """warm-up steps"""
     transition_steps: Annotated[Count | None, NeededWith(schedule=("step", "exponential"))] = None
-    """the learning rate falls by decay_rate in so many steps"""
+    """steps in which the learning rate decays by decay_rate"""
     decay_rate: Annotated[
         Positive | None, NeededWith(("step",), schedule=("step", "exponential"))
     ] = None
-    """the factor by which it falls; for step by default 0.1"""
+    """the decay factor; for step by default 0.1"""
     boundaries: Annotated[tuple[Count, ...], NeededWith(schedule="piecewise")] = ()
-    """the steps from which on the learning rate is a tenth of before, such as 32000 48000"""
+    """the steps at which the learning rate is divided by ten, such as 32000 48000"""
     weight_decay: Annotated[NotNegative | None, OnlyWith(name=WITH_DECAY)] = None
     """weight decay: decoupled for adamw, lamb and lion; added to the gradient for sgd, momentum and
     nesterov"""
     b1: Moment = None
-    """decay of the mean of the gradients"""
+    """decay rate of the first moment, beta 1"""
     b2: Moment = None
-    """decay of the mean of their squares"""
+    """decay rate of the second moment, beta 2"""
     decay: Annotated[
         tuple[str, ...], OnlyWith(name=WITH_MASK), OnlyWith(name=DECAYING, weight_decay=CHOSEN)
     ] = ()

@@ -39,9 +39,9 @@ class Ranking:
     hidden: tuple[Count, ...] = (64, 32)
     """the width of each hidden layer"""
     dropout: Share = 0.0
-    """the share of hidden units left out in training"""
+    """the dropout rate of hidden layers"""
     epochs: Count = 3
-    """how often to go through the training data, at most"""
+    """the maximum number of epochs"""
     negatives: Annotated[Count, OnlyWith(by=("auto", "click"))] = 4
     """click: random items for each one that was taken"""
 

@@ -101,7 +101,7 @@ def open_run(
     Args:
         folder: the run folder.
         config: the configuration, a dataclass.
-        resume: whether to go on with what is there; otherwise it is begun anew.
+        resume: whether to resume what is there; otherwise the run starts over.
         may_change: fields that don't decide what is trained, such as `layout`.
         fingerprints: what else has to be the same (`jaxnet.training.fingerprints`), where no
             checkpoint keeps it.

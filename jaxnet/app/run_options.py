@@ -74,11 +74,11 @@ class Saving:
     """How often checkpoints are written."""
 
     keep: Count = 2
-    """the number of newest checkpoints to keep, and with each the one that was the best by then"""
+    """the number of newest checkpoints to keep, each with the best one up to then"""
     every_steps: Count | None = None
-    """save after so many steps too, and not only after epochs"""
+    """save every N steps too, not only after epochs"""
     min_seconds: NotNegative = 5.0
-    """after an epoch, save only where the last save is older than this"""
+    """save after an epoch only if the last save is older than this, in seconds"""
 
     def options(self) -> dict[str, Any]:
         """The fields, as arguments of `Checkpoints`."""
@@ -87,17 +87,16 @@ class Saving:
 
 @dataclass(frozen=True)
 class Layout(Axes):
-    """On how many devices to train: the product of the axes; -1 for one takes all that are left."""
+    """The mesh of devices: their number along each axis; -1, for one axis, takes all remaining."""
 
     fsdp_min_size: Annotated[int, OnlyWith(fsdp=CHOSEN)] = 2**14
-    """fsdp leaves parameters with fewer elements whole"""
+    """fsdp replicates parameters with fewer elements"""
     micro_batches: Annotated[Count | None, OnlyWith(stage=CHOSEN)] = None
-    """into how many parts a batch is cut; by default up to four for each stage"""
+    """micro-batches per batch; by default up to four per stage"""
     whole: Annotated[
         tuple[str, ...], OnlyWith(fsdp=CHOSEN, tensor=CHOSEN, stage=CHOSEN, expert=CHOSEN)
     ] = ()
-    """paths of parameters to leave whole whatever the model's rules say, such as
-    '**/embedding'"""
+    """paths of parameters to replicate whatever the model's rules say, such as '**/embedding'"""
 
     def build(self, task: Any) -> layout.Layout:
         """The layout of a run, with the rules of the models in the task.
@@ -144,21 +143,21 @@ class Run:
     model: str | None = None
     """the name of the model"""
     epochs: Count = 40
-    """how often to go through the training data, at most"""
+    """the maximum number of epochs"""
     batch_size: Count = 32
-    """examples a step"""
+    """examples per training step"""
     eval_batch_size: Annotated[Count | None, FREE] = None
-    """examples at a time in evaluation and prediction, which decide the memory and the speed; by
-    default 256, or fewer where these would take more memory than training does"""
+    """examples per batch in evaluation and prediction; by default 256, or fewer where these would
+    need more memory than training does"""
     learning_rate: LearningRate = 3e-3
-    """the largest learning rate"""
+    """the peak learning rate"""
     seed: Annotated[int, Range()] = 0
-    """of the split, the weights, the order of the data and dropout"""
+    """the random seed of the split, the initial weights, the order of the data and dropout"""
     run_dir: Annotated[Path | None, FREE] = None
-    """where to put the results; by default runs/DATA-MODEL-seedSEED, with the target's name after
+    """the folder of the results; by default runs/DATA-MODEL-seedSEED, with the target's name after
     the data's for a table of your own, and a number at the end where another run has that name"""
     resume: Annotated[bool, FREE] = True
-    """go on with a run that was cut short in this folder"""
+    """resume an interrupted run in this folder"""
     progress: Annotated[bool, FREE] = True
     """show a progress bar"""
     numerics: AtTheTop = Numerics()
@@ -217,11 +216,11 @@ class Run:
         return (self.data,)
 
     def optimizer_for(self, examples: int) -> optax.GradientTransformation:
-        """The optimizer of a run over so many training examples."""
+        """The optimizer of a run over this number of training examples."""
         return self.optimizer.build(self.learning_rate, self.steps_for(examples))
 
     def steps_for(self, examples: int) -> int:
-        """The steps of a run over so many training examples, at most."""
+        """The maximum number of steps of a run over this number of training examples."""
         return self.epochs * -(-examples // self.batch_size)
 
 
@@ -275,7 +274,7 @@ class CrossValidated(Run):
     """A run that may be repeated over the folds of its data."""
 
     folds: FoldCount | None = None
-    """cross-validate with so many folds, instead of one split into training and test data"""
+    """k-fold cross-validation with this k, instead of one split into training and test data"""
     checkpoints: Annotated[Saving, OnlyWith(folds=None)] = Saving()
 
 

@@ -28,45 +28,45 @@ class Augment:
     auto: Annotated[bool, OnlyWith(data="cifar10")] = True
     """where nothing else is chosen, take what suits the data: for cifar10 crop 4 and flip"""
     flip: bool = False
-    """mirror left and right, one time in two"""
+    """flip left and right with probability 0.5"""
     flip_up_down: bool = False
-    """turn upside down, one time in two"""
+    """flip upside down with probability 0.5"""
     crop: Annotated[int, Range()] = 0
-    """pad by so many pixels and cut out at a random place"""
+    """pad by this number of pixels and crop at a random place"""
     reflect: Annotated[
         bool, OnlyWith(crop=CHOSEN, rotate=CHOSEN, translate=CHOSEN, zoom=CHOSEN, shear=CHOSEN)
     ] = False
-    """what lies beyond the image is its mirror image, and not zeros"""
+    """pad with the mirrored image instead of zeros"""
     resized_crop: Probability = 0.0
-    """cut out a rectangle of at least this share of the area, such as 0.25, and stretch it"""
+    """random resized crop of at least this share of the area, such as 0.25"""
     rotate: NotNegative = 0.0
-    """degrees"""
+    """maximum angle of a random rotation, in degrees"""
     translate: NotNegative = 0.0
-    """share of the image's height and width"""
+    """maximum random shift, as a share of height and width"""
     zoom: Share = 0.0
-    """0.1: by factors from 0.9 to 1.1"""
+    """random zoom; 0.1: by factors from 0.9 to 1.1"""
     shear: NotNegative = 0.0
-    """degrees"""
+    """maximum angle of a random shear, in degrees"""
     brightness: NotNegative = 0.0
-    """0.2: by factors from 0.8 to 1.2"""
+    """random brightness; 0.2: by factors from 0.8 to 1.2"""
     contrast: NotNegative = 0.0
-    """as brightness"""
+    """random contrast, as brightness"""
     saturation: NotNegative = 0.0
-    """as brightness"""
+    """random saturation, as brightness"""
     hue: Annotated[float, Range(0, 0.5, "both")] = 0.0
-    """share of the colour circle, at most 0.5"""
+    """maximum random shift of the hue, as a share of the colour circle, at most 0.5"""
     grayscale: Probability = 0.0
-    """probability of losing the colour"""
+    """probability of conversion to greyscale"""
     noise: NotNegative = 0.0
-    """standard deviation, in units of the data (for 8-bit images 0 to 255)"""
+    """standard deviation of Gaussian noise, in units of the data (8-bit images: 0 to 255)"""
     cutout: Annotated[int, Range()] = 0
-    """hide a square of so many pixels"""
+    """cutout: the side of the square that is hidden, in pixels"""
     erase: Probability = 0.0
-    """probability of hiding a random rectangle"""
+    """random erasing: the probability that a rectangle is hidden"""
     mixup: NotNegative = 0.0
-    """alpha of mixing two examples, such as 0.2"""
+    """mixup: alpha of the beta distribution, such as 0.2"""
     cutmix: NotNegative = 0.0
-    """alpha of pasting a part of another example, such as 1; with mixup they take turns"""
+    """CutMix: alpha of the beta distribution, such as 1; alternates with mixup"""
 
     def suited(self, usual: Augment | None) -> Augment:
         """`usual`, what suits the data, where nothing was chosen and that is wanted."""
@@ -117,32 +117,32 @@ class Techniques:
     """the type in which the network computes, of its weights and of what runs through it; the
     precision of products of float32 numbers is another thing: --matmul-precision"""
     accumulate: Count = 1
-    """compute the gradient of a batch in so many parts, to save memory"""
+    """gradient accumulation steps per batch, to save memory"""
     clip: Positive | None = None
-    """scale the gradient down to this global norm"""
+    """clip gradients to this global norm"""
     clip_values: Positive | None = None
-    """cut each element of the gradient off here"""
+    """clip each element of the gradients to this value"""
     rates: dict[str, Positive] = field(default_factory=dict)
-    """factors on the learning rate by path, such as 'Conv_0/**' 0.1"""
+    """learning-rate factors by parameter path, such as 'Conv_0/**' 0.1"""
     ema: Share | None = None
-    """evaluate with a moving average of the weights of this decay, such as 0.999"""
+    """evaluate an exponential moving average of the weights with this decay, such as 0.999"""
     l1: NotNegative = 0.0
-    """add so much times the sum of the absolute weights to the loss: of all kernels (parameters
-    '**/*kernel': dense, convolutional, attention, recurrent), not of biases and embeddings"""
+    """L1 regularisation of all kernels (parameters '**/*kernel': dense, convolutional, attention,
+    recurrent), not of biases and embeddings"""
     l2: NotNegative = 0.0
     """add so much times the sum of the squared weights to the loss: of the same"""
     freeze: tuple[str, ...] = ()
-    """paths of parameters to keep as they are, such as 'Conv_0/**'"""
+    """paths of parameters to freeze, such as 'Conv_0/**'"""
     remat: bool = False
-    """keep no activations for the backward pass, to save memory"""
+    """rematerialise activations in the backward pass (gradient checkpointing), to save memory"""
     local_sgd_replicas: Count = 1
-    """so many replicas learn by themselves, each from its part of every batch, and are averaged"""
+    """local SGD: the number of replicas, each of which trains on its shard of every batch"""
     local_sgd_period: Annotated[Count, OnlyWith(local_sgd_replicas=CHOSEN)] = 16
-    """the steps from one average of the replicas to the next"""
+    """local SGD: steps between averages of the replicas"""
     norms: bool = False
-    """log the norms of each layer's gradient and activations, and draw them"""
+    """log and plot the norms of each layer's gradients and activations"""
     nonfinite: Literal["ignore", "stop", "skip", "raise"] = "stop"
-    """what to do with a step that gives a NaN or an infinity"""
+    """what to do with a step whose loss or gradient isn't finite"""
 
     def apply(self, task: Any) -> Task[Any]:
         """The task with these techniques around it.

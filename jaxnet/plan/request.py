@@ -31,7 +31,7 @@ class Config:
     options: dict[str, str] = field(default_factory=dict)
     """arguments of the network, such as num_layers 4 features 256"""
     batch_size: int = 64
-    """examples a step, all devices together"""
+    """examples per training step, of all devices together"""
     length: int | None = None
     """tokens of an example; by default what the network was made for"""
     example: tuple[int, ...] = ()

@@ -38,7 +38,7 @@ def array_digest(array: np.ndarray, most_bytes: int | None = None) -> str:
 
     Args:
         array: any numbers.
-        most_bytes: where it has more than these, so many of its rows count, evenly spread.
+        most_bytes: of larger arrays rows of this size are hashed, evenly spread.
     """
     hashed = hashlib.sha256(f"{array.dtype.name}{array.shape}".encode())
     if most_bytes is not None and array.nbytes > most_bytes:

@@ -30,7 +30,7 @@ class CNN(nn.Module):
             running statistics have momentum 0.9, so that some ten steps settle them.
 
     Raises:
-        InputError: the image is too small for so many layers; the message names the layer.
+        InputError: the image is too small for this number of layers; the message names the layer.
 
     Example:
         >>> import jax.numpy as jnp

@@ -149,7 +149,7 @@ class DCGANDiscriminator(nn.Module):
         kernel_size: 4, or the paper's 5.
 
     Raises:
-        InputError: the image is too small for so many stages.
+        InputError: the image is too small for this number of stages.
 
     Example:
         >>> images = jax.numpy.zeros((1, 28, 28, 1))

@@ -57,8 +57,8 @@ class GPT2(nn.Module):
         num_heads: the heads of attention.
         dropout: the rate at which embeddings, weights of attention and outputs of layers are
             dropped in training.
-        num_experts: where it isn't 0, each feed-forward network is a mixture of so many experts, of
-            which a token goes through two (Lepikhin et al. 2021, "GShard").
+        num_experts: where it isn't 0, each feed-forward network is a mixture of this number of
+            experts, of which a token goes through two (Lepikhin et al. 2021, "GShard").
 
     Raises:
         InputError: a sequence is longer than `length`.
@@ -144,7 +144,7 @@ class GPT2(nn.Module):
         """The cache before the first token, with room for `length` tokens; see `kv_cache`.
 
         Raises:
-            InputError: the network doesn't know so many positions.
+            InputError: the text is longer than the network's positions.
         """
         check_length(length, self.length)
         width = self.features // self.num_heads

@@ -47,7 +47,7 @@ class Variation:
     beta: NotNegative = 1.0
     """beta: the weight of the KL divergence of the codes from the prior"""
     binarize: Binarization = "stochastic"
-    """how grey becomes black or white: anew by chance each time, above one half, or not at all:
+    """how grey becomes black or white: at random each time, above one half, or not at all:
     then grey is the probability of white"""
 
 

@@ -5,8 +5,8 @@
     python -m train.masked --help                             all options
 
 The reference is the text behind Python's `help()` (PSF licence), so the first command needs no
-download. Tokens are byte pairs, 15 % of them are hidden as in Devlin et al. 2019, section 3.1,
-anew at each step. The last twentieth of the text is held out for the figures at the end, and the
+download. Tokens are byte pairs, 15 % of them are masked as in Devlin et al. 2019, section 3.1,
+again at each step. The last twentieth of the text is held out for the figures at the end, and the
 twentieth before it for early stopping; what is hidden there is drawn once.
 
 Beside what bundle and summary hold, the run folder has
@@ -83,7 +83,7 @@ def problem(config: Config) -> app.Problem:
         token_pieces(tokenizer.encode(part), tokens.length, start, end) for part in parts
     )
     train = Arrays(pieces, pieces, name="training")
-    # What is hidden is drawn once here, and anew at each step of training.
+    # The masks are sampled once here, and at each step in training.
     valid = masked_once(valid, hide, 2 * config.seed, "validation")
     test = masked_once(test, hide, 2 * config.seed + 1, "test")
     task = Supervised(

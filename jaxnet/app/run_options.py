@@ -101,7 +101,7 @@ class Layout(Axes):
     def build(self, task: Any) -> layout.Layout:
         """The layout of a run, with the rules of the models in the task.
 
-        Where several processes train together and nothing is chosen, they share out each batch.
+        Where several processes train together and nothing is chosen, they shard the batch.
 
         Raises:
             UsageError: an impossible size, or `tensor` and no rules.

@@ -61,8 +61,8 @@ def download(
 
     A download that was cut short goes on where it stopped, in this process or in the next. The
     file takes its name only when it is complete and has the right checksum, which is looked at each
-    time: a copy that was changed is fetched anew. Processes that want the same file wait for one
-    another.
+    time: a copy that was changed is downloaded again. Processes that want the same file wait for
+    one another.
 
     Args:
         url: where the file is, http or https.

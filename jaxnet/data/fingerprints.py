@@ -96,7 +96,7 @@ def _of_pipeline(pipeline: Pipeline) -> dict[str, str]:
 
 
 def _repeated(read: Callable[[], dict[str, str]], name: str) -> dict[str, str]:
-    """What reading gives, where it gives it again: of what is drawn anew nothing can be said."""
+    """The digests of what is read, without parts that differ when they are read again."""
     once, again = read(), read()
     drawn = [part for part in once if once[part] != again[part]]
     if drawn:

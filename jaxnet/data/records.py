@@ -33,8 +33,8 @@ class Records:
     with `len(records)` and `records[row]`. The threads that read call it at once.
 
     jaxnet chooses the order and puts batches together, so leave out `shuffle`, `repeat` and
-    `batch`; a resumed run reads nothing twice. `random_map` of a `MapDataset` draws anew in every
-    epoch, and the same again when an epoch is resumed.
+    `batch`; a resumed run reads nothing twice. `random_map` of a `MapDataset` samples again in
+    every epoch, and the same again when an epoch is resumed.
 
     Attributes:
         records: each record is a dict with `inputs` and perhaps `labels` and `weights`, or a pair

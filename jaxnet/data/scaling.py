@@ -267,7 +267,7 @@ def _minus(inputs: jax.Array, shift: Any, scale: Any) -> jax.Array:
 
 
 def _blocks(values: np.ndarray) -> Iterator[slice]:
-    """Rows by so many that they take few bytes in float64."""
+    """Blocks of rows that take few bytes in float64."""
     rows = max(1, _BLOCK_BYTES // (8 * max(1, values[:1].size)))
     return (slice(i, i + rows) for i in range(0, len(values), rows))
 

@@ -164,7 +164,7 @@ def load(source: Source, rows: np.ndarray | None = None, threads: int | None = N
 
 
 def sample(data: Arrays | Source, most: int = 4096, seed: int = 0) -> Arrays:
-    """At most so many examples, drawn at random from a source: enough to fit a scale on.
+    """A random sample of at most `most` examples of a source: enough to fit a scale on.
 
     Arrays are given back whole.
     """

@@ -168,7 +168,7 @@ def assign_folds(
     )
     shuffled = permutation(seed, FOLD_STREAM, len(data))
     fold_of = np.empty(len(data), np.int64)
-    # Dealt out like cards, class after class without beginning anew: so all counts are even.
+    # Dealt like cards, class after class without starting over, so that all counts are even.
     fold_of[shuffled[np.argsort(strata[shuffled], kind="stable")]] = np.arange(len(data)) % k
     return fold_of
 

@@ -87,7 +87,7 @@ class Arithmetic:
 
 
 def ask(seconds: float = DEVICE_SECONDS) -> tuple[Jax, Arithmetic]:
-    """What JAX says within so many seconds, and how it computes."""
+    """The devices that JAX finds within a time limit, and how it computes."""
     # Take no memory that isn't needed: somebody else may be training. And what a cache of compiled
     # programs holds was compiled on another day.
     environment = {

@@ -273,7 +273,7 @@ def cache(found: of.Cache) -> Finding:
     """Whether compiled programs are kept."""
     if found.folder is None:
         advice = "unset JAXNET_CACHE_DIR, or name a folder"
-        return Finding("compile cache", "note", "off: every start compiles anew", advice)
+        return Finding("compile cache", "note", "off: every start compiles again", advice)
     what = f"{found.folder}: {_count(found.files, 'file')}, {amount(found.size)}"
     if not found.writable:
         advice = "JAXNET_CACHE_DIR=FOLDER chooses another one"

@@ -143,7 +143,7 @@ class Samples(EpochTexts):
         folder: the run folder.
         tokenizer: the model's tokenizer.
         prompt: what it goes on with.
-        new_tokens: how many tokens it adds; fewer where it has no positions for so many.
+        new_tokens: the maximum number of new tokens; fewer where positions run out.
         filters: see `generate`.
     """
 

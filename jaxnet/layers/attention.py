@@ -42,7 +42,7 @@ def attention(
         mask: True where a query may see a key. A query that sees none gets zeros.
 
     Raises:
-        InputError: the heads of queries can't be shared out evenly.
+        InputError: the key-value heads don't divide the query heads.
 
     Example:
         >>> query, key = jnp.ones((1, 1, 1, 2)), jnp.ones((1, 1, 3, 2))

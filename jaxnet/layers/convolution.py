@@ -67,7 +67,7 @@ def conv(
         padding: `"VALID"` none, `"SAME"` to `ceil(size / stride)` outputs, `"FULL"` every overlap,
             a number for both sides of all axes, or a pair `(low, high)` for each axis.
         dilation: the distance of neighbouring elements of the kernel.
-        groups: splits channels and features into so many independent convolutions.
+        groups: the number of independent convolutions into which channels and features are split.
         border: what padding holds: `"zero"`, `"reflect"`, `"edge"` or `"circular"`.
         precision: see `jax.lax.Precision`.
 

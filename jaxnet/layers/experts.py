@@ -104,7 +104,7 @@ class ExpertFeedForward(nn.Module):
     Each example is a group of its own: an expert has slots for `capacity_factor` times its equal
     share of the example's tokens, and a token for which there is none passes it by (in a
     transformer the residual connection carries it on). So what becomes of an example depends on no
-    other, and not on how examples are shared out over devices. This is in training; in evaluation
+    other, and not on how examples are sharded. This is in training; in evaluation
     there are slots for all tokens, and so none depends on others, such as padding.
 
     In training, what the balance of the experts costs goes into the collection `"losses"`, from
@@ -181,7 +181,7 @@ class ExpertFeedForward(nn.Module):
         return y.reshape(x.shape)
 
     def capacity(self, tokens: int) -> int:
-        """The slots that an expert has in training for an example of so many tokens.
+        """The capacity of an expert in training for an example of `tokens` tokens.
 
         Example:
             >>> ExpertFeedForward(None, num_experts=4, top_k=2).capacity(8)

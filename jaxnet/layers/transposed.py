@@ -49,7 +49,7 @@ def conv_transpose(
             and `"VALID"` `size * stride + max(reach - stride, 0)`, Keras's rule, where `reach` is
             `dilation * (kernel_size - 1) + 1`.
         dilation: the distance of neighbouring elements of the kernel.
-        groups: splits channels and features into so many independent convolutions.
+        groups: the number of independent convolutions into which channels and features are split.
         output_padding: outputs more at the end, less than the stride or the dilation; only where
             `padding` is in numbers. `conv_transpose_output_size` says how many there are then.
         precision: see `jax.lax.Precision`.

@@ -2,7 +2,7 @@
 
 | axis | what for | as |
 |---|---|---|
-| those that share out examples or tokens | gradients | an all-reduce |
+| those that shard examples or tokens | gradients | an all-reduce |
 | `fsdp`, of the parameters that it cuts | parameters, forward and again backward | all-gathers |
 | | their gradients | a reduce-scatter |
 | `tensor` | outputs of layers whose kernel is cut along its inputs | an all-reduce |
@@ -38,7 +38,7 @@ from jaxnet.plan.tracing import Layer, Traced, block_number, by_path
 # Along these axes a device sees only some of the examples or tokens, and has a part of the
 # gradient.
 PARTIAL_AXES = (*BATCH_AXES, "sequence")
-# The classes of `jaxnet.layers` whose work such functions share out.
+# The classes of `jaxnet.layers` whose work such functions distribute.
 ATTENTION = "MultiHeadAttention"
 EXPERTS = "ExpertFeedForward"
 
@@ -78,7 +78,7 @@ class Placed:
 
     @property
     def shares(self) -> int:
-        """Among how many devices the tokens of a batch are shared out."""
+        """The number of devices over which the tokens of a batch are sharded."""
         return math.prod(self.sizes[name] for name in PARTIAL_AXES)
 
     def here(self, path: str) -> bool:
@@ -90,7 +90,7 @@ class Placed:
         return {path: layer for path, layer in self.traced.layers.items() if self.here(path)}
 
     def splits(self, path: str, work: bool = False) -> bool:
-        """Whether `tensor` shares out what a module makes, or the work that this takes.
+        """Whether `tensor` shards the outputs of a module, or its computation.
 
         That is so of a layer whose kernel is cut along its outputs, and of all that goes on between
         such layers and the next, as attention does within its heads. Along its inputs, the work is
@@ -104,7 +104,7 @@ class Placed:
         return "outputs" in [c for p, c in self.cuts.items() if p.rpartition("/")[0] == owner]
 
     def share(self, path: str, work: bool = False) -> int:
-        """Among how many devices what a module makes of a batch, or its work, is shared out."""
+        """The number of devices over which a module's outputs, or its computation, are sharded."""
         return self.shares * (self.sizes["tensor"] if self.splits(path, work) else 1)
 
 

@@ -62,7 +62,7 @@ def plan(traced: Traced, layout: Layout) -> Plan:
 
     Raises:
         UsageError: the layout doesn't fit the network, see `Layout.specs`, or the batch; or there
-            are stages, and no stack of blocks that they could share out evenly.
+            are stages, and no stack of blocks that they divide.
 
     Example:
         >>> import flax.linen as nn, optax

@@ -19,7 +19,7 @@ from jaxnet.switch import train_option
 
 PyTree = Any
 
-# A block of `jaxnet.layers.Stack`, which is what a pipeline shares out.
+# A block of `jaxnet.layers.Stack`, which a pipeline distributes over its stages.
 _BLOCK = re.compile(r"(?:^|/)blocks_(\d+)(?:/|$)")
 
 
@@ -60,7 +60,7 @@ class Traced:
 
     @property
     def blocks(self) -> int:
-        """How many blocks a pipeline could share out."""
+        """The number of blocks that a pipeline can distribute over its stages."""
         return 1 + max((block_number(path) for path in self.layers), default=-1)
 
 

@@ -11,7 +11,7 @@ from jaxnet.files import write_atomically
 from jaxnet.report.plots import COLOURS, Columns, over_epochs, save
 from jaxnet.report.predictions import LABELLED_CLASSES
 
-# Small images are enlarged to about so many pixels, so that a picture of them can be looked at.
+# The size in pixels to which small images are enlarged.
 TILE = 56
 # The shapes of points, one for each round of colours.
 MARKERS = ("o", "^", "s", "x")
@@ -20,7 +20,7 @@ CAPTION = 16
 
 
 def tiled(images: np.ndarray, gap: int = 2) -> np.ndarray:
-    """Images beside and below one another, with a white gap of so many pixels between them.
+    """Tile images, with a white gap between them.
 
     Args:
         images: (rows, columns, H, W, C) from 0 to 1; values beyond are cut off. One channel is

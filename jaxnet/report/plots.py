@@ -41,7 +41,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 STYLES = ("-", "--", ":")
 # Panels beside each other.
 PANELS = 3
-# From so many times its median on, a value leaves nothing to see of the others: the axis goes up in
+# Beyond this multiple of the median a value hides all others: the axis goes up in
 # powers of ten.
 OUTLYING = 20.0
 # Epochs that are drawn of a longer run.

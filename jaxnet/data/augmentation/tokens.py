@@ -28,7 +28,7 @@ def mask_tokens(
 
     Each token is chosen with the chance `share`. Of those chosen 80 % become the mask, 10 % a
     random token and 10 % stay. The labels are the tokens that stood there where one was chosen, and
-    -1 elsewhere, for `losses.masked` and `metrics.masked`. Drawn anew at each step, as in Liu et
+    -1 elsewhere, for `losses.masked` and `metrics.masked`. Sampled again at each step, as in Liu et
     al. (2019), "RoBERTa", section 4.1.
 
     It takes batches with `inputs` (B, T) and `labels` (B, T), both int32; what the labels were

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _ORIENTATION = 0x0112  # the EXIF tag that says how the camera was held
-# What TurboJPEG makes of a file's colours in so many channels is what Pillow makes of them.
+# TurboJPEG decodes the colours of a file with this number of channels as Pillow does.
 _SAME = {("YCbCr", 3): "RGB", ("Gray", 3): "RGB", ("Gray", 1): "GRAY"}
 
 _CHUNK = 1 << 16

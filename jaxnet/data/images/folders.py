@@ -38,7 +38,7 @@ PARTS = {
 }
 # A training set up to this size is read into memory once, instead of in every epoch.
 IN_MEMORY_BYTES = 2 << 30
-# Of so many files the bytes are read to know the images again.
+# The number of files whose bytes are read for the fingerprint.
 SAMPLED = 32
 # Files below this are decoded in so short a time that threads at it together would spend more on
 # handing the interpreter's lock to and fro: measured half as fast as one. They still wait together

@@ -29,7 +29,7 @@ log = logging.getLogger("jaxnet")
 
 # A chunk of batches is dispatched when this time has passed, although there is room for more.
 CHUNK_SECONDS = 0.05
-# An iterator of unknown length is read into memory, up to so many bytes.
+# The maximum bytes of an iterator of unknown length, which is read into memory.
 MOST_READ_AHEAD = 1 << 30
 
 

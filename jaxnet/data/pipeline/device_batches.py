@@ -23,7 +23,7 @@ class BatchPlacement(Protocol):
         ...
 
     def rows(self, batch: int) -> slice:
-        """The rows of a batch of so many that this process has to have."""
+        """The rows of a batch of this size that this process needs."""
         ...
 
     def shard_batch(self, arrays: Any, batch: int) -> Any:

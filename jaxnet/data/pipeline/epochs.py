@@ -49,7 +49,7 @@ RESIDENT_BYTES = 2 << 30
 # parts, so that none waits long for the others.
 COPYING_THREADS = min(4, available_cores())
 PARTS = 4 * COPYING_THREADS
-# A stack of batches that are read has at most so many: reading a batch takes far longer than the
+# The maximum batches of a stack that is read: reading a batch takes far longer than the
 # dispatch that a larger stack would save.
 READ_STEPS = 4
 

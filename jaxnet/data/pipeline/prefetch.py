@@ -16,7 +16,7 @@ def ahead(items: Iterator[T], ready: int = 2) -> Generator[T]:
     Args:
         items: what to make. What it raises is raised where the items are used, and a generator is
             closed by the thread, also when the consumer stops early.
-        ready: so many items may wait.
+        ready: the maximum number of items that wait.
 
     Example:
         >>> list(ahead(iter([1, 2, 3])))

@@ -5,8 +5,7 @@
     python -m train.text --data rt_polarity --data-dir DIR --folds 5 --epochs 6    75.8 %
     python -m train.text --data lines --data-dir FILE         CLASS, a tab and TEXT on each line
     python -m train.text --data csv --data-dir FILE --text COLUMN --target COLUMN    CSV or TSV
-    python -m train.text --data folder --data-dir DIR         DIR/CLASS/*.txt, one text in each file
-    python -m train.text --data folder --data-dir DIR         DIR/CLASS.txt, one text on each line
+    python -m train.text --data folder --data-dir DIR         DIR/CLASS/*.txt, or lines of CLASS.txt
     python -m train.text --model encoder                      a small transformer
     python -m train.text --help                               all options
 
@@ -15,8 +14,8 @@ matplotlib (BSD, and matplotlib's own licence), read from the installed packages
 download. sms_spam is the SMS Spam Collection (Almeida and Hidalgo), rt_polarity the sentences of
 film reviews of Pang and Lee (2005); the figures are the accuracy of an LSTM over five folds.
 
-The folder of a run holds mistakes.csv, the texts that were taken for another class, and bundle/,
-which takes texts: `Bundle.load(folder).predict_class(["..."])`.
+The run folder holds mistakes.csv, the misclassified texts, and bundle/, which takes texts:
+`Bundle.load(folder).predict_class(["..."])`.
 """
 
 from __future__ import annotations
@@ -38,8 +37,7 @@ if TYPE_CHECKING:
     from jaxnet.training.task import GradientTask
 
 PROGRAM = "python -m train.text"
-RECURRENT = ("lstm", "gru", "rnn")
-OWN_TEXTS = ("lines", "csv", "folder")
+RECURRENT, OWN_TEXTS = ("lstm", "gru", "rnn"), ("lines", "csv", "folder")
 
 
 @dataclass(frozen=True)
@@ -85,9 +83,8 @@ class Config(app.CrossValidated):
     DATA, MODELS = LABELLED, (*RECURRENT, "encoder")
 
     data: str = "docstrings"
-    """docstrings, sms_spam, rt_polarity, lines for a file with CLASS, a tab and TEXT on each line,
-    csv for a CSV or TSV file with a header, or folder for a sub-folder for each class with a text
-    in each .txt file, or for a CLASS.txt for each class with a text on each line"""
+    """docstrings, sms_spam, rt_polarity, lines (CLASS, a tab and TEXT on each line), csv (CSV or
+    TSV with a header), or folder (a text in each CLASS/*.txt, or on each line of CLASS.txt)"""
     data_dir: Annotated[Path | None, OnlyWith(data=("sms_spam", "rt_polarity", *OWN_TEXTS))] = None
     """the file, or the folder with the files"""
     text: Annotated[str | None, OnlyWith(data="csv")] = None
@@ -95,7 +92,7 @@ class Config(app.CrossValidated):
     target: Annotated[str | None, OnlyWith(data="csv")] = None
     """the column of their classes"""
     encoding: Annotated[str | None, OnlyWith(data=OWN_TEXTS)] = None
-    """that of files which aren't in UTF-8, such as cp1252 or latin-1"""
+    """the encoding of files that aren't in UTF-8, such as cp1252 or latin-1"""
     model: str | None = None
     """lstm (by default), gru, rnn, or encoder, a small transformer"""
     epochs: Count = 15
@@ -114,8 +111,7 @@ def problem(config: Config) -> app.Problem | app.Folds:
     encode = partial(fit_texts, **asdict(config.tokens), start=config.model == "encoder")
     texts = LABELLED[config.data](config)
     if config.folds:
-        prepare = lambda train: encode(train).arrays  # noqa: E731
-        return app.Folds(texts, partial(task, config), prepare=prepare)
+        return app.Folds(texts, partial(task, config), prepare=lambda part: encode(part).arrays)
     parts = split(texts, app.SHARES, seed=config.seed)
     encoder = encode(parts[0])
     train, valid, test = map(encoder.arrays, parts)
@@ -131,8 +127,8 @@ def problem(config: Config) -> app.Problem | app.Folds:
 
 def task(config: Config, train: Arrays) -> GradientTask:
     """The network and its loss."""
-    model = network(config, train.num_classes)
-    return app.classifier(model, config.optimizer_for(len(train)), train.num_classes)
+    classes, optimizer = train.num_classes, config.optimizer_for(len(train))
+    return app.classifier(network(config, classes), optimizer, classes)
 
 
 def network(config: Config, num_classes: int) -> nn.Module:
